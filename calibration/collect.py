@@ -1,0 +1,114 @@
+"""Run a graph over images and keep a histogram of each tensor that will be quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.histogram import Histogram
+from edge.artifact import read_manifest
+from edge.errors import CalibrationError
+from edge.optional import require
+from edge.runtime.ops_cpu import Preprocessor
+
+__all__ = ["collect", "collect_arrays", "conv_inputs"]
+
+Frame = tuple[str, NDArray[np.uint8]]
+
+
+def conv_inputs(model: Any) -> list[str]:
+    """Names of the tensors that convolutions read, once each, in the graph's order."""
+    return list(dict.fromkeys(n.input[0] for n in model.graph.node if n.op_type == "Conv"))
+
+
+def _session(path: Path, tensors: list[str], threads: int | None) -> Any:
+    onnx, ort = require("onnx"), require("onnxruntime")
+    model = onnx.load(str(path))
+    present = {output.name for output in model.graph.output}
+    model.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(name)
+        for name in tensors
+        if name not in present and name != model.graph.input[0].name
+    )
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    # Without the arena each image's activations are given back before the next one's.
+    options.enable_cpu_mem_arena = False
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def collect(
+    path: str | Path,
+    frames: Iterable[Frame],
+    *,
+    progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
+) -> dict[str, Histogram]:
+    """Histograms of every convolution's input over `frames`.
+
+    Frames go through the artifact's own input contract, the same code as the camera's. Memory
+    depends on the network, not on the number of frames.
+
+    Args:
+        path: FP32 ONNX file that edge wrote.
+        frames: (name, BGR uint8 image) pairs; the name is for messages.
+        progress: called with the number of frames done.
+
+    Raises:
+        CalibrationError: no frame, or an activation that is NaN or infinite (names tensor and
+            image).
+    """
+    preprocess = Preprocessor(read_manifest(path).spec.contract)
+    arrays = ((name, preprocess(image)[0]) for name, image in frames)
+    return collect_arrays(path, arrays, progress=progress, threads=threads)
+
+
+def collect_arrays(
+    path: str | Path,
+    arrays: Iterable[tuple[str, NDArray[np.float32]]],
+    *,
+    progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
+) -> dict[str, Histogram]:
+    """As `collect`, over (name, network input (1, 3, H, W) float32) pairs."""
+    path = Path(path)
+    onnx = require("onnx")
+    tensors = conv_inputs(onnx.load(str(path)))
+    found = {name: Histogram() for name in tensors}
+    for count, (name, values) in enumerate(_activations(path, tensors, arrays, threads), 1):
+        for tensor, value in values:
+            try:
+                found[tensor].add(value)
+            except ValueError as error:
+                raise CalibrationError(
+                    f"{path}: tensor {tensor} holds {error} for the image {name}; the weights are "
+                    "damaged or the input contract is not the one it was trained with"
+                ) from error
+        if progress:
+            progress(count)
+    if not any(histogram.seen for histogram in found.values()):
+        raise CalibrationError(f"{path}: no image to calibrate on")
+    return found
+
+
+def _activations(
+    path: Path,
+    tensors: list[str],
+    arrays: Iterable[tuple[str, NDArray[np.float32]]],
+    threads: int | None,
+) -> Iterator[tuple[str, list[tuple[str, NDArray[np.float32]]]]]:
+    session = _session(path, tensors, threads)
+    feed = session.get_inputs()[0].name
+    wanted = [name for name in tensors if name != feed]
+    for name, array in arrays:
+        values = dict(zip(wanted, session.run(wanted, {feed: array}), strict=True))
+        if feed in tensors:
+            values[feed] = array
+        yield name, list(values.items())

@@ -1,0 +1,82 @@
+"""The calibration table: clipping thresholds by tensor, bound to one graph and one contract."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from edge.artifact import write_atomic
+from edge.errors import CalibrationError
+
+__all__ = ["CalibrationTable", "read_table", "write_table"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class CalibrationTable:
+    """Clipping thresholds `amax` by tensor name, and what they hold for.
+
+    Attributes:
+        amax: (tensor, threshold) pairs; the INT8 scale is amax / 127.
+        method: how the thresholds were chosen.
+        graph_sha256: of the FP32 ONNX file that was run.
+        contract_digest: of the pre-processing that the images went through.
+        images: sha256 of each image file used, sorted.
+        schema: of this file.
+    """
+
+    amax: tuple[tuple[str, float], ...]
+    method: str
+    graph_sha256: str
+    contract_digest: str
+    images: tuple[str, ...]
+    schema: int = SCHEMA
+
+    def check(self, graph_sha256: str, contract_digest: str, source: str = "the table") -> None:
+        """Refuse another graph or another pre-processing.
+
+        Raises:
+            CalibrationError: names which of the two differs.
+        """
+        for what, mine, theirs in (
+            ("graph", self.graph_sha256, graph_sha256),
+            ("input contract", self.contract_digest, contract_digest),
+        ):
+            if mine != theirs:
+                raise CalibrationError(
+                    f"{source}: its scales were measured on another {what} "
+                    f"({mine[:12]}, here {theirs[:12]}); calibrate again: edge calibrate"
+                )
+
+
+def write_table(table: CalibrationTable, target: str | Path) -> None:
+    """Write `table` as JSON, whole or not at all."""
+    data: dict[str, Any] = asdict(table)
+    data["amax"] = dict(table.amax)
+    write_atomic(Path(target), json.dumps(data, indent=1).encode())
+
+
+def read_table(source: str | Path) -> CalibrationTable:
+    """Read what `write_table` wrote.
+
+    Raises:
+        CalibrationError: missing, not JSON, of a newer schema, or with a threshold that is not
+            a positive number.
+    """
+    try:
+        data = json.loads(Path(source).read_bytes())
+        if data["schema"] > SCHEMA:
+            raise ValueError(f"schema {data['schema']} is newer than {SCHEMA}, which this reads")
+        known = {f.name for f in fields(CalibrationTable)}
+        data = {key: value for key, value in data.items() if key in known}
+        data["amax"] = tuple((str(k), float(v)) for k, v in data["amax"].items())
+        for name, amax in data["amax"]:
+            if not 0 < amax < float("inf"):
+                raise ValueError(f"the threshold of {name} is {amax}")
+        data["images"] = tuple(data["images"])
+        return CalibrationTable(**data)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CalibrationError(f"{source}: not a calibration table: {error}") from error

@@ -1,0 +1,158 @@
+"""Labelled images of every kind behind one door, and their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.data import scenes
+from edge.data.classes import match_classes
+from edge.data.coco import find_coco, read_coco
+from edge.data.items import Dataset, Item, Label, images_in, make_item, thin
+from edge.data.kitti import read_kitti
+from edge.data.voc import read_voc
+from edge.data.yolo_txt import has_yolo_labels, read_yolo
+from edge.errors import DataError
+
+__all__ = [
+    "FRESH_SEED",
+    "Dataset",
+    "Item",
+    "load",
+    "match_classes",
+    "open_dataset",
+    "read_image",
+]
+
+# Scenes from here on are for evaluation; those below are free for training and calibration.
+FRESH_SEED = 1_000_000
+
+
+def open_dataset(
+    path: str | Path, classes: Sequence[str] | None = None, limit: int | None = None
+) -> Dataset:
+    """Find out what `path` holds and read its labels; images are read later, by `load`.
+
+    Args:
+        path: a COCO json; a folder of VOC, KITTI, COCO or YOLO layout, or of images alone; a
+            VOC split (`ImageSets/Main/val.txt`); or `scenes`, `scenes://?seed=7&count=500`.
+        classes: names for labels that have only numbers, usually the model's.
+        limit: take at most so many images, spread evenly.
+
+    Raises:
+        DataError: nothing there, nothing in it, or a damaged label: names file and line.
+    """
+    if str(path) == "scenes" or str(path).startswith("scenes://"):
+        return _scenes(str(path), limit)
+    path = Path(path)
+    if path.is_file():
+        return _from_file(path, limit)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder")
+    return _from_folder(path, classes, limit)
+
+
+def _from_file(path: Path, limit: int | None) -> Dataset:
+    if path.suffix.lower() == ".json":
+        return read_coco(path, limit)
+    if path.suffix == ".txt" and path.parts[-3:-1] == ("ImageSets", "Main"):
+        return read_voc(path, limit)
+    raise DataError(f"{path}: not a COCO json, a folder or a VOC split (ImageSets/Main/*.txt)")
+
+
+def _from_folder(path: Path, classes: Sequence[str] | None, limit: int | None) -> Dataset:
+    if (path / "Annotations").is_dir() and (path / "JPEGImages").is_dir():
+        return read_voc(path, limit)
+    if (path / "training" / "label_2").is_dir() or (path / "label_2").is_dir():
+        return read_kitti(path, limit)
+    annotations = find_coco(path)
+    if annotations is not None:
+        return read_coco(annotations, limit)
+    if has_yolo_labels(path):
+        return read_yolo(path, classes, limit)
+    items = tuple(make_item(image, [])[0] for image in thin(images_in(path), limit))
+    return Dataset(path.name, "images", (), items, str(path))
+
+
+def load(item: Item) -> tuple[NDArray[np.uint8], Item]:
+    """The image, (H, W, 3) BGR uint8, and its boxes in pixels.
+
+    Raises:
+        DataError: the image cannot be read, or is not the one that was labelled.
+    """
+    if item.seed is not None:
+        return _render(item, item.seed)
+    frame = read_image(item.image)
+    height, width = frame.shape[:2]
+    return frame, item.in_pixels((height, width))
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) BGR uint8; grey and 16 bits become that, EXIF turns it upright.
+
+    Raises:
+        DataError: missing, empty, not an image, or cut off.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if _cut_off(data):
+        raise DataError(f"{path}: the image is cut off after {len(data)} bytes; copy it again")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise DataError(f"{path}: not an image that OpenCV can read ({len(data)} bytes)")
+    return np.asarray(image, np.uint8)
+
+
+def _cut_off(data: bytes) -> bool:
+    """Decoders fill what is missing with grey and say nothing, so look for the end marks."""
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg_cut_off(data)
+    return data.startswith(b"\x89PNG") and data.rfind(b"IEND") < 0
+
+
+def _jpeg_cut_off(data: bytes) -> bool:
+    """Whether no end mark follows the first scan (ITU-T T.81, annex B).
+
+    Segments before it are passed over by their length: an EXIF thumbnail has marks of its own.
+    """
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            return False  # not a segment: the decoder's to judge
+        if data[at + 1] == 0xFF:
+            at += 1
+            continue
+        if data[at + 1] == 0xDA:
+            return data.find(b"\xff\xd9", at) < 0
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return True
+
+
+def _scenes(path: str, limit: int | None) -> Dataset:
+    query = dict(parse_qsl(urlsplit(path).query, keep_blank_values=True))
+    try:
+        seed, count = int(query.pop("seed", FRESH_SEED)), int(query.pop("count", 500))
+    except ValueError as error:
+        raise DataError(f"{path}: seed and count take whole numbers: {error}") from error
+    if query or count < 1 or seed < 0:
+        raise DataError(f"{path}: it takes scenes://?seed=S&count=N, S from 0 and N from 1")
+    blank = make_item(Path("scene"), [])[0]
+    seeds = thin(range(seed, seed + count), limit)
+    items = tuple(replace(blank, image=Path(f"scene-{each}"), seed=each) for each in seeds)
+    return Dataset("scenes", "scenes", scenes.CLASSES, items, path)
+
+
+def _render(item: Item, seed: int) -> tuple[NDArray[np.uint8], Item]:
+    scene = scenes.render(seed)
+    height, width = scene.image.shape[:2]
+    rows = zip(scene.class_id.tolist(), scene.xyxy.tolist(), strict=True)
+    labels = [Label(class_id, tuple(box), str(item.image)) for class_id, box in rows]
+    return scene.image, make_item(item.image, labels, (height, width))[0]

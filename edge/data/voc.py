@@ -1,0 +1,92 @@
+"""Pascal VOC folders: `JPEGImages/`, `Annotations/*.xml`, `ImageSets/Main/*.txt`.
+
+Corners are pixel indices that count from 1 and belong to the box, so the box that covers them is
+(xmin - 1, ymin - 1, xmax, ymax) (VOC2012 development kit, section 6).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from edge.data.items import Dataset, Item, Label, Problem, images_in, make_item, thin
+from edge.errors import DataError
+
+__all__ = ["read_voc"]
+
+
+class _Object(NamedTuple):
+    name: str
+    xyxy: tuple[float, float, float, float]
+    difficult: bool
+    where: str
+
+
+def read_voc(path: Path, limit: int | None = None) -> Dataset:
+    """Read a VOC folder, or the part of it that `ImageSets/Main/NAME.txt` lists.
+
+    Objects marked `difficult` need not be found. Classes are in alphabetic order.
+
+    Raises:
+        DataError: an annotation or image is missing or damaged.
+    """
+    folder = path.parents[2] if path.suffix == ".txt" else path
+    images = {image.stem: image for image in images_in(folder / "JPEGImages")}
+    stems = thin(_stems(path, folder), limit)
+    read = [(_image(images, stem, folder), *_annotation(folder, stem)) for stem in stems]
+    names = tuple(sorted({thing.name for _, things, _ in read for thing in things}))
+    items: list[Item] = []
+    problems: list[Problem] = []
+    for image, things, hw in read:
+        labels = [Label(names.index(t.name), t.xyxy, t.where, ignore=t.difficult) for t in things]
+        item, told = make_item(image, labels, hw)
+        items.append(item)
+        problems.extend(told)
+    return Dataset(folder.name, "voc", names, tuple(items), str(path), tuple(problems))
+
+
+def _stems(path: Path, folder: Path) -> list[str]:
+    if path.suffix == ".txt":
+        stems = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    else:
+        stems = sorted(xml.stem for xml in (folder / "Annotations").glob("*.xml"))
+    if not stems:
+        raise DataError(f"{path}: lists no annotated image")
+    return stems
+
+
+def _image(images: dict[str, Path], stem: str, folder: Path) -> Path:
+    if stem not in images:
+        raise DataError(f"{folder / 'Annotations' / stem}.xml: no image {stem}.* in JPEGImages")
+    return images[stem]
+
+
+def _annotation(folder: Path, stem: str) -> tuple[list[_Object], tuple[int, int] | None]:
+    path = folder / "Annotations" / f"{stem}.xml"
+    try:
+        root = ElementTree.parse(path).getroot()
+        things = [
+            _object(node, f"{path}: object {number}")
+            for number, node in enumerate(root.findall("object"), 1)
+        ]
+        height, width = (int(root.findtext(f"size/{side}") or 0) for side in ("height", "width"))
+    except (ElementTree.ParseError, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a VOC annotation: {error}") from error
+    # Some tools write 0 for a size they did not look up.
+    return things, (height, width) if height > 0 and width > 0 else None
+
+
+def _object(node: ElementTree.Element, where: str) -> _Object:
+    name = (node.findtext("name") or "").strip()
+    corners = [node.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    if not name or None in corners:
+        raise ValueError(f"{where.rpartition(': ')[2]} lacks its name or a corner of its bndbox")
+    xmin, ymin, xmax, ymax = (float(corner or "") for corner in corners)
+    # A single point is a slip of the hand, not an object of one pixel.
+    box = (
+        (xmin, ymin, xmin, ymin)
+        if xmax <= xmin or ymax <= ymin
+        else (xmin - 1, ymin - 1, xmax, ymax)
+    )
+    return _Object(name, box, (node.findtext("difficult") or "0").strip() == "1", where)

@@ -1,0 +1,115 @@
+"""YOLO text labels: one `class cx cy w h` line for each box, in fractions of the image's sides
+(the format of Darknet's `training labels`, https://pjreddie.com/darknet/yolo/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge.data.items import Dataset, Item, Label, Problem, images_in, make_item, thin
+from edge.errors import DataError
+
+__all__ = ["has_yolo_labels", "read_names", "read_yolo"]
+
+
+def has_yolo_labels(folder: Path) -> bool:
+    """Whether `folder` has `labels/`, or images whose `.txt` lies beside them."""
+    if (folder / "labels").is_dir():
+        return True
+    texts = {path.stem for path in folder.glob("*.txt")}
+    return bool(texts) and any(image.stem in texts for image in images_in(folder))
+
+
+def read_yolo(
+    folder: Path, classes: Sequence[str] | None = None, limit: int | None = None
+) -> Dataset:
+    """Read `images/` and `labels/`, or images with `labels/*.txt` or `*.txt` beside them.
+
+    An image without a label file shows nothing. Names come from `*.names` or `classes.txt` in the
+    folder; `classes` are the names where there is no such file.
+
+    Raises:
+        DataError: no images, no label that belongs to one, or a line that is not a label.
+    """
+    root = folder / "images" if (folder / "images").is_dir() else folder
+    images = images_in(root)
+    texts = {image: _label_path(image, root, folder) for image in images}
+    if not any(text.is_file() for text in texts.values()):
+        raise DataError(f"{folder}: none of {len(images)} images has a label file of its name")
+    items: list[Item] = []
+    problems: list[Problem] = []
+    for image in thin(images, limit):
+        item, told = make_item(image, _labels(texts[image]), fraction=True)
+        items.append(item)
+        problems.extend(told)
+    names = _names(folder, classes, items)
+    return Dataset(folder.name, "yolo", names, tuple(items), str(folder), tuple(problems))
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Class names, one a line; empty lines at the end do not count.
+
+    Raises:
+        DataError: the file is missing, is not text or has no names.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a list of class names: {error}") from error
+    names = tuple(line.strip() for line in text.rstrip().splitlines())
+    if not names:
+        raise DataError(f"{path}: no class names in it; it takes one a line")
+    return names
+
+
+def _label_path(image: Path, root: Path, folder: Path) -> Path:
+    if (folder / "labels").is_dir():
+        return (folder / "labels" / image.relative_to(root)).with_suffix(".txt")
+    return image.with_suffix(".txt")
+
+
+def _labels(path: Path) -> list[Label]:
+    if not path.is_file():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as YOLO labels: {error}") from error
+    return [
+        _label(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
+    ]
+
+
+def _label(line: str, where: str) -> Label:
+    fields = line.split()
+    if len(fields) != 5:
+        raise DataError(f"{where}: {len(fields)} fields; a label has 5: class cx cy w h")
+    try:
+        class_id = int(fields[0])
+        cx, cy, width, height = (float(field) for field in fields[1:])
+    except ValueError as error:
+        raise DataError(f"{where}: {line.strip()!r} is not 'class cx cy w h': {error}") from error
+    if class_id < 0:
+        raise DataError(f"{where}: class {class_id}; class numbers begin at 0")
+    if max(abs(cx), abs(cy)) > 2:
+        raise DataError(f"{where}: {line.strip()!r} is in pixels; it takes fractions of the image")
+    box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+    return Label(class_id, box, where)
+
+
+def _names(folder: Path, classes: Sequence[str] | None, items: Sequence[Item]) -> tuple[str, ...]:
+    highest = max((int(item.class_id.max()) for item in items if len(item)), default=-1)
+    files = sorted(folder.glob("*.names")) or sorted(folder.glob("classes.txt"))
+    if len(files) > 1:
+        raise DataError(f"{folder}: {len(files)} *.names files; leave the one of these labels")
+    if files:
+        names = read_names(files[0])
+    else:
+        names = tuple(classes) if classes else tuple(str(i) for i in range(highest + 1))
+    if highest >= len(names):
+        source = files[0] if files else "the model"
+        raise DataError(
+            f"{folder}: a label has class {highest}, but {source} has {len(names)} names (from 0)"
+        )
+    return names

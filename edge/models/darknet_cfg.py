@@ -1,0 +1,144 @@
+"""Darknet's cfg files: sections in order, each with its options and the line it begins at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from edge.errors import ArtifactError
+
+__all__ = ["DarknetCfg", "Section", "parse_cfg", "read_cfg"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One `[type]` and what follows it.
+
+    Attributes:
+        type: the name in brackets.
+        options: text by key; the first of a doubled key, as Darknet takes it.
+        line: of the bracket, from 1.
+        index: Darknet's number of the layer, from 0; -1 for `[net]`.
+        source: name of the cfg, for messages.
+    """
+
+    type: str
+    options: dict[str, str]
+    line: int
+    index: int
+    source: str
+
+    def error(self, message: str) -> ArtifactError:
+        """An error that names the cfg, the line and the layer."""
+        where = "" if self.index < 0 else f"layer {self.index} "
+        return ArtifactError(f"{self.source}:{self.line}: {where}[{self.type}]: {message}")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """The option `key`.
+
+        Raises:
+            ArtifactError: it is missing and there is no default.
+        """
+        value = self.options.get(key, default)
+        if value is None:
+            raise self.error(f"the key {key} is missing")
+        return value
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A whole number; raises ArtifactError when missing or not one."""
+        return self._convert(key, int, None if default is None else str(default))
+
+    def positive(self, key: str, default: int | None = None) -> int:
+        """A whole number of 1 or more."""
+        value = self.integer(key, default)
+        if value < 1:
+            raise self.error(f"{key}={value} must be 1 or more")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A number; raises ArtifactError when missing or not one."""
+        return self._convert(key, float, None if default is None else str(default))
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        """Whole numbers between commas."""
+        return self._convert(key, lambda text: _split(text, int), None)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """Numbers between commas."""
+        return self._convert(key, lambda text: _split(text, float), None)
+
+    def _convert(self, key: str, convert: Callable[[str], T], default: str | None) -> T:
+        text = self.text(key, default)
+        try:
+            return convert(text)
+        except ValueError:
+            raise self.error(f"{key}={text} is not a number") from None
+
+
+@dataclass(frozen=True)
+class DarknetCfg:
+    """A parsed cfg.
+
+    Attributes:
+        source: file name, for messages.
+        text: as read, so that a saved model can carry it.
+        net: the `[net]` section.
+        layers: the sections after it; a section's place is its `index`.
+    """
+
+    source: str
+    text: str = field(repr=False)
+    net: Section
+    layers: tuple[Section, ...]
+
+
+def _split(text: str, convert: Callable[[str], T]) -> tuple[T, ...]:
+    return tuple(convert(part) for part in text.split(",") if part)
+
+
+def read_cfg(path: Path) -> DarknetCfg:
+    """Read a Darknet cfg file.
+
+    Raises:
+        ArtifactError: no such file, not text, empty, or not in the form of a cfg.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise ArtifactError(f"{path}: not a text file, so not a Darknet cfg") from None
+    return parse_cfg(text, str(path))
+
+
+def parse_cfg(text: str, source: str) -> DarknetCfg:
+    """Parse a cfg; `source` names it in messages.
+
+    As Darknet's `read_cfg` does it, blanks count nowhere and lines that begin with # or ; are
+    comments; what follows a # inside a line is cut as well.
+
+    Raises:
+        ArtifactError: empty, an option before the first section, a line that is neither section
+            nor option, or a first section other than `[net]`.
+    """
+    sections: list[Section] = []
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = "".join(raw.partition("#")[0].split())
+        if not line or line.startswith(";"):
+            continue
+        if line.startswith("[") and line.endswith("]"):
+            sections.append(Section(line[1:-1], {}, number, len(sections) - 1, source))
+            continue
+        key, equals, value = line.partition("=")
+        if not sections or not equals:
+            raise ArtifactError(f"{source}:{number}: neither [section] nor key=value: {raw[:60]!r}")
+        sections[-1].options.setdefault(key, value)
+    if len(sections) < 2:
+        raise ArtifactError(f"{source}: holds {len(sections)} sections; not a Darknet cfg")
+    if sections[0].type not in ("net", "network"):
+        raise sections[0].error("the first section must be [net]")
+    return DarknetCfg(source, text, sections[0], tuple(sections[1:]))

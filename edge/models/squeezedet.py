@@ -1,0 +1,233 @@
+"""SqueezeDet (Wu et al., arXiv:1612.01051): a SqueezeNet body and one convolutional head.
+
+The head's raw output is (N, K*(C+1+4), h, w) for K anchors and C classes, as upstream lays it out:
+K*C class logits (anchor k, class c at k*C + c), then K confidence logits, then K*4 deltas
+(dx, dy, dw, dh of anchor k from K*(C+1) + 4*k on).
+
+Anchor centres, as upstream's `set_anchors` places them in a W x H picture with a w x h grid: cell
+(row i, column j) has its centre at x = (j + 1) * W / (w + 1), y = (i + 1) * H / (h + 1), pixels.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from edge.models.blocks import Concat, DarknetMaxPool, PaddedConv2d
+from edge.models.class_names import KITTI, VOC
+from edge.spec import HeadSpec, InputContract, ModelSpec
+
+__all__ = [
+    "KITTI_CONFIG",
+    "VOC_CONFIG",
+    "Fire",
+    "SqueezeDet",
+    "SqueezeDetConfig",
+    "scaled",
+    "squeezedet_spec",
+    "version_1_0",
+]
+
+Triple = tuple[int, int, int]
+
+# squeeze, expand 1x1, expand 3x3 of fire2 to fire11: SqueezeNet's eight (arXiv:1602.07360, table 1)
+# and SqueezeDet's two on top.
+_FIRES: tuple[Triple, ...] = (
+    (16, 64, 64),
+    (16, 64, 64),
+    (32, 128, 128),
+    (32, 128, 128),
+    (48, 192, 192),
+    (48, 192, 192),
+    (64, 256, 256),
+    (64, 256, 256),
+    (96, 384, 384),
+    (96, 384, 384),
+)
+
+
+@dataclass(frozen=True)
+class SqueezeDetConfig:
+    """All that shapes a SqueezeDet.
+
+    Attributes:
+        hw: height and width of the input, pixels.
+        classes: their names.
+        anchors: (width, height) of each anchor, pixels of the input.
+        conv1: filters and size of the first convolution, stride 2.
+        fires: squeeze, expand 1x1 and expand 3x3 filters of each fire module, from fire2 on.
+        pools: the fire modules that a 3x3 pool of stride 2 follows; conv1 always has one.
+        head_size: kernel size of the head.
+        batch_norm: whether body convolutions have one; upstream's, fine-tuned, have none.
+        channel_order, mean, scale: as in `InputContract`.
+    """
+
+    hw: tuple[int, int]
+    classes: tuple[str, ...]
+    anchors: tuple[tuple[float, float], ...]
+    conv1: tuple[int, int] = (64, 3)
+    fires: tuple[Triple, ...] = _FIRES
+    pools: tuple[int, ...] = (3, 5)
+    head_size: int = 3
+    batch_norm: bool = False
+    channel_order: Literal["RGB", "BGR"] = "BGR"
+    mean: tuple[float, float, float] = (103.939, 116.779, 123.68)
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        numbers = range(2, 2 + len(self.fires))
+        if not self.fires or any(pool not in numbers for pool in self.pools):
+            raise ValueError(f"pools {self.pools} must follow one of fire2..fire{numbers.stop - 1}")
+        if not self.classes or not self.anchors or self.head_size % 2 == 0:
+            raise ValueError("a SqueezeDet needs classes, anchors and an odd head_size")
+
+
+# Upstream's kitti_squeezeDet_config: SqueezeNet 1.1's body at 1248x384.
+KITTI_CONFIG = SqueezeDetConfig(
+    hw=(384, 1248),
+    classes=KITTI,
+    anchors=(
+        (36.0, 37.0),
+        (366.0, 174.0),
+        (115.0, 59.0),
+        (162.0, 87.0),
+        (38.0, 90.0),
+        (258.0, 173.0),
+        (224.0, 108.0),
+        (78.0, 170.0),
+        (72.0, 43.0),
+    ),
+)
+
+# Upstream publishes no anchors for VOC; these are YOLOv2's clusters of VOC's boxes
+# (yolov2-voc.cfg, cells of 32 pixels at 416x416).
+VOC_CONFIG = SqueezeDetConfig(
+    hw=(416, 416),
+    classes=VOC,
+    anchors=(
+        (42.3072, 55.4064),
+        (102.168, 128.30208),
+        (161.78784, 259.16544),
+        (303.07584, 154.89696),
+        (359.5648, 320.2272),
+    ),
+)
+
+
+def version_1_0(config: SqueezeDetConfig) -> SqueezeDetConfig:
+    """`config` with SqueezeNet 1.0's body: 96 filters of 7x7 first, pools after fire4 and fire8."""
+    return replace(config, conv1=(96, 7), pools=(4, 8))
+
+
+def scaled(config: SqueezeDetConfig, width: float) -> SqueezeDetConfig:
+    """`config` with every body width times `width`, in multiples of 8."""
+
+    def scale(filters: int) -> int:
+        return max(8, round(filters * width / 8) * 8)
+
+    fires = tuple((scale(s), scale(a), scale(b)) for s, a, b in config.fires)
+    return replace(config, conv1=(scale(config.conv1[0]), config.conv1[1]), fires=fires)
+
+
+def same_padding(hw: tuple[int, int], size: int, stride: int) -> tuple[int, int]:
+    """Pixels of padding in all, down and across, of TensorFlow's SAME."""
+
+    def total(side: int) -> int:
+        return max((-(-side // stride) - 1) * stride + size - side, 0)
+
+    return total(hw[0]), total(hw[1])
+
+
+def _conv_act(channels: int, filters: int, size: int, normed: bool) -> nn.Sequential:
+    conv = nn.Conv2d(channels, filters, size, padding=size // 2, bias=not normed)
+    return _activated(conv, normed)
+
+
+def _activated(conv: nn.Conv2d, normed: bool) -> nn.Sequential:
+    modules = OrderedDict[str, nn.Module](conv=conv)
+    if normed:
+        modules["norm"] = nn.BatchNorm2d(conv.out_channels)
+    modules["act"] = nn.ReLU()
+    return nn.Sequential(modules)
+
+
+def _conv1(config: SqueezeDetConfig) -> nn.Sequential:
+    filters, size = config.conv1
+    down, across = same_padding(config.hw, size, 2)
+    pads = (down // 2, across // 2, down - down // 2, across - across // 2)
+    return _activated(
+        PaddedConv2d(3, filters, size, 2, pads, bias=not config.batch_norm), config.batch_norm
+    )
+
+
+def _halved(hw: tuple[int, int]) -> tuple[int, int]:
+    return -(-hw[0] // 2), -(-hw[1] // 2)
+
+
+class Fire(nn.Module):
+    """A fire module: a 1x1 squeeze, then 1x1 and 3x3 expansions side by side."""
+
+    def __init__(self, channels: int, widths: Triple, normed: bool = False) -> None:
+        super().__init__()
+        squeeze, expand1, expand3 = widths
+        self.squeeze = _conv_act(channels, squeeze, 1, normed)
+        self.expand1 = _conv_act(squeeze, expand1, 1, normed)
+        self.expand3 = _conv_act(squeeze, expand3, 3, normed)
+        self.concat = Concat()
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        squeezed = self.squeeze(tensor)
+        return self.concat(self.expand1(squeezed), self.expand3(squeezed))
+
+
+class SqueezeDet(nn.Module):
+    """The network of a config: (N, 3, H, W) to a tuple of one raw head, laid out as above.
+
+    Convolutions and pools of stride 2 pad as TensorFlow's SAME does for `config.hw`.
+
+    Attributes:
+        config: what it was built from.
+        body: conv1, pool1, fire2, fire3, pool3, ... in the order of the data.
+        convdet: the head.
+    """
+
+    def __init__(self, config: SqueezeDetConfig) -> None:
+        super().__init__()
+        self.config = config
+        hw = _halved(config.hw)
+        modules = OrderedDict[str, nn.Module](conv1=_conv1(config))
+        modules["pool1"] = DarknetMaxPool(3, 2, same_padding(hw, 3, 2))
+        hw, channels = _halved(hw), config.conv1[0]
+        for number, widths in enumerate(config.fires, start=2):
+            modules[f"fire{number}"] = Fire(channels, widths, config.batch_norm)
+            channels = widths[1] + widths[2]
+            if number in config.pools:
+                modules[f"pool{number}"] = DarknetMaxPool(3, 2, same_padding(hw, 3, 2))
+                hw = _halved(hw)
+        self.body = nn.Sequential(modules)
+        outputs = len(config.anchors) * (5 + len(config.classes))
+        size = config.head_size
+        self.convdet = nn.Conv2d(channels, outputs, size, padding=size // 2)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self.convdet(self.body(images)),)
+
+
+def squeezedet_spec(config: SqueezeDetConfig, name: str) -> ModelSpec:
+    """What the detector is; frames are stretched, as upstream does it."""
+    grid = _halved(config.hw)
+    for _ in range(1 + len(config.pools)):
+        grid = _halved(grid)
+    contract = InputContract(
+        hw=config.hw,
+        resize="stretch",
+        channel_order=config.channel_order,
+        mean=config.mean,
+        scale=config.scale,
+    )
+    head = HeadSpec("convdet", "convdet", grid, config.anchors, class_activation="softmax")
+    return ModelSpec(name, "squeezedet", config.classes, contract, (head,))

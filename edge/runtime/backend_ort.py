@@ -1,0 +1,78 @@
+"""onnxruntime on the CPU: the backend of every machine without a GPU, and the tests' reference."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.artifact import read_manifest
+from edge.errors import ArtifactError
+from edge.optional import require
+from edge.runtime.ort_lowering import fold_weights, is_quantized, lower
+
+__all__ = ["OrtBackend"]
+
+
+class OrtBackend:
+    """One ONNX file in an onnxruntime session.
+
+    Args:
+        path: an ONNX file that edge wrote.
+        threads: of the session; all cores by default.
+        exact: run a Q/DQ graph as it is written, which is what TensorRT computes, on float
+            kernels; the default rearranges it for INT8 kernels (`edge.runtime.ort_lowering`).
+
+    Raises:
+        ArtifactError: the file is not an ONNX file of edge, or onnxruntime cannot load it.
+    """
+
+    on_device = False
+
+    def __init__(self, path: Path, *, threads: int | None = None, exact: bool = False) -> None:
+        ort = require("onnxruntime")
+        self.manifest = read_manifest(path)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.log_severity_level = 3
+        model, kernels = _prepared(path, exact)
+        try:
+            self._session: Any = ort.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own exceptions share no other base
+            raise ArtifactError(f"{path}: onnxruntime cannot load it: {_first(error)}") from error
+        threads = options.intra_op_num_threads
+        self.name = f"onnxruntime {ort.__version__} CPU, {threads} threads{kernels}"
+        self._input = self.manifest.inputs[0].name
+        self._outputs = [tensor.name for tensor in self.manifest.outputs]
+
+    def run(self, tensor: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """See `Backend.run`."""
+        raw: list[NDArray[np.float32]] = self._session.run(self._outputs, {self._input: tensor})
+        return raw
+
+    def close(self) -> None:
+        """Give back the session."""
+        self._session = None
+
+    def __enter__(self) -> OrtBackend:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+
+def _prepared(path: Path, exact: bool) -> tuple[bytes, str]:
+    """The model to load and, for the backend's name, which kernels a quantized one gets."""
+    model = path.read_bytes()
+    if not is_quantized(model):
+        return model, ""
+    return (fold_weights(model), ", Q/DQ as written") if exact else (lower(model), ", INT8 kernels")
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

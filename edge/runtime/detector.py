@@ -1,0 +1,150 @@
+"""Frame in, detections out: the one path that the camera, the evaluation and the bench share."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.detections import Detections
+from edge.errors import ArtifactError
+from edge.runtime.backend import Backend, open_backend
+from edge.runtime.ops_cpu import Decoder, Preprocessor, nms
+from edge.spec import InputContract, Manifest, ModelSpec
+
+__all__ = ["Detector"]
+
+
+class Detector:
+    """A backend with its pre- and post-processing; every buffer is allocated once.
+
+    Not for several threads at once: open one for each.
+
+    Attributes:
+        score, iou: thresholds; may be changed between frames.
+        stages_ms: milliseconds of the last frame by stage: preprocess, engine, decode, nms.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        score: float = 0.25,
+        iou: float = 0.45,
+        limit: int = 300,
+        contract: InputContract | None = None,
+        multi_label: bool = False,
+    ) -> None:
+        spec = backend.manifest.spec
+        contract = contract or spec.contract
+        if contract.hw != spec.contract.hw:
+            raise ValueError(f"the network takes {spec.contract.hw}, the contract {contract.hw}")
+        _check_bindings(backend.manifest)
+        self.backend, self.score, self.iou, self.limit = backend, score, iou, limit
+        self.contract = contract
+        self._preprocess = Preprocessor(contract)
+        self._decode = Decoder(spec, multi_label=multi_label)
+        self.stages_ms: dict[str, float] = {}
+
+    @staticmethod
+    def open(
+        artifact: str | Path,
+        *,
+        score: float = 0.25,
+        iou: float = 0.45,
+        limit: int = 300,
+        contract: InputContract | None = None,
+        multi_label: bool = False,
+        **options: Any,
+    ) -> Detector:
+        """Open `artifact` on the backend that runs its kind.
+
+        Args:
+            score: detections at or below it are left out, 0..1.
+            iou: two boxes of a class that overlap more count as one, 0..1.
+            limit: detections per frame at most.
+            contract: overrides the artifact's own, for trying another; same input size.
+            multi_label: see `Decoder`; evaluations use it, a camera does not.
+            options: for the backend, such as `threads`.
+
+        Raises:
+            ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
+        """
+        backend = open_backend(artifact, **options)
+        try:
+            return Detector(
+                backend,
+                score=score,
+                iou=iou,
+                limit=limit,
+                contract=contract,
+                multi_label=multi_label,
+            )
+        except BaseException:
+            backend.close()
+            raise
+
+    @property
+    def manifest(self) -> Manifest:
+        """The artifact's manifest."""
+        return self.backend.manifest
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The artifact's model."""
+        return self.backend.manifest.spec
+
+    def __call__(self, frame: NDArray[np.uint8]) -> Detections:
+        """Detections in one (H, W, 3) BGR uint8 frame, in its pixels, best first.
+
+        Boxes are as the network draws them: they may reach beyond the frame.
+        """
+        start = time.perf_counter()
+        tensor, fit = self._preprocess(frame)
+        prepared = time.perf_counter()
+        raw = self.backend.run(tensor)
+        inferred = time.perf_counter()
+        found = self._decode(raw, self.score)
+        decoded = time.perf_counter()
+        found = nms(found, self.iou, self.limit)
+        found = Detections(fit.to_source(found.xyxy), found.score, found.class_id)  # type: ignore[arg-type]
+        end = time.perf_counter()
+        self.stages_ms = {
+            "preprocess": (prepared - start) * 1e3,
+            "engine": (inferred - prepared) * 1e3,
+            "decode": (decoded - inferred) * 1e3,
+            "nms": (end - decoded) * 1e3,
+        }
+        return found
+
+    def close(self) -> None:
+        """Close the backend."""
+        self.backend.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_bindings(manifest: Manifest) -> None:
+    """Heads and outputs must tell one story, or decoding reads foreign numbers."""
+    shapes = {tensor.name: tensor.shape for tensor in manifest.outputs}
+    for head in manifest.spec.heads:
+        wanted = (head.channels(len(manifest.spec.classes)), *head.grid_hw)
+        found = shapes.get(head.tensor)
+        if found is None or found[1:] != wanted:
+            raise ArtifactError(
+                f"{manifest.spec.name}: head {head.tensor} decodes {wanted}, "
+                f"the graph's output is {found}; export the model again"
+            )

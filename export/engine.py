@@ -1,0 +1,203 @@
+"""ONNX file → TensorRT engine, its manifest and its layer report.
+
+The engine stays a plain plan that trtexec loads; `NAME.engine.json` says what it is and
+`NAME.engine.layers.json` what the builder made of each layer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import edge
+from edge.artifact import layers_path, manifest_path, sha256_of, write_atomic
+from edge.errors import ArtifactError, BuildError
+from edge.onnx_metadata import read_manifest
+from edge.spec import Manifest
+from export.engine_process import memory_available_mib, run_child
+from export.layer_report import Convolution, LayerInfo, LayerSummary
+
+__all__ = ["BuilderInfo", "EngineReport", "available_builders", "build_engine"]
+
+Builder = Literal["auto", "tensorrt", "rtx"]
+Progress = Callable[[str, int, int], None]
+_MOST_WORKSPACE_MIB, _LEAST_WORKSPACE_MIB = 1024, 64
+
+
+@dataclass(frozen=True)
+class BuilderInfo:
+    """A builder and whether it can build here; `reason` says why not."""
+
+    name: str
+    version: str
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What a build gave.
+
+    Attributes:
+        engine: path of the plan.
+        manifest: as written beside it.
+        builder, version: `tensorrt` or `tensorrt_rtx`, and its version.
+        reason: why that builder was taken.
+        seconds: parsing and building.
+        peak_rss_mib: the most memory the builder's process held.
+        layers: of the engine.
+        summary: which convolutions take which data type, and how many layers only move data.
+    """
+
+    engine: Path
+    manifest: Manifest
+    builder: str
+    version: str
+    reason: str
+    seconds: float
+    peak_rss_mib: int
+    layers: tuple[LayerInfo, ...]
+    summary: LayerSummary
+
+
+def available_builders() -> list[BuilderInfo]:
+    """The builders, with the reason where one cannot build here.
+
+    Imports them in a child process: they are large, and a broken one may crash.
+    """
+    try:
+        found = run_child({"probe": True}, timeout_s=60)["builders"]
+    except BuildError as error:
+        return [BuilderInfo("tensorrt, tensorrt_rtx", "", False, str(error))]
+    return [BuilderInfo(**builder) for builder in found]
+
+
+def build_engine(
+    onnx: str | Path,
+    target: str | Path,
+    *,
+    builder: Builder = "auto",
+    workspace_mib: int | None = None,
+    compute_capabilities: Sequence[str] = (),
+    timeout_s: float | None = None,
+    progress: Progress | None = None,
+) -> EngineReport:
+    """Build `target` (`.engine`), its manifest and its layer report.
+
+    Args:
+        onnx: written by `write_onnx` or `insert_qdq`; its precision is that of its graph.
+        target: the engine; its folder is made where it is missing.
+        builder: `tensorrt` (needs the GPU it builds for), `rtx` (needs none), or what is there.
+        workspace_mib: scratch memory a layer may take; 1024, or half of what is available.
+        compute_capabilities: targets of TensorRT-RTX such as `SM86`; none means Ampere and later.
+        timeout_s: stop a build that takes longer.
+        progress: called with (phase, step, of); an exception it raises cancels the build.
+
+    Raises:
+        ArtifactError: `onnx` is damaged or without a manifest, or the folder cannot be written.
+        BuildError: TensorRT refused, crashed, was killed or took too long.
+        MissingDependency: the builder asked for is not installed.
+    """
+    onnx, target = Path(onnx), Path(target)
+    request = _request(builder, workspace_mib, compute_capabilities)
+    if target.suffix != ".engine":
+        raise ValueError(f"target is {target}; an engine's name ends in .engine")
+    source, parent_sha256 = read_manifest(onnx), sha256_of(onnx)
+    with _folder_beside(target) as folder:
+        plan = Path(folder) / "plan"
+        request |= {"onnx": str(onnx.resolve()), "plan": str(plan.resolve())}
+        try:
+            done = run_child(request, _forward(progress), timeout_s)
+        except BuildError as error:
+            raise BuildError(f"{onnx}: {error}") from error
+        manifest = _manifest(source, sha256_of(plan), parent_sha256, request, done)
+        _place(plan, target, manifest, done)
+    return _report(target, manifest, done)
+
+
+def _request(builder: str, workspace_mib: int | None, targets: Sequence[str]) -> dict[str, Any]:
+    if builder not in ("auto", "tensorrt", "rtx"):
+        raise ValueError(f"builder is {builder!r}; known: auto, tensorrt, rtx")
+    if workspace_mib is None:
+        half = memory_available_mib() // 2 or _MOST_WORKSPACE_MIB
+        workspace_mib = max(_LEAST_WORKSPACE_MIB, min(_MOST_WORKSPACE_MIB, half))
+    if workspace_mib < 1:
+        raise ValueError(f"workspace_mib is {workspace_mib}; it takes a positive number")
+    return {
+        "builder": builder,
+        "workspace_mib": workspace_mib,
+        "compute_capabilities": list(targets),
+    }
+
+
+def _folder_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=target.parent, prefix=".engine-")
+    except OSError as error:
+        raise ArtifactError(f"{target}: cannot be written: {error.strerror}") from error
+
+
+def _forward(progress: Progress | None) -> Callable[[dict[str, Any]], None]:
+    def on_event(event: dict[str, Any]) -> None:
+        if progress is not None and event["event"] == "step":
+            progress(event["phase"], event["step"], event["of"])
+
+    return on_event
+
+
+def _manifest(
+    source: Manifest, sha256: str, parent_sha256: str, request: dict[str, Any], done: dict[str, Any]
+) -> Manifest:
+    gpu, targets = done["gpu"], request["compute_capabilities"]
+    made_by = dict(source.made_by) | {"edge": edge.__version__, done["builder"]: done["version"]}
+    if done["builder"] == "tensorrt_rtx":
+        made_by["targets"] = ", ".join(targets) or "Ampere and later"
+    elif gpu:
+        made_by["targets"] = gpu["compute_capability"]
+    if gpu:
+        made_by |= {"gpu": gpu["name"], "driver": gpu["driver"]}
+    arguments = dict(source.arguments) | {
+        name: json.dumps(request[name])
+        for name in ("builder", "workspace_mib", "compute_capabilities")
+    }
+    return replace(
+        source,
+        sha256=sha256,
+        parent_sha256=parent_sha256,
+        made_by=tuple(made_by.items()),
+        arguments=tuple(arguments.items()),
+    )
+
+
+def _place(plan: Path, target: Path, manifest: Manifest, done: dict[str, Any]) -> None:
+    """Move all three into place; the manifest last, whose checksum speaks for the plan."""
+    report = {"summary": done["summary"], "layers": done["layers"]}
+    write_atomic(layers_path(target), json.dumps(report, indent=1).encode())
+    os.replace(plan, target)
+    write_atomic(manifest_path(target), manifest.to_json(indent=1).encode())
+
+
+def _report(target: Path, manifest: Manifest, done: dict[str, Any]) -> EngineReport:
+    summary = done["summary"]
+    found = tuple(Convolution(**conv) for conv in summary["convolutions"])
+    return EngineReport(
+        engine=target,
+        manifest=manifest,
+        builder=done["builder"],
+        version=done["version"],
+        reason=done["reason"],
+        seconds=done["seconds"],
+        peak_rss_mib=done["peak_rss_mib"],
+        layers=tuple(LayerInfo(**_tuples(layer)) for layer in done["layers"]),
+        summary=LayerSummary(found, summary["reformats"], summary["layers"]),
+    )
+
+
+def _tuples(layer: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in layer.items()}

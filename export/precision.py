@@ -1,0 +1,217 @@
+"""Precision as a property of the graph: Q/DQ pairs for INT8, half tensors for FP16.
+
+Q/DQ stands directly on each convolution's own input, behind activation, concat and resize: there
+TensorRT fuses it into the producer's epilogue; anywhere else the next convolution falls back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import CalibrationError
+from edge.optional import require
+
+__all__ = ["QMAX", "convolutions", "insert_qdq", "quantize_weight", "to_half"]
+
+QMAX = 127
+# A residual or a concat reads tensors of several ranges; one scale for all saves a requantization
+# and costs log2(ratio) bits, so only ranges that differ by less share it.
+_SHARED_RATIO = 1.5
+_PASS_THROUGH = ("MaxPool", "Resize", "Slice")
+
+
+def convolutions(model: Any) -> list[Any]:
+    """The Conv nodes of an onnx `ModelProto`, in the graph's order."""
+    return [node for node in model.graph.node if node.op_type == "Conv"]
+
+
+def quantize_weight(
+    weight: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric INT8 weights (O, I, kH, kW) and their scale (O,) per output channel."""
+    peak = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+    scale = np.where(peak > 0, peak / QMAX, 1).astype(np.float32)
+    levels = np.rint(weight / scale[:, None, None, None])
+    return np.clip(levels, -QMAX, QMAX).astype(np.int8), scale
+
+
+def shared_scales(model: Any, amax: Mapping[str, float]) -> dict[str, float]:
+    """`amax` with one value for tensors that are quantized twice for want of a common scale.
+
+    Joined are the input and the output of an operation that only moves values, and the inputs of
+    a concat or an addition with each other and the output, where their ranges are near.
+    """
+    shared = dict(amax)
+    for node in model.graph.node:
+        if node.op_type in _PASS_THROUGH:
+            group = [node.input[0], node.output[0]]
+        elif node.op_type in ("Concat", "Add"):
+            group = [*node.input, node.output[0]]
+        else:
+            continue
+        known = [name for name in group if name in shared]
+        ranges = [shared[name] for name in known]
+        if len(known) > 1 and max(ranges) <= _SHARED_RATIO * min(ranges):
+            shared.update(dict.fromkeys(known, max(ranges)))
+    return shared
+
+
+def insert_qdq(
+    model: Any,
+    amax: Mapping[str, float],
+    *,
+    keep: Collection[str] = (),
+) -> Any:
+    """A copy of an FP32 `ModelProto` whose convolutions run in INT8.
+
+    Symmetric, weights per output channel, activations per tensor, scales in FP32, bias in FP32.
+
+    Args:
+        model: as `write_onnx` makes it.
+        amax: clipping threshold by tensor name, for each quantized convolution's input.
+        keep: names of convolutions that stay in floating point.
+
+    Raises:
+        CalibrationError: a convolution's input has no threshold.
+        ValueError: `keep` names no convolution.
+    """
+    unknown = set(keep) - {node.name for node in convolutions(model)}
+    if unknown:
+        raise ValueError(f"no such convolution: {', '.join(sorted(unknown))}")
+    onnx = require("onnx")
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    weights = {i.name: i for i in graph.initializer}
+    amax = shared_scales(model, amax)
+    added: dict[str, list[Any]] = {}
+    for node in convolutions(result):
+        if node.name in keep:
+            continue
+        source, weight = node.input[0], node.input[1]
+        if source not in amax:
+            raise CalibrationError(f"{node.name}: no threshold for its input {source}; recalibrate")
+        if source not in added:
+            added[source] = _activation_pair(graph, source, amax[source])
+        node.input[0] = f"{source}.dequantized"
+        if weight in weights:
+            added[weight] = _weight_node(graph, weights.pop(weight))
+        node.input[1] = f"{weight}.dequantized"
+    _insert(graph, added)
+    return result
+
+
+def _activation_pair(graph: Any, name: str, amax: float) -> list[Any]:
+    helper, numpy_helper = require("onnx.helper"), require("onnx.numpy_helper")
+    scale, zero = f"{name}.scale", f"{name}.zero_point"
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.float32(amax / QMAX), scale),
+            numpy_helper.from_array(np.int8(0), zero),
+        ]
+    )
+    levels, values = f"{name}.quantized", f"{name}.dequantized"
+    return [
+        helper.make_node("QuantizeLinear", [name, scale, zero], [levels], name=levels),
+        helper.make_node("DequantizeLinear", [levels, scale, zero], [values], name=values),
+    ]
+
+
+def _weight_node(graph: Any, initializer: Any) -> list[Any]:
+    helper, numpy_helper = require("onnx.helper"), require("onnx.numpy_helper")
+    name = initializer.name
+    levels, scale = quantize_weight(numpy_helper.to_array(initializer))
+    graph.initializer.remove(initializer)
+    for suffix, array in (
+        ("quantized", levels),
+        ("scale", scale),
+        ("zero_point", np.zeros(len(scale), np.int8)),
+    ):
+        graph.initializer.append(numpy_helper.from_array(array, f"{name}.{suffix}"))
+    inputs = [f"{name}.{suffix}" for suffix in ("quantized", "scale", "zero_point")]
+    values = f"{name}.dequantized"
+    return [helper.make_node("DequantizeLinear", inputs, [values], name=values, axis=0)]
+
+
+def _insert(graph: Any, added: Mapping[str, list[Any]]) -> None:
+    """Put each tensor's new nodes behind its producer; those of inputs and weights first."""
+    produced = {output for node in graph.node for output in node.output}
+    ordered = [new for name, nodes in added.items() if name not in produced for new in nodes]
+    for node in graph.node:
+        ordered.append(node)
+        for output in node.output:
+            ordered.extend(added.get(output, ()))
+    copies = [type(node).FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+# Inputs that an operation takes in FP32 or int64 whatever its data type.
+_FIXED_INPUTS = {"Resize": (1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4)}
+
+
+def to_half(model: Any) -> Any:
+    """A copy of an FP32 `ModelProto` that computes in FP16; its inputs and outputs stay FP32.
+
+    Raises:
+        ValueError: a weight does not fit FP16's range of 65504 (names it).
+    """
+    onnx = require("onnx")
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    graph = half.graph
+    fixed = {
+        node.input[index]
+        for node in graph.node
+        for index in _FIXED_INPUTS.get(node.op_type, ())
+        if index < len(node.input)
+    }
+    for initializer in graph.initializer:
+        if initializer.data_type == onnx.TensorProto.FLOAT and initializer.name not in fixed:
+            initializer.CopyFrom(_half_constant(initializer))
+    _cast_borders(graph)
+    del graph.value_info[:]
+    return half
+
+
+def _half_constant(initializer: Any) -> Any:
+    numpy_helper = require("onnx.numpy_helper")
+    value = numpy_helper.to_array(initializer)
+    if np.abs(value).max(initial=0) > np.finfo(np.float16).max:
+        raise ValueError(
+            f"{initializer.name} reaches {np.abs(value).max():.3g}, FP16 ends at 65504"
+        )
+    return numpy_helper.from_array(value.astype(np.float16), initializer.name)
+
+
+def _cast_borders(graph: Any) -> None:
+    """FP16 behind every input, FP32 before every output; the bindings keep their names."""
+    helper, kinds = require("onnx.helper"), require("onnx").TensorProto
+    casts_in = []
+    for value in graph.input:
+        inside = f"{value.name}.half"
+        casts_in.append(helper.make_node("Cast", [value.name], [inside], inside, to=kinds.FLOAT16))
+        _rename(graph, value.name, inside, outputs=False)
+    casts_out = []
+    for value in graph.output:
+        inside = f"{value.name}.half"
+        _rename(graph, value.name, inside, outputs=True)
+        casts_out.append(
+            helper.make_node("Cast", [inside], [value.name], value.name, to=kinds.FLOAT)
+        )
+    nodes = [*casts_in, *graph.node, *casts_out]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _rename(graph: Any, old: str, new: str, *, outputs: bool) -> None:
+    for node in graph.node:
+        for names in (node.input, node.output) if outputs else (node.input,):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new

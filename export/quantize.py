@@ -1,0 +1,94 @@
+"""FP32 ONNX file to the INT8 or FP16 one beside it, manifest and all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from calibration.table import CalibrationTable
+from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.errors import ArtifactError
+from edge.optional import require
+from edge.spec import Manifest, Precision
+from export.onnx_writer import attach_manifest
+from export.precision import convolutions, insert_qdq, to_half
+
+__all__ = ["write_half", "write_int8"]
+
+
+def write_int8(
+    source: str | Path,
+    table: CalibrationTable,
+    target: str | Path,
+    *,
+    keep: Collection[str] = (),
+) -> Manifest:
+    """Write `source` with Q/DQ pairs at the scales of `table`.
+
+    Args:
+        source: the FP32 ONNX file that the table was measured on.
+        keep: convolutions that stay in floating point, by name.
+
+    Raises:
+        CalibrationError: the table belongs to another graph or contract, or misses a tensor.
+        ArtifactError: `source` is not an FP32 ONNX file of edge.
+        ValueError: `keep` names no convolution.
+    """
+    model, manifest = _load(source)
+    table.check(sha256_of(Path(source)), manifest.spec.contract.digest, str(source))
+    quantized = insert_qdq(model, dict(table.amax), keep=keep)
+    arguments = {"method": table.method, "images": len(table.images), "keep": sorted(keep)}
+    precision: Precision = "mixed" if keep else "int8"
+    return _write(quantized, manifest, source, target, precision, arguments)
+
+
+def write_half(source: str | Path, target: str | Path) -> Manifest:
+    """Write `source` with its weights and tensors in FP16; inputs and outputs stay FP32.
+
+    Raises:
+        ArtifactError: `source` is not an FP32 ONNX file of edge, or a weight exceeds FP16.
+    """
+    model, manifest = _load(source)
+    try:
+        half = to_half(model)
+    except ValueError as error:
+        raise ArtifactError(f"{source}: {error}; use INT8 or FP32") from error
+    return _write(half, manifest, source, target, "fp16", {})
+
+
+def _load(source: str | Path) -> tuple[Any, Manifest]:
+    manifest = read_manifest(source)
+    if manifest.precision != "fp32":
+        raise ArtifactError(
+            f"{source}: already {manifest.precision}; give the FP32 file it was made from"
+        )
+    onnx = require("onnx")
+    try:
+        model = onnx.load(str(source))
+    except Exception as error:  # protobuf's and onnx's exceptions share no other base
+        raise ArtifactError(f"{source}: not an ONNX file: {error}") from error
+    if not convolutions(model):
+        raise ArtifactError(f"{source}: the graph has no convolution")
+    return model, manifest
+
+
+def _write(
+    model: Any,
+    manifest: Manifest,
+    source: str | Path,
+    target: str | Path,
+    precision: Precision,
+    arguments: dict[str, Any],
+) -> Manifest:
+    written = replace(
+        manifest,
+        precision=precision,
+        parent_sha256=sha256_of(Path(source)),
+        arguments=tuple((name, json.dumps(value)) for name, value in arguments.items()),
+    )
+    attach_manifest(model, written)
+    write_atomic(Path(target), model.SerializeToString())
+    return written

@@ -1,0 +1,168 @@
+"""`bench` measures what passes, interleaved, against a baseline of the same run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import edge.runtime.detector
+from apps.benchmark import bench, print_bench
+from apps.frames import hold_frames
+from edge.errors import DataError
+from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
+
+CALLS: list[str] = []
+
+
+class Timed:
+    """A network that takes as many milliseconds as its file's name says."""
+
+    on_device = False
+    name = "fake"
+
+    def __init__(self, path: Path, **options: object) -> None:
+        self.path, self.options = path, options
+        contract = InputContract((64, 96), "stretch")
+        spec = ModelSpec(
+            path.stem, "darknet", ("cat",), contract, (HeadSpec("head", "yolo", (2, 3), ((9, 9),)),)
+        )
+        sides = (TensorSpec("image", (1, 3, 64, 96)),), (TensorSpec("head", (1, 6, 2, 3)),)
+        labels = ("random weights",) if path.stem.endswith("r") else ()
+        self.manifest = Manifest(spec, "int8", *sides, labels=labels)
+
+    def run(self, tensor: np.ndarray) -> list[np.ndarray]:
+        assert tensor.shape == (1, 3, 64, 96)
+        CALLS.append(self.path.stem)
+        time.sleep(float(self.path.stem.strip("r")) / 1e3)
+        return [np.full((1, 6, 2, 3), -9, np.float32)]
+
+    def close(self) -> None:
+        CALLS.append("closed")
+
+    def __enter__(self) -> Timed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    CALLS.clear()
+    monkeypatch.setattr(edge.runtime.detector, "open_backend", Timed)
+    paths = [tmp_path / "3.onnx", tmp_path / "9r.onnx"]
+    for path, size in zip(paths, (100, 2000), strict=True):
+        path.write_bytes(b"x" * size)
+    return paths
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(3):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), np.full((48, 64, 3), i, np.uint8))
+    return tmp_path / "images"
+
+
+def test_rows_hold_what_was_measured(models: list[Path], folder: Path, tmp_path: Path) -> None:
+    before = cv2.getNumThreads()
+    result = bench(
+        models[:1], models[1], source=folder, frames=20, json_path=tmp_path / "b.json", threads=1
+    )
+    assert cv2.getNumThreads() == before
+    slow, fast = result["rows"]
+    assert (slow["label"], fast["label"]) == (
+        "9r 96x64 int8 (random weights)",
+        "3 96x64 int8",
+    )
+    assert (slow["speedup"], slow["bytes"], fast["bytes"]) == (1, 2000, 100)
+    assert fast["speedup"] == pytest.approx(fast["fps_pipeline"] / slow["fps_pipeline"])
+    for row, ms in ((slow, 9), (fast, 3)):
+        assert row["frames"] == 20
+        assert 0 < row["fps_engine"] < 1e3 / ms
+        assert row["fps_pipeline"] <= 1e3 / ms
+        assert ms <= row["latency_ms"]["p50"] <= row["latency_ms"]["p95"]
+        assert row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
+        assert list(row["stages_ms"]) == ["decode_file", "preprocess", "engine", "decode", "nms"]
+        assert row["stages_ms"]["engine"] >= ms
+        assert row["stages_ms"]["decode_file"] > 0
+    assert json.loads((tmp_path / "b.json").read_text()) == result
+
+
+def test_contestants_take_turns(models: list[Path], folder: Path) -> None:
+    bench(models, source=folder, frames=20)
+    calls = [name for name in CALLS if name != "closed"]
+    assert CALLS.count("closed") == 2
+    runs = [0]
+    for i in range(1, len(calls)):
+        runs = [*runs[:-1], runs[-1] + 1] if calls[i] == calls[i - 1] else [*runs, 0]
+    # Ten rounds; the order turns round each time, so that two neighbouring blocks join.
+    assert len(runs) >= 11
+    assert max(runs) <= 15
+
+
+def test_seconds_bound_the_measurement(models: list[Path], folder: Path) -> None:
+    row = bench(models[:1], source=folder, seconds=0.4)["rows"][0]
+    assert 20 <= row["frames"] <= 100
+
+
+def test_an_artifact_that_is_the_baseline_too_is_measured_once(
+    models: list[Path], folder: Path
+) -> None:
+    rows = bench(models, models[1], source=folder, frames=10)["rows"]
+    assert [Path(row["artifact"]) for row in rows] == models[::-1]
+
+
+def test_table_names_host_and_labels(
+    models: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = bench(models, source=folder, frames=10)
+    print_bench(result)
+    printed = capsys.readouterr().out
+    host = result["host"]
+    for words in (host["cpu"], f"{host['cores']} cores", "random weights", "1.00x", "decode_file"):
+        assert words in printed
+    assert host["packages"]["numpy"] == np.__version__
+
+
+def test_wrong_arguments_are_refused(models: list[Path], folder: Path) -> None:
+    for options in ({"seconds": 0}, {"frames": 0}):
+        with pytest.raises(ValueError, match="positive"):
+            bench(models, source=folder, **options)
+    with pytest.raises(ValueError, match="at least one"):
+        bench([])
+
+
+def test_world_frames_are_720p_and_not_decoded() -> None:
+    frames, decode_ms = hold_frames(None, 2)
+    assert [frame.shape for frame in frames] == [(720, 1280, 3)] * 2
+    assert decode_ms == []
+    assert (frames[0] != frames[1]).any()
+
+
+def test_folder_image_and_video_are_decoded_and_timed(folder: Path, edge_data: Path) -> None:
+    video = edge_data / "video" / "car-detection.mp4"
+    for source, count, hw in (
+        (folder, 3, (48, 64)),
+        (folder / "1.png", 1, (48, 64)),
+        (video, 5, (432, 768)),
+    ):
+        frames, decode_ms = hold_frames(source, 5)
+        assert [frame.shape[:2] for frame in frames] == [hw] * count
+        assert len(decode_ms) == count
+        assert min(decode_ms) > 0
+    capture = cv2.VideoCapture(str(video))
+    np.testing.assert_array_equal(hold_frames(video, 1)[0][0], capture.read()[1])
+
+
+def test_source_that_holds_no_frames_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").write_bytes(b"no video")
+    for source, words in ((tmp_path / "none", "no such"), (tmp_path / "x.mp4", "neither")):
+        with pytest.raises(DataError, match=words) as error:
+            hold_frames(source, 1)
+        assert str(source) in str(error.value)

@@ -1,0 +1,96 @@
+"""Drawn detections are legible: inside the frame, in contrast, and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from apps.draw import colour, draw, ink
+from edge.detections import Detections
+
+CLASSES = ("person", "potted plant", "café")
+
+
+def detections(*boxes: tuple[float, float, float, float]) -> Detections:
+    n = len(boxes)
+    score = np.linspace(0.9, 0.3, n)
+    return Detections(np.array(boxes), score, np.arange(n) % 3)  # type: ignore[arg-type]
+
+
+def frame(hw: tuple[int, int]) -> np.ndarray:
+    return np.full((*hw, 3), 90, np.uint8)
+
+
+def changed(hw: tuple[int, int], *boxes: tuple[float, float, float, float]) -> np.ndarray:
+    return (draw(frame(hw), detections(*boxes), CLASSES) != 90).any(axis=2)
+
+
+def test_no_detections_leave_the_frame_as_it_is() -> None:
+    before = frame((48, 64))
+    after = draw(before, Detections.empty(), CLASSES)
+    assert after is not before
+    np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("hw", [(240, 320), (480, 640), (720, 1280), (2160, 3840)])
+def test_box_stands_where_the_detection_is_and_the_frame_is_untouched(hw: tuple[int, int]) -> None:
+    height, width = hw
+    box = (width * 0.4, height * 0.4, width * 0.6, height * 0.7)
+    before = frame(hw)
+    picture = draw(before, detections(box), CLASSES)
+    assert (before == 90).all()
+    x1, y1, x2, y2 = (round(v) for v in box)
+    for x, y in ((x1, (y1 + y2) // 2), (x2, (y1 + y2) // 2), ((x1 + x2) // 2, y2)):
+        assert tuple(picture[y, x]) == colour(0)
+    assert (picture[(y1 + y2) // 2, (x1 + x2) // 2] == 90).all()
+
+
+@pytest.mark.parametrize("hw", [(480, 640), (2160, 3840)])
+def test_letters_grow_with_the_frame(hw: tuple[int, int]) -> None:
+    height, width = hw
+    mask = changed(hw, (width * 0.3, height * 0.5, width * 0.9, height * 0.9))
+    caption = mask[: round(height * 0.5) - max(2, height // 200)].any(axis=1).sum()
+    assert 0.018 <= caption / height <= 0.08
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(-50, -50, 30, 30), (300, 200, 900, 900), (0, 0, 320, 240), (310, 230, 319, 239)],
+)
+def test_caption_of_a_box_at_the_edge_stays_inside(box: tuple[float, float, float, float]) -> None:
+    inside = changed((240, 320), (100, 100, 200, 200))
+    caption = inside[:99].sum()
+    assert caption > 300
+    assert changed((240, 320), box).sum() > 0.9 * caption
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, 1e30])
+def test_boxes_without_end_are_survived(bad: float) -> None:
+    picture = draw(frame((48, 64)), detections((10, 10, bad, 30)), CLASSES)
+    assert picture.shape == (48, 64, 3)
+
+
+def test_best_detection_lies_on_top() -> None:
+    box = (40.0, 60.0, 120.0, 130.0)
+    both = draw(frame((240, 320)), detections(box, box), CLASSES)
+    assert tuple(both[130, 80]) == colour(0)
+
+
+def contrast(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
+    """https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio, of BGR colours."""
+
+    def luminance(bgr: tuple[int, int, int]) -> float:
+        c = np.array(bgr[::-1]) / 255
+        linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_class_has_its_own_colour_and_legible_ink() -> None:
+    assert len({colour(i) for i in range(80)}) == 80
+    assert colour(7) == colour(7)
+    for i in range(200):
+        other = (0, 0, 0) if ink(colour(i)) != (0, 0, 0) else (255, 255, 255)
+        assert contrast(colour(i), ink(colour(i))) >= max(4.5, contrast(colour(i), other) - 0.01)

@@ -1,0 +1,165 @@
+"""`evaluate` measures what a detector finds, by its contract, and says what it left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from apps import evaluation
+from apps.evaluation import evaluate, print_evaluation
+from edge.errors import ArtifactError, DataError
+from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
+
+RED, BLUE = (0, 0, 255), (255, 0, 0)
+
+
+class Painted:
+    """A network that sees a cat in each of 2x2 cells that is red and a dog in each blue one."""
+
+    on_device = False
+    name = "fake"
+
+    def __init__(self, resize: str = "stretch", labels: tuple[str, ...] = ()) -> None:
+        contract = InputContract((64, 64), resize)  # type: ignore[arg-type]
+        head = HeadSpec("head", "yolo", (2, 2), ((20.0, 20.0),))
+        spec = ModelSpec("painted", "darknet", ("cat", "dog"), contract, (head,))
+        sides = (TensorSpec("image", (1, 3, 64, 64)),), (TensorSpec("head", (1, 7, 2, 2)),)
+        self.manifest = Manifest(spec, "fp32", *sides, labels=labels)
+
+    def run(self, tensor: np.ndarray) -> list[np.ndarray]:
+        seen = tensor[0, :, 16::32, 16::32]
+        head = np.zeros((1, 7, 2, 2), np.float32)
+        head[0, 5], head[0, 6] = seen[0] * 20 - 10, seen[2] * 20 - 10
+        head[0, 4] = np.abs(seen[0] - seen[2]) * 20 - 10
+        return [head]
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Painted:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+Use = Callable[..., None]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Make every artifact open as a `Painted`."""
+
+    def replace(*args: object, **options: object) -> None:
+        monkeypatch.setattr(evaluation, "open_backend", lambda *_, **__: Painted(*args, **options))
+
+    replace()
+    return replace
+
+
+def painted(folder: Path, name: str, cells: dict[tuple[int, int], tuple[int, int, int]]) -> None:
+    """An image of 128x96 with a patch in the middle of some of its 2x2 cells, and its labels."""
+    image = np.zeros((96, 128, 3), np.uint8)
+    lines = []
+    for (row, column), bgr in cells.items():
+        y, x = row * 48 + 9, column * 64 + 12
+        image[y : y + 30, x : x + 40] = bgr
+        lines.append(f"{int(bgr == BLUE)} {column / 2 + 0.25} {row / 2 + 0.25} 0.3125 0.3125")
+    for part in ("labels", "images"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "labels" / f"{name}.txt").write_text("\n".join(lines))
+    cv2.imwrite(str(folder / "images" / f"{name}.png"), image)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    painted(folder, "a", {(0, 0): RED, (1, 1): BLUE})
+    painted(folder, "b", {(0, 1): BLUE})
+    painted(folder, "c", {})
+    (folder / "x.names").write_text("Cat\nDog\n")
+    return folder
+
+
+def test_perfect_detector_scores_one(use: Use, data: Path, tmp_path: Path) -> None:
+    result = evaluate("m.onnx", data, json_path=tmp_path / "r.json")
+    assert (result["map50"], result["map50_95"], result["images"]) == (1, 1, 3)
+    assert result["by_class"]["dog"] == {"ap50": 1, "ap50_95": 1, "boxes": 2}
+    assert result["voc"] == {"map50_area": 1, "map50_11_point": 1}
+    assert (result["artifact"], result["backend"]) == ("m.onnx", "fake")
+    assert json.loads((tmp_path / "r.json").read_text()) == result
+
+
+def test_missed_class_halves_the_mean(use: Use, data: Path) -> None:
+    painted(data, "a", {(0, 0): BLUE, (1, 1): RED})
+    labels = (data / "labels" / "a.txt").read_text()
+    painted(data, "a", {(0, 0): RED, (1, 1): BLUE})
+    (data / "labels" / "a.txt").write_text(labels)
+    result = evaluate("m.onnx", data)
+    assert result["by_class"]["cat"]["ap50"] == 0
+    assert 0 < result["by_class"]["dog"]["ap50"] < 1
+
+
+@pytest.mark.parametrize("own", ["letterbox", "stretch"])
+def test_contract_that_fits_is_named(use: Use, data: Path, own: str) -> None:
+    use(own)
+    result = evaluate("m.onnx", data, try_contracts=True)
+    assert list(result["contracts"]) == [own, *{"letterbox", "stretch"} - {own}, "fits"]
+    assert result["contracts"]["stretch"]["map50_95"] == 1
+    assert result["contracts"]["letterbox"]["map50_95"] < 0.7
+    assert result["contracts"]["fits"] == "stretch"
+    assert result["map50_95"] == result["contracts"][own]["map50_95"]
+
+
+def test_damaged_image_is_named_and_left_out(use: Use, data: Path) -> None:
+    (data / "images" / "b.png").write_bytes(b"no image")
+    result = evaluate("m.onnx", data)
+    assert (result["images"], len(result["skipped"]), result["map50"]) == (2, 1, 1)
+    assert "b.png" in result["skipped"][0]
+
+
+def test_nothing_to_measure_is_one_line(use: Use, data: Path, tmp_path: Path) -> None:
+    for path in (data / "images").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"no image can be used.*a\.png"):
+        evaluate("m.onnx", data)
+    with pytest.raises(DataError, match="without labels"):
+        evaluate("m.onnx", data / "images")
+    (data / "x.names").write_text("ape\nbee\n")
+    with pytest.raises(DataError, match="share no class"):
+        evaluate("m.onnx", data)
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        (data / "x.names").unlink()
+        painted(data, "a", {(0, 0): RED})
+        evaluate("m.onnx", data, json_path=tmp_path / "none" / "r.json")
+
+
+def test_tables_say_what_was_measured(
+    use: Use, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use("letterbox", ("random weights",))
+    (data / "images" / "c.png").write_bytes(b"no image")
+    print_evaluation(evaluate("m.onnx", data, try_contracts=True))
+    printed = capsys.readouterr()
+    for words in ("m.onnx, random weights on 2 images", "100.00", "cat", "medium", "stretch"):
+        assert words in printed.out
+    for words in ("export with --resize stretch", "skipped:", "c.png"):
+        assert words in printed.err.replace("\n", "")
+
+
+def test_stored_accuracy_of_a_real_net_is_reproduced(edge_data: Path, tmp_path: Path) -> None:
+    darknet, writer = (
+        pytest.importorskip(module) for module in ("edge.models.darknet", "export.onnx_writer")
+    )
+    weights, name = edge_data / "weights", "yolov3-tiny-aix2022"
+    stored = json.loads((weights / f"{name}.reference.json").read_text())["mAP50_auc_115_images"]
+    files = (weights / f"{name}.{kind}" for kind in ("cfg", "weights"))
+    model, spec = darknet.load_darknet(*files, weights / "aix.names", resize="stretch")
+    writer.write_onnx(model, spec, tmp_path / "m.onnx")
+    # OpenCV zeroes [yolo] scores under 0.2, whatever threshold is asked for afterwards.
+    result = evaluate(tmp_path / "m.onnx", edge_data / "aix", score=0.2)
+    assert result["voc"]["map50_area"] == pytest.approx(stored, abs=1e-4)
+    assert result["map50"] == pytest.approx(stored, abs=0.002)
