@@ -16,7 +16,7 @@ from edge.data.datasets import Dataset, Item, load, match_classes, open_dataset
 from edge.data.metrics import Metrics, evaluate_detections, voc_ap, voc_curves
 from edge.detections import Detections
 from edge.errors import DataError
-from edge.runtime.backend import Backend, open_backend
+from edge.runtime.backend import Backend, cpu_options, open_backend
 from edge.runtime.detector import Detector
 from edge.spec import InputContract
 
@@ -33,6 +33,7 @@ def evaluate(
     limit: int = 500,
     multi_label: bool = True,
     threads: int | None = None,
+    exact: bool = True,
     try_contracts: bool = False,
     json_path: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def evaluate(
         score, iou, limit: of the detector; a low score keeps the whole curve.
         multi_label: let an anchor count for each of its classes, as Darknet's own evaluation does.
         threads: of the CPU backend.
+        exact: run a Q/DQ graph as TensorRT computes it, not on the CPU's own INT8 kernels.
         try_contracts: measure with letterbox and with stretch and tell which fits the weights.
         json_path: where to write the result too.
 
@@ -55,7 +57,7 @@ def evaluate(
         DataError: no labels, no class in common, or no readable image.
         ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
     """
-    backend_options = {} if threads is None else {"threads": threads}
+    backend_options = cpu_options(artifact, threads=threads, exact=exact)
     options: dict[str, Any] = {
         "score": score,
         "iou": iou,

@@ -48,7 +48,10 @@ class Histogram:
         if self.limit == 0:
             self.counts[0] += magnitude.size
             return
-        np.multiply(magnitude, magnitude.dtype.type(BINS / self.limit), out=magnitude)
+        scale = BINS / self.limit
+        if scale > float(np.finfo(magnitude.dtype).max):  # of values next to the smallest there are
+            magnitude = magnitude.astype(np.float64)
+        np.multiply(magnitude, magnitude.dtype.type(scale), out=magnitude)
         self.counts += np.bincount(magnitude.astype(np.int32), minlength=BINS)
 
     def merge(self, other: Histogram) -> Histogram:

@@ -12,8 +12,15 @@ from edge.errors import ArtifactError, EngineMismatch
 from edge.onnx_metadata import read_manifest as read_onnx_manifest
 from edge.spec import Manifest
 
-__all__ = ["layers_path", "manifest_path", "read_engine", "read_manifest", "sha256_of"]
-__all__ += ["write_atomic"]
+__all__ = [
+    "layers_path",
+    "manifest_path",
+    "read_engine",
+    "read_manifest",
+    "rebuild_command",
+    "sha256_of",
+    "write_atomic",
+]
 _CHUNK = 1 << 20
 
 

@@ -17,7 +17,6 @@ _EXTRA = {
     "matplotlib": "build",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "rtx",
-    "pycuda": "cuda",
     "cuda": "cuda",
 }
 _BY_HAND = {

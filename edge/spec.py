@@ -69,6 +69,8 @@ class InputContract:
             raise ValueError(f"pad_value is {self.pad_value}; it takes a grey level 0..255")
         if len(self.mean) != 3 or len(self.scale) != 3:
             raise ValueError("mean and scale take one number for each of the three channels")
+        for name in ("mean", "scale"):  # 0 and 0.0 are one number and must give one digest
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
 
     @property
     def digest(self) -> str:

@@ -179,7 +179,10 @@ def _place(plan: Path, target: Path, manifest: Manifest, done: dict[str, Any]) -
     """Move all three into place; the manifest last, whose checksum speaks for the plan."""
     report = {"summary": done["summary"], "layers": done["layers"]}
     write_atomic(layers_path(target), json.dumps(report, indent=1).encode())
-    os.replace(plan, target)
+    try:
+        os.replace(plan, target)
+    except OSError as error:
+        raise ArtifactError(f"{target}: cannot be written: {error.strerror}") from error
     write_atomic(manifest_path(target), manifest.to_json(indent=1).encode())
 
 

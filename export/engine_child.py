@@ -5,7 +5,7 @@ A parser that crashes or a kernel that kills for memory then ends this process a
 The end of stdin cancels the build, and so does the end of the caller.
 
 Events: `{"event": "step", "phase", "step", "of"}`, `{"event": "taken", "builder", ...}` and, last,
-`{"event": "done", ...}` or `{"event": "failed", "text", "cancelled"}`.
+`{"event": "done", ...}` or `{"event": "failed", "kind", "text", "cancelled"}`.
 
 One path for TensorRT 10.x, 11.x and TensorRT-RTX: a strongly typed network, in which precision is a
 property of the graph; nothing here sets one.
@@ -120,7 +120,14 @@ class Log:
     def first_error(self) -> str:
         """The first error that is not noise; all later ones follow from it."""
         real = [text for text in self.errors if not _NOISE.search(text)] or self.errors
-        return " ".join(real[0].split()) if real else "TensorRT said nothing"
+        return _plain(real[0]) if real else "TensorRT said nothing"
+
+
+def _plain(text: str) -> str:
+    """TensorRT's words on one line, without the places in its own source."""
+    if "Plugin not found" in text:  # what the parser tries for an operator that it does not know
+        return "TensorRT has no such operator"
+    return re.sub(r" In \S+ at /_src/[^\s)]*", "", " ".join(text.split()))
 
 
 def make_logger(log: Log) -> trt.ILogger:
@@ -179,9 +186,8 @@ def _parser_error(parser: trt.OnnxParser, log: Log) -> str:
     if not parser.num_errors:
         return log.first_error()
     error = parser.get_error(0)
-    text = " ".join(error.desc().split())
     where = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
-    return f"{where}{text}"
+    return where + _plain(error.desc())
 
 
 def configure(builder: trt.Builder, request: dict[str, Any]) -> trt.IBuilderConfig:
@@ -302,7 +308,8 @@ def main() -> None:
     try:
         serve(request, channel, cancelled)
     except EdgeError as error:
-        channel.send("failed", text=str(error), cancelled=cancelled.is_set())
+        kind = type(error).__name__
+        channel.send("failed", kind=kind, text=str(error), cancelled=cancelled.is_set())
     except BaseException:
         traceback.print_exc()
         status = 1

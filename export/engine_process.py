@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from edge import errors
 from edge.errors import BuildError
 
 __all__ = ["memory_available_mib", "run_child"]
@@ -41,7 +42,8 @@ def run_child(
     Whatever ends this call early (Ctrl-C, an `on_event` that raises) ends the child first.
 
     Raises:
-        BuildError: the child refused, crashed, was killed, or took more than `timeout_s`.
+        BuildError: the child crashed, was killed, or took more than `timeout_s`.
+        EdgeError: of the kind that the child met.
     """
     with tempfile.TemporaryFile() as stderr:
         child = _spawn(stderr)
@@ -90,7 +92,7 @@ def _follow(
                 raise BuildError(_how_it_died(child.wait(), held, _last_line(stderr)))
             event = json.loads(line)
             if event["event"] == "failed":
-                raise BuildError(event["text"])
+                raise getattr(errors, event["kind"])(event["text"])
             if event["event"] == "done":
                 return dict(event)
             on_event(event)

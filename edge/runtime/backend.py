@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge.errors import ArtifactError
 from edge.spec import Manifest
 
-__all__ = ["Backend", "open_backend"]
+__all__ = ["Backend", "cpu_options", "open_backend"]
 
 
 class Backend(Protocol):
@@ -38,6 +38,13 @@ class Backend(Protocol):
     def __enter__(self) -> Backend: ...
 
     def __exit__(self, *args: object) -> None: ...
+
+
+def cpu_options(artifact: str | Path, **options: Any) -> dict[str, Any]:
+    """Those options of the CPU backend that were given, if that is what runs `artifact`."""
+    if Path(artifact).suffix != ".onnx":
+        return {}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def open_backend(artifact: str | Path, **options: Any) -> Backend:

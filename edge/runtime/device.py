@@ -1,9 +1,10 @@
 """A CUDA device behind a few verbs; the only file that knows a CUDA binding.
 
 Every verb is written once, in the names of the driver API
-(https://docs.nvidia.com/cuda/cuda-driver-api/). What calls it is, in this order, cuda-python,
-PyCUDA, or ctypes on the driver's own library, which needs no package at all. The primary context
-is shared with TensorRT; it is pushed and popped around each use, so a device is bound to no thread.
+(https://docs.nvidia.com/cuda/cuda-driver-api/). What calls it is cuda-python or, without it, ctypes
+on the driver's own library, which needs no package at all. (PyCUDA is no third: it binds a context
+to one thread, and its detach leaves the context on the stack.) The primary context is shared with
+TensorRT; it is pushed and popped around each use, so that a device is bound to no thread.
 """
 
 from __future__ import annotations
@@ -72,91 +73,6 @@ def _cuda_python() -> Call:
     return call
 
 
-class _Pycuda:
-    """The driver API's names over PyCUDA's objects; handles stay integers."""
-
-    def __init__(self) -> None:
-        self._driver: Any = importlib.import_module("pycuda.driver")
-        self._kept: dict[int, Any] = {}
-
-    def __call__(self, function: str, *args: Any) -> Any:
-        try:
-            return getattr(self, function)(*args)
-        except (self._driver.Error, RuntimeError) as error:
-            raise DeviceError(f"{function} failed: {error}") from error
-
-    def _keep(self, handle: int, value: Any) -> int:
-        self._kept[handle] = value
-        return handle
-
-    def cuInit(self, flags: int) -> None:  # noqa: N802
-        self._driver.init(flags)
-
-    def cuDriverGetVersion(self) -> int:  # noqa: N802
-        return int(self._driver.get_driver_version())
-
-    def cuDeviceGetCount(self) -> int:  # noqa: N802
-        return int(self._driver.Device.count())
-
-    def cuDeviceGet(self, index: int) -> Any:  # noqa: N802
-        return self._driver.Device(index)
-
-    def cuDeviceGetName(self, device: Any) -> str:  # noqa: N802
-        return str(device.name())
-
-    def cuDeviceGetAttribute(self, attribute: int, device: Any) -> int:  # noqa: N802
-        known = self._driver.device_attribute
-        names = {
-            _INTEGRATED: known.INTEGRATED,
-            _MAJOR: known.COMPUTE_CAPABILITY_MAJOR,
-            _MINOR: known.COMPUTE_CAPABILITY_MINOR,
-        }
-        return int(device.get_attribute(names[attribute]))
-
-    def cuDevicePrimaryCtxRetain(self, device: Any) -> Any:  # noqa: N802
-        self._context = device.retain_primary_context()
-        return self._context
-
-    def cuDevicePrimaryCtxRelease(self, device: Any) -> None:  # noqa: N802
-        self._context.detach()
-
-    def cuCtxPushCurrent(self, context: Any) -> None:  # noqa: N802
-        context.push()
-
-    def cuCtxPopCurrent(self) -> None:  # noqa: N802
-        self._driver.Context.pop()
-
-    def cuMemAlloc(self, nbytes: int) -> int:  # noqa: N802
-        memory = self._driver.mem_alloc(nbytes)
-        return self._keep(int(memory), memory)
-
-    def cuMemFree(self, pointer: int) -> None:  # noqa: N802
-        self._kept.pop(pointer).free()
-
-    def cuMemHostAlloc(self, nbytes: int, flags: int) -> int:  # noqa: N802
-        array = self._driver.pagelocked_empty(nbytes, np.uint8, mem_flags=flags)
-        return self._keep(array.ctypes.data, array)
-
-    def cuMemFreeHost(self, pointer: int) -> None:  # noqa: N802
-        self._kept.pop(pointer).base.free()
-
-    def cuMemcpyHtoDAsync(self, target: int, source: int, nbytes: int, stream: int) -> None:  # noqa: N802
-        self._driver.memcpy_htod_async(target, _bytes_at(source, nbytes), self._kept[stream])
-
-    def cuMemcpyDtoHAsync(self, target: int, source: int, nbytes: int, stream: int) -> None:  # noqa: N802
-        self._driver.memcpy_dtoh_async(_bytes_at(target, nbytes), source, self._kept[stream])
-
-    def cuStreamCreate(self, flags: int) -> int:  # noqa: N802
-        stream = self._driver.Stream(flags)
-        return self._keep(int(stream.handle), stream)
-
-    def cuStreamSynchronize(self, stream: int) -> None:  # noqa: N802
-        self._kept[stream].synchronize()
-
-    def cuStreamDestroy(self, stream: int) -> None:  # noqa: N802
-        self._kept.pop(stream)
-
-
 _INT, _SIZE, _ADDRESS, _HANDLE = ctypes.c_int, ctypes.c_size_t, ctypes.c_uint64, ctypes.c_void_p
 _UINT = ctypes.c_uint
 # Symbol in the library, type of the result that its first parameter points to, other parameters.
@@ -218,7 +134,6 @@ def _check(library: ctypes.CDLL, function: str, status: int) -> None:
 
 _BINDINGS: dict[str, Callable[[], Call]] = {
     "cuda-python": _cuda_python,
-    "PyCUDA": _Pycuda,
     "ctypes": _ctypes,
 }
 
@@ -290,7 +205,7 @@ class Device:
         compute_capability: (major, minor).
         integrated: whether it shares memory with the CPU, as a Jetson does.
         driver_version: the newest CUDA that the driver serves, `12.6`.
-        binding: `cuda-python`, `PyCUDA` or `ctypes`.
+        binding: `cuda-python` or `ctypes`.
     """
 
     def __init__(self, index: int, binding: str, call: Call) -> None:

@@ -1,0 +1,136 @@
+"""What a detector sees in pictures: `edge detect`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from apps.draw import draw
+from apps.table import say, show, steps
+from edge.artifact import write_atomic
+from edge.data.datasets import read_image
+from edge.data.items import images_in
+from edge.errors import ArtifactError, DataError
+from edge.runtime.detector import Detector
+
+__all__ = ["detect", "print_detections"]
+
+
+def detect(
+    artifact: str | Path,
+    images: Sequence[str | Path],
+    *,
+    score: float = 0.25,
+    iou: float = 0.45,
+    multi_label: bool = False,
+    json_path: str | Path | None = None,
+    draw_dir: str | Path | None = None,
+    threads: int | None = None,
+    exact: bool = False,
+) -> list[dict[str, Any]]:
+    """Run the artifact over pictures and say on stderr what ran it.
+
+    Args:
+        images: files and folders; of a folder every image at any depth below it.
+        score, iou, multi_label: of the detector.
+        json_path: where to write the result too.
+        draw_dir: receives `NAME.detected.jpg` of every picture; made where it is missing.
+        threads: of the CPU backend.
+        exact: CPU backend: compute a quantized graph as it is written, see `OrtBackend`.
+
+    Returns:
+        By picture: `image`, the path as given, and `detections`: `class`, `class_id`, `score`,
+        `xyxy` in pixels of the picture, highest score first.
+
+    Raises:
+        DataError: a picture is missing or damaged, or a folder holds none.
+        ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`; a file or folder
+            that cannot be written.
+    """
+    options: dict[str, Any] = {"score": score, "iou": iou, "multi_label": multi_label}
+    if Path(artifact).suffix == ".onnx":
+        options |= {"threads": threads, "exact": exact}
+    paths = _expand(images)
+    targets = _targets(paths, draw_dir)
+    found: list[dict[str, Any]] = []
+    with Detector.open(artifact, **options) as detector:
+        manifest = detector.backend.manifest
+        classes = manifest.spec.classes
+        say(", ".join([Path(artifact).name, *manifest.labels, detector.backend.name]))
+        for path, target in steps(zip(paths, targets, strict=True), "detecting", len(paths)):
+            frame = read_image(path)
+            detections = detector(frame)
+            found.append({"image": str(path), "detections": detections.to_json(classes)})
+            if target is not None:
+                _write_jpeg(target, draw(frame, detections, classes))
+    if json_path is not None:
+        write_atomic(Path(json_path), json.dumps(found, indent=1).encode())
+    return found
+
+
+def _expand(images: Sequence[str | Path]) -> list[Path]:
+    paths: list[Path] = []
+    for image in map(Path, images):
+        if not image.exists():
+            raise DataError(f"{image}: no such image or folder")
+        paths.extend(images_in(image) if image.is_dir() else [image])
+    if not paths:
+        raise ValueError("nothing to look at: name at least one image or folder")
+    return paths
+
+
+def _targets(paths: Sequence[Path], folder: str | Path | None) -> Sequence[Path | None]:
+    """A picture for each path; a second one of the same name gets a number."""
+    if folder is None:
+        return [None] * len(paths)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{folder}: no folder can be made here: {error.strerror}") from error
+    return [folder / f"{name}.detected.jpg" for name in _unique(path.stem for path in paths)]
+
+
+def _unique(names: Iterator[str]) -> Iterator[str]:
+    taken: set[str] = set()
+    for name in names:
+        free, count = name, 1
+        while free in taken:
+            count += 1
+            free = f"{name}-{count}"
+        taken.add(free)
+        yield free
+
+
+def _write_jpeg(target: Path, picture: NDArray[np.uint8]) -> None:
+    done, data = cv2.imencode(".jpg", picture)
+    if not done:
+        raise ArtifactError(f"{target}: OpenCV cannot encode {picture.shape} as JPEG")
+    write_atomic(target, data.tobytes())
+
+
+def print_detections(found: Sequence[dict[str, Any]], classes: int = 4) -> None:
+    """The result as a table on stdout: by picture the count and its most frequent classes."""
+    rows = [
+        (one["image"], str(len(one["detections"])), _most(one["detections"], classes))
+        for one in found
+    ]
+    total = sum(len(one["detections"]) for one in found)
+    show(f"{total} detections in {len(found)} images", ("image", "found", "classes"), rows)
+
+
+def _most(detections: Sequence[dict[str, Any]], count: int) -> str:
+    seen = Counter(one["class"] for one in detections)
+    # Highest scores come first, so `setdefault` keeps each class's best.
+    best: dict[str, float] = {}
+    for one in detections:
+        best.setdefault(one["class"], one["score"])
+    parts = [f"{number} {name} ({best[name]:.2f})" for name, number in seen.most_common(count)]
+    return ", ".join([*parts, *(["..."] if len(seen) > count else [])])

@@ -1,0 +1,206 @@
+"""Spec and manifest: JSON there and back, digests, and refusals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.errors import ArtifactError
+from edge.spec import PRECISIONS, HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
+
+side = st.integers(1, 5000)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+triple = st.tuples(finite, finite, finite)
+text = st.text(max_size=12)
+pairs = st.lists(st.tuples(text, text), max_size=3).map(tuple)
+contracts = st.builds(
+    InputContract,
+    hw=st.tuples(side, side),
+    resize=st.sampled_from(("letterbox", "stretch")),
+    pad_value=st.integers(0, 255),
+    channel_order=st.sampled_from(("RGB", "BGR")),
+    mean=triple,
+    scale=triple,
+)
+heads = st.builds(
+    HeadSpec,
+    tensor=text,
+    kind=st.sampled_from(("region", "yolo", "convdet")),
+    grid_hw=st.tuples(side, side),
+    anchors=st.lists(st.tuples(finite, finite), min_size=1, max_size=4).map(tuple),
+    class_activation=st.sampled_from(("softmax", "sigmoid", "linear")),
+    scale_xy=finite,
+)
+specs = st.builds(
+    ModelSpec,
+    name=text,
+    family=text,
+    classes=st.lists(text, min_size=1, max_size=4).map(tuple),
+    contract=contracts,
+    heads=st.lists(heads, min_size=1, max_size=3).map(tuple),
+)
+tensors = st.lists(
+    st.builds(TensorSpec, name=text, shape=st.lists(side, max_size=4).map(tuple), dtype=text),
+    max_size=3,
+).map(tuple)
+manifests = st.builds(
+    Manifest,
+    spec=specs,
+    precision=st.sampled_from(PRECISIONS),
+    inputs=tensors,
+    outputs=tensors,
+    sha256=text,
+    parent_sha256=text,
+    made_by=pairs,
+    arguments=pairs,
+    labels=st.lists(text, max_size=2).map(tuple),
+)
+
+CONTRACT = InputContract((416, 320))
+HEAD = HeadSpec("head", "yolo", (13, 10), ((10.0, 14.0), (23.0, 27.0)))
+SPEC = ModelSpec("net", "darknet", ("cat", "dog"), CONTRACT, (HEAD,))
+MANIFEST = Manifest(
+    SPEC,
+    "fp32",
+    (TensorSpec("images", (1, 3, 416, 320)),),
+    (TensorSpec("head", (1, 14, 13, 10)),),
+    made_by=(("edge", "0.1"),),
+    labels=("random weights",),
+)
+
+
+@given(manifests)
+def test_manifest_survives_json_whole(manifest: Manifest) -> None:
+    again = Manifest.from_json(manifest.to_json())
+    assert again == manifest
+    assert hash(again) == hash(manifest)
+    assert again.spec.contract.digest == manifest.spec.contract.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hw": (320, 416)},
+        {"resize": "stretch"},
+        {"pad_value": 127},
+        {"channel_order": "BGR"},
+        {"mean": (0.0, 0.0, 1e-9)},
+        {"scale": (1 / 255, 1 / 255, 1 / 256)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_digest_changes_with_every_field(change: dict[str, Any]) -> None:
+    assert replace(CONTRACT, **change).digest != CONTRACT.digest
+
+
+def test_every_field_of_the_contract_goes_into_the_digest() -> None:
+    # `interpolation` has only one value yet; it must be in the digest before it gets a second.
+    other = InputContract((416, 320))
+    object.__setattr__(other, "interpolation", "cubic")
+    assert other.digest != CONTRACT.digest
+    tested = {"hw", "resize", "pad_value", "channel_order", "mean", "scale", "interpolation"}
+    assert {field.name for field in fields(InputContract)} == tested
+
+
+def test_equal_contracts_have_one_digest() -> None:
+    whole = InputContract((416, 320), mean=(0, 0, 0))
+    assert whole == CONTRACT
+    assert whole.digest == CONTRACT.digest
+
+
+def test_digest_is_stable_between_processes_and_versions() -> None:
+    canonical = json.dumps(asdict(CONTRACT), sort_keys=True, separators=(",", ":"))
+    assert '"mean":[0.0,0.0,0.0]' in canonical
+    assert InputContract((416, 320)).digest == CONTRACT.digest
+    assert CONTRACT.digest == "7d6533d812869405e1e72c25021fe859aaa13d7fe08a01b0d0a72d64182b2bfb"
+
+
+def test_unknown_keys_are_ignored_at_every_depth() -> None:
+    data = json.loads(MANIFEST.to_json())
+    for part in (
+        data,
+        data["spec"],
+        data["spec"]["contract"],
+        data["spec"]["heads"][0],
+        data["inputs"][0],
+    ):
+        part["from_the_future"] = [1, {"a": 2}]
+    assert Manifest.from_json(json.dumps(data)) == MANIFEST
+
+
+def test_newer_schema_is_refused_by_number() -> None:
+    data = json.loads(MANIFEST.to_json()) | {"schema": 99}
+    with pytest.raises(ArtifactError, match=r"^x\.onnx: .*schema 99 is newer"):
+        Manifest.from_json(json.dumps(data), "x.onnx")
+
+
+@pytest.mark.parametrize(
+    "junk",
+    ["", "{", "null", "[]", "3", '"text"', "{}", '{"spec": 3}', '{"schema": "x"}', "\x00\xff"],
+)
+def test_junk_is_an_artifact_error_that_names_its_source(junk: str) -> None:
+    with pytest.raises(ArtifactError, match=r"^some\.json: not a manifest"):
+        Manifest.from_json(junk, "some.json")
+
+
+def _without(path: tuple[Any, ...], value: object = None) -> str:
+    data = json.loads(MANIFEST.to_json())
+    at = data
+    for key in path[:-1]:
+        at = at[key]
+    if value is None:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = value
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec",), None),
+        (("precision",), None),
+        (("precision",), "int4"),
+        (("inputs",), 5),
+        (("spec", "heads"), []),
+        (("spec", "heads", 0, "kind"), "ssd"),
+        (("spec", "heads", 0, "anchors"), []),
+        (("spec", "classes"), []),
+        (("spec", "contract", "hw"), [0, 4]),
+        (("spec", "contract", "hw"), ["a", "b"]),
+        (("spec", "contract", "hw"), None),
+        (("spec", "contract", "resize"), "crop"),
+        (("spec", "contract", "mean"), [0.0]),
+        (("spec", "contract", "pad_value"), 256),
+    ],
+)
+def test_missing_and_wrong_fields_are_refused(path: tuple[Any, ...], value: object) -> None:
+    with pytest.raises(ArtifactError, match="not a manifest"):
+        Manifest.from_json(_without(path, value))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hw": (416,)},
+        {"hw": (0, 416)},
+        {"resize": "crop"},
+        {"interpolation": "cubic"},
+        {"channel_order": "GBR"},
+        {"pad_value": -1},
+        {"mean": (0.0,)},
+        {"scale": (1.0, 1.0)},
+    ],
+)
+def test_contract_refuses_what_it_cannot_mean(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        InputContract(**{"hw": (416, 416), **wrong})
+
+
+def test_head_counts_its_channels() -> None:
+    assert HEAD.channels(80) == 2 * 85
