@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from itertools import cycle
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from apps.compare_bench import compare_with, read_bench
 from apps.frames import hold_frames
 from apps.host import fingerprint
-from apps.table import show, steps
+from apps.interleave import Runner, affinity, open_runner, opencv_threads, take_turns, warm_up
+from apps.sensors import Watch
+from apps.statistics import interval
+from apps.table import say, show
 from edge.artifact import write_atomic
-from edge.runtime.detector import Detector
-from edge.runtime.ops_cpu import preprocess
+from edge.errors import DataError
 
-__all__ = ["bench", "print_bench"]
+__all__ = ["ROUNDS", "bench", "print_bench"]
 
 # Blocks are short, so that a machine that slows down slows all contestants alike.
-_ROUNDS = 10
+ROUNDS = 10
 _HELD = 16
-
-
-@dataclass
-class _Contestant:
-    artifact: Path
-    detector: Detector
-    tensor: NDArray[np.float32]
-    block: int = 1
-    engine_ms: list[float] = field(default_factory=list)
-    latency_ms: list[float] = field(default_factory=list)
-    stages_ms: list[dict[str, float]] = field(default_factory=list)
+_PERCENTS = {"p50": 50, "p95": 95, "p99": 99}
 
 
 def bench(
@@ -47,52 +36,68 @@ def bench(
     source: str | Path | None = None,
     seconds: float = 5.0,
     frames: int | None = None,
+    rounds: int = ROUNDS,
     score: float = 0.25,
     iou: float = 0.45,
     threads: int = 2,
+    cores: Sequence[int] = (),
+    compare: str | Path | None = None,
     json_path: str | Path | None = None,
 ) -> dict[str, Any]:
     """Measure engine and pipeline of several artifacts, interleaved in short blocks.
 
     The engine is `Backend.run` on a prepared tensor; the pipeline is pre-processing, engine,
-    decoding and suppression of frames held in memory. Each block begins with one frame that does
-    not count. Frames a second are those of the median frame; the percentiles show the others.
+    decoding and suppression of frames held in memory. Each detector runs until its times have
+    settled, and each block begins with one frame that does not count. Frames a second are those
+    of the median frame; the percentiles show the others.
 
     Args:
         baseline: what `speedup` compares with; by default the first artifact.
         source: see `hold_frames`; by default frames of the built-in world.
         seconds: to measure each artifact for, half of it the engine alone.
         frames: instead of `seconds`, pipeline frames of each artifact, at least one a block.
+        rounds: turns of each artifact; intervals rest on them, not on frames.
         threads: of the CPU backend and of OpenCV.
+        cores: keep the process on these, numbers from 0.
+        compare: JSON of an earlier run to hold the rows against.
 
     Returns:
-        `host`, `source` and `rows`, the baseline's first: `label`, `artifact`, `backend`,
-        `precision`, `fps_engine`, `fps_pipeline`, `latency_ms` (`p50`, `p95`, `p99` of the
-        pipeline), `stages_ms` (medians; `decode_file` where a source was decoded), `bytes`,
-        `speedup` (of the pipeline), `frames`.
+        `host`, `source`, `threads`, `warnings` (heat, clocks, other work) and `rows`, the
+        baseline's first: `label`, `artifact`, `backend`, `precision`, `fps_engine`,
+        `fps_pipeline`, `latency_ms` (`p50`, `p95`, `p99` of the pipeline), `interval_ms` (their
+        95 % intervals), `stages_ms` (medians; `decode_file` where a source was decoded), `bytes`,
+        `memory_bytes`, `energy_j`, `speedup` (of the pipeline), `speedup_interval`, `frames`,
+        `rounds_ms` (median of each block); with `compare`, `comparison`.
 
     Raises:
-        DataError: the source cannot be read.
+        DataError: the source or the earlier run cannot be read, or no such core.
         ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
     """
     paths = _in_order(artifacts, baseline)
-    if seconds <= 0 or (frames is not None and frames < 1):
-        raise ValueError(f"seconds {seconds} and frames {frames} must be positive")
+    if seconds <= 0 or (frames is not None and frames < 1) or rounds < 2:
+        raise ValueError(f"seconds {seconds}, frames {frames}, rounds {rounds} must be positive")
+    earlier = None if compare is None else read_bench(compare)
     held, decode_ms = hold_frames(source, _HELD)
+    watch = Watch()
     with ExitStack() as stack:
-        stack.enter_context(_opencv_threads(threads))
-        runners = [_open(stack, path, held[0], score, iou, threads) for path in paths]
+        _keep_on(stack, cores)
+        stack.enter_context(opencv_threads(threads))
+        runners = [_start(stack, path, held, score, iou, threads) for path in paths]
         for runner in runners:
-            runner.block = _block(runner, held, seconds, frames)
-        _measure(runners, held)
+            runner.block = _block(warm_up(runner, held), seconds, frames, rounds)
+        take_turns(runners, held, rounds, watch)
         rows = [_row(runner, runners[0], decode_ms) for runner in runners]
     shape = f"{held[0].shape[1]}x{held[0].shape[0]}"
+    host = fingerprint()
     result = {
-        "host": fingerprint(),
+        "host": host,
         "source": f"{source or 'built-in world'}, {shape}, {len(held)} frames in memory",
         "threads": threads,
+        "warnings": watch.warnings(int(str(host["cores"]))),
         "rows": rows,
     }
+    if earlier is not None:
+        result["comparison"] = compare_with(result, earlier)
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
     return result
@@ -105,94 +110,72 @@ def _in_order(artifacts: Sequence[str | Path], baseline: str | Path | None) -> l
     return list(dict.fromkeys(Path(path) for path in paths))
 
 
-@contextmanager
-def _opencv_threads(threads: int) -> Iterator[None]:
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(threads)
+def _keep_on(stack: ExitStack, cores: Sequence[int]) -> None:
     try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
+        stack.enter_context(affinity(cores))
+    except ValueError as error:
+        raise DataError(f"--cores: {error}") from error
 
 
-def _open(
-    stack: ExitStack, path: Path, frame: NDArray[np.uint8], score: float, iou: float, threads: int
-) -> _Contestant:
-    options: dict[str, Any] = {"threads": threads} if path.suffix == ".onnx" else {}
-    detector = stack.enter_context(Detector.open(path, score=score, iou=iou, **options))
-    tensor, _ = preprocess(frame, detector.contract)
-    return _Contestant(path, detector, tensor)
+def _start(
+    stack: ExitStack,
+    path: Path,
+    held: Sequence[NDArray[np.uint8]],
+    score: float,
+    iou: float,
+    threads: int,
+) -> Runner:
+    runner = open_runner(path, held[0], threads, score=score, iou=iou)
+    stack.callback(runner.detector.close)
+    return runner
 
 
-def _block(
-    runner: _Contestant, held: Sequence[NDArray[np.uint8]], seconds: float, frames: int | None
-) -> int:
+def _block(once_ms: float, seconds: float, frames: int | None, rounds: int) -> int:
     """Frames a block: enough of them that all blocks together take `seconds`."""
-    for frame in held[:3]:
-        runner.detector(frame)
-    start = time.perf_counter()
-    runner.detector(held[0])
-    once = time.perf_counter() - start
     if frames is not None:
-        return -(-frames // _ROUNDS)
-    return max(2, round(seconds / (2 * _ROUNDS) / once))
+        return -(-frames // rounds)
+    return max(2, round(seconds * 1e3 / (2 * rounds) / once_ms))
 
 
-def _measure(runners: Sequence[_Contestant], held: Sequence[NDArray[np.uint8]]) -> None:
-    endless = cycle(held)
-    for number in steps(range(_ROUNDS), "measuring", _ROUNDS):
-        # Every other round runs backwards: who comes first gains nothing.
-        order = list(runners)[:: -1 if number % 2 else 1]
-        kinds = (_engine_block, _pipeline_block)[:: -1 if number % 2 else 1]
-        for runner in order:
-            for kind in kinds:
-                kind(runner, endless)
-
-
-def _engine_block(runner: _Contestant, held: Iterator[NDArray[np.uint8]]) -> None:
-    run, tensor = runner.detector.backend.run, runner.tensor
-    run(tensor)
-    for _ in range(runner.block):
-        start = time.perf_counter()
-        run(tensor)
-        runner.engine_ms.append((time.perf_counter() - start) * 1e3)
-
-
-def _pipeline_block(runner: _Contestant, held: Iterator[NDArray[np.uint8]]) -> None:
-    detector = runner.detector
-    detector(next(held))
-    for _ in range(runner.block):
-        frame = next(held)
-        start = time.perf_counter()
-        detector(frame)
-        runner.latency_ms.append((time.perf_counter() - start) * 1e3)
-        runner.stages_ms.append(dict(detector.stages_ms))
-
-
-def _row(runner: _Contestant, baseline: _Contestant, decode_ms: list[float]) -> dict[str, Any]:
+def _row(runner: Runner, baseline: Runner, decode_ms: list[float]) -> dict[str, Any]:
     stages = {
         name: float(np.median([one[name] for one in runner.stages_ms]))
         for name in runner.stages_ms[0]
     }
     if decode_ms:
         stages = {"decode_file": float(np.median(decode_ms)), **stages}
-    p50, p95, p99 = np.percentile(runner.latency_ms, (50, 95, 99)).tolist()
+    times = runner.frames_ms()
+    found = {name: float(np.percentile(times, at)) for name, at in _PERCENTS.items()}
+    engine = [value for block in runner.engine_ms for value in block]
     return {
         "label": _label(runner),
         "artifact": str(runner.artifact),
         "backend": runner.detector.backend.name,
         "precision": runner.detector.manifest.precision,
-        "fps_engine": 1e3 / float(np.median(runner.engine_ms)),
-        "fps_pipeline": 1e3 / p50,
-        "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
+        "fps_engine": 1e3 / float(np.median(engine)),
+        "fps_pipeline": 1e3 / found["p50"],
+        "latency_ms": found,
+        "interval_ms": {
+            name: list(interval(runner.latency_ms, at)) for name, at in _PERCENTS.items()
+        },
         "stages_ms": stages,
         "bytes": runner.artifact.stat().st_size,
-        "speedup": float(np.median(baseline.latency_ms)) / p50,
-        "frames": len(runner.latency_ms),
+        "memory_bytes": runner.memory_bytes,
+        "energy_j": runner.joules / runner.counted if runner.counted else None,
+        "speedup": float(np.median(baseline.frames_ms())) / found["p50"],
+        "speedup_interval": _speedup_interval(runner, baseline),
+        "frames": len(times),
+        "rounds_ms": {kind: runner.medians(kind) for kind in ("engine", "pipeline")},
     }
 
 
-def _label(runner: _Contestant) -> str:
+def _speedup_interval(runner: Runner, baseline: Runner) -> list[float]:
+    """95 % interval of the median over rounds of how much faster the neighbouring block was."""
+    pairs = zip(baseline.medians("pipeline"), runner.medians("pipeline"), strict=True)
+    return list(interval([[slow / fast] for slow, fast in pairs], 50))
+
+
+def _label(runner: Runner) -> str:
     manifest = runner.detector.manifest
     height, width = manifest.spec.contract.hw
     facts = f" ({', '.join(manifest.labels)})" if manifest.labels else ""
@@ -220,6 +203,10 @@ def print_bench(result: dict[str, Any]) -> None:
         for row in result["rows"]
     ]
     show("stages, ms", ("model", *stages), rows)
+    for line in result.get("comparison", ()):
+        say(f"{line['verdict'].upper():>12}  {line['label']}: {line['text']}")
+    for text in result["warnings"]:
+        say(f"warning: {text}")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -228,8 +215,12 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["backend"],
         f"{row['fps_engine']:.1f}",
         f"{row['fps_pipeline']:.1f}",
-        f"{row['latency_ms']['p50']:.2f}",
-        f"{row['latency_ms']['p99']:.2f}",
+        _with_interval(row["latency_ms"]["p50"], row["interval_ms"]["p50"]),
+        _with_interval(row["latency_ms"]["p99"], row["interval_ms"]["p99"]),
         f"{row['bytes'] / 1e6:.1f}",
         f"{row['speedup']:.2f}x",
     )
+
+
+def _with_interval(value: float, ends: Sequence[float]) -> str:
+    return f"{value:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"

@@ -73,6 +73,16 @@ def _calibration(parser: Arguments) -> None:
         default="mse",
         help="how a tensor's clipping threshold is chosen (%(default)s)",
     )
+    parser.add_argument(
+        "--no-equalise",
+        action="store_true",
+        help="leave the channels' ranges as they are (INT8 of depthwise networks suffers)",
+    )
+    parser.add_argument(
+        "--no-bias-correction",
+        action="store_true",
+        help="leave the mean error of rounding in the biases",
+    )
 
 
 def _keep(parser: Arguments) -> None:
@@ -170,6 +180,8 @@ def _export(args: argparse.Namespace) -> int:
         calib=args.calib,
         images=args.images,
         method=args.method,
+        equalise=not args.no_equalise,
+        bias_correction=not args.no_bias_correction,
         keep=args.keep,
         builder=args.builder,
         workspace_mib=args.workspace,
@@ -290,9 +302,9 @@ def _calibrate_arguments(parser: Arguments) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    import_module("apps.exporting").calibrate_command(
-        args.onnx, args.data, images=args.images, method=args.method, output=args.output
-    )
+    app = import_module("apps.exporting")
+    recipe = app.Recipe(args.images, args.method, not args.no_equalise, not args.no_bias_correction)
+    app.calibrate_command(args.onnx, args.data, recipe=recipe, output=args.output)
     return 0
 
 
@@ -328,6 +340,14 @@ def _fetch_arguments(parser: Arguments) -> None:
 def _fetch(args: argparse.Namespace) -> int:
     import_module("apps.fetch").fetch_command(args.name, args.folder)
     return 0
+
+
+def _camera_arguments(parser: Arguments) -> None:
+    import_module("apps.camera_arguments").add_camera_arguments(parser)
+
+
+def _camera(args: argparse.Namespace) -> int:
+    return int(import_module("apps.camera_arguments").run_camera(args))
 
 
 def _demo_arguments(parser: Arguments) -> None:
@@ -367,6 +387,7 @@ _COMMANDS: dict[
     "detect": ("boxes in pictures", _detect_arguments, _detect),
     "evaluate": ("average precision over labelled pictures", _evaluate_arguments, _evaluate),
     "bench": ("FPS and latency, beside a baseline in the same run", _bench_arguments, _bench),
+    "camera": ("live detection from a camera, a video or scenes", _camera_arguments, _camera),
     "calibrate": ("measure the scales of an FP32 graph", _calibrate_arguments, _calibrate),
     "quantize": ("INT8 graph from an FP32 graph and a table", _quantize_arguments, _quantize),
     "show": ("what an artifact is and where it comes from", _show_arguments, _show),

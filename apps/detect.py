@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.draw import draw
-from apps.table import say, show, steps
+from apps.listing import listing
+from apps.table import say, steps
 from edge.artifact import write_atomic
 from edge.data.datasets import read_image
 from edge.data.items import images_in
@@ -35,7 +36,7 @@ def detect(
     threads: int | None = None,
     exact: bool = False,
 ) -> list[dict[str, Any]]:
-    """Run the artifact over pictures and say on stderr what ran it.
+    """Run the artifact over pictures, print what was found and say on stderr what ran it.
 
     Args:
         images: files and folders; of a folder every image at any depth below it.
@@ -72,6 +73,7 @@ def detect(
                 _write_jpeg(target, draw(frame, detections, classes))
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(found, indent=1).encode())
+    print_detections(found)
     return found
 
 
@@ -123,7 +125,7 @@ def print_detections(found: Sequence[dict[str, Any]], classes: int = 4) -> None:
         for one in found
     ]
     total = sum(len(one["detections"]) for one in found)
-    show(f"{total} detections in {len(found)} images", ("image", "found", "classes"), rows)
+    listing(f"{total} detections in {len(found)} images", ("image", "found", "classes"), rows)
 
 
 def _most(detections: Sequence[dict[str, Any]], count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,33 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from apps.table import say, show
-from calibration.calibrate import IMAGES, SCENES, Calibration, calibrate
+from calibration.calibrate import IMAGES, SCENES, Calibration, calibrate, network_inputs
 from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import read_manifest, write_atomic
 from edge.errors import ArtifactError, CalibrationError
 from edge.optional import require
 from edge.spec import Manifest
+from export.correction import correct_bias
 from export.engine import EngineReport, available_builders, build_engine
 from export.precision import convolutions
 from export.quantize import write_half, write_int8
 from export.source import BUILT_IN, DEFAULT_MODEL, fp32_onnx
 
-__all__ = ["calibrate_command", "export_engine", "print_export", "quantize_command"]
+__all__ = ["Recipe", "calibrate_command", "export_engine", "print_export", "quantize_command"]
 
 _FEW_IMAGES = 32
+# A channel's mean over thousands of pixels settles within a few images.
+_BIAS_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How scales are made: see `export_engine`."""
+
+    images: int = IMAGES
+    method: str = "mse"
+    equalise: bool = True
+    bias_correction: bool = True
 
 
 def export_engine(
@@ -38,6 +52,8 @@ def export_engine(
     calib: str | Path | None = None,
     images: int = IMAGES,
     method: str = "mse",
+    equalise: bool = True,
+    bias_correction: bool = True,
     keep: Sequence[str] = (),
     builder: str = "auto",
     workspace_mib: int | None = None,
@@ -56,7 +72,8 @@ def export_engine(
         precision: fp32, fp16 or int8; by default the file's own, FP16 for anything else.
         weights, names, resize, random_weights, seed, hw: see `export.source.fp32_onnx`.
         calib: calibration images, or a `.calib.json` of the same graph; default: built-in scenes.
-        images, method: of the calibration.
+        images, method, equalise: of the calibration.
+        bias_correction: take the mean error of rounding out of the biases.
         keep: convolutions that stay out of INT8, by name, or `first`, `heads`.
         builder: auto, tensorrt, rtx or none.
         workspace_mib, targets: for the builder.
@@ -88,7 +105,8 @@ def export_engine(
             hw=hw,
         )
         result["files"]["fp32"] = str(source)
-        graph = _lower_precision(source, precision or "fp16", result, calib, images, method, keep)
+        steps = Recipe(images, method, equalise, bias_correction)
+        graph = _lower_precision(source, precision or "fp16", result, calib, steps, keep)
     manifest = read_manifest(graph)
     result |= {
         "model": manifest.spec.name,
@@ -125,8 +143,7 @@ def _lower_precision(
     precision: str,
     result: dict[str, Any],
     calib: str | Path | None,
-    images: int,
-    method: str,
+    recipe: Recipe,
     keep: Sequence[str],
 ) -> Path:
     if precision == "fp32":
@@ -135,7 +152,7 @@ def _lower_precision(
     if precision == "fp16":
         write_half(source, target)
         return target
-    table, facts = _table(source, calib, images, method)
+    table, facts = _table(source, calib, recipe)
     result["calibration"] = facts
     result["files"]["calibration"] = facts["file"]
     write_int8(source, table, target, keep=_kept(source, keep))
@@ -143,29 +160,35 @@ def _lower_precision(
 
 
 def _table(
-    source: Path, calib: str | Path | None, images: int, method: str
+    source: Path, calib: str | Path | None, recipe: Recipe
 ) -> tuple[CalibrationTable, dict[str, Any]]:
     if calib is not None and str(calib).endswith(".json") and Path(calib).is_file():
         document = Path(calib).read_bytes()
         if b'"amax"' in document:
             table = read_table(calib)
-            return table, {"file": str(calib), "method": table.method, "images": len(table.images)}
-    made = run_calibration(source, calib, images, method)
+            return table, {
+                "file": str(calib),
+                "method": table.method,
+                "images": len(table.images),
+                "equalised_tensors": len(table.gains),
+                "corrected_biases": len(table.bias),
+            }
+    made = run_calibration(source, calib, recipe)
     path = source.with_name(source.name.replace(".fp32.onnx", ".calib.json"))
     write_table(made.table, path)
     facts = {
         "file": str(path),
-        "method": method,
+        "method": recipe.method,
         "images": made.used,
+        "equalised_tensors": len(made.table.gains),
+        "corrected_biases": len(made.table.bias),
         "data": str(calib or SCENES),
         "skipped": list(made.skipped),
     }
     return made.table, facts
 
 
-def run_calibration(
-    source: Path, calib: str | Path | None, images: int, method: str
-) -> Calibration:
+def run_calibration(source: Path, calib: str | Path | None, recipe: Recipe) -> Calibration:
     """Calibrate with a progress bar, and say on stderr what a user should know of the set."""
     spec = read_manifest(source).spec
     if calib is None and spec.name not in BUILT_IN:
@@ -174,7 +197,17 @@ def run_calibration(
             "camera; give its own pictures with --calib FOLDER"
         )
     with _bar("calibrating") as advance:
-        made = calibrate(source, calib or SCENES, images=images, method=method, progress=advance)
+        made = calibrate(
+            source,
+            calib or SCENES,
+            images=recipe.images,
+            method=recipe.method,
+            equalise=recipe.equalise,
+            progress=advance,
+        )
+        if recipe.bias_correction:
+            few = network_inputs(source, calib or SCENES, min(recipe.images, _BIAS_IMAGES))
+            made = replace(made, table=correct_bias(source, made.table, few))
     for text in made.skipped[:5]:
         say(f"skipped: {text}")
     if len(made.skipped) > 5:
@@ -295,7 +328,11 @@ def print_export(result: dict[str, Any]) -> None:
     show(title, ("file", "path", "MB"), rows)
     calibration = result["calibration"]
     if calibration:
-        say(f"scales: {calibration['method']} over {calibration['images']} images")
+        say(
+            f"scales: {calibration['method']} over {calibration['images']} images, "
+            f"{calibration.get('equalised_tensors', 0)} tensors equalised, "
+            f"{calibration.get('corrected_biases', 0)} biases corrected"
+        )
     engine = result["engine"]
     if engine is None:
         say(f"no engine: {result['reason']}")
@@ -314,8 +351,7 @@ def calibrate_command(
     onnx: str | Path,
     data: str | Path | None = None,
     *,
-    images: int = IMAGES,
-    method: str = "mse",
+    recipe: Recipe | None = None,
     output: str | Path | None = None,
 ) -> Path:
     """`edge calibrate`: write the calibration table of an FP32 ONNX file; its path."""
@@ -325,12 +361,13 @@ def calibrate_command(
         raise CalibrationError(
             f"{source}: {manifest.precision}; scales are measured on the FP32 file"
         )
-    made = run_calibration(source, data, images, method)
+    recipe = recipe or Recipe()
+    made = run_calibration(source, data, recipe)
     stem = source.name.removesuffix(".onnx").removesuffix(".fp32")
     target = Path(output) if output else source.with_name(f"{stem}.calib.json")
     write_table(made.table, target)
     rows = [(name, f"{amax:.5g}") for name, amax in made.table.amax]
-    show(f"{target}: {method} over {made.used} images", ("tensor", "amax"), rows)
+    show(f"{target}: {recipe.method} over {made.used} images", ("tensor", "amax"), rows)
     return target
 
 

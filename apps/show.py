@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from apps.listing import listing
 from apps.table import say, show
 from calibration.table import read_table
 from edge.artifact import layers_path, read_manifest, sha256_of, write_atomic
@@ -23,7 +24,7 @@ _FLOAT16, _INT8, _UINT8 = 10, 3, 2  # TensorProto.DataType of onnx.proto3
 
 
 def show_artifact(path: str | Path, json_path: str | Path | None = None) -> dict[str, Any]:
-    """Read an `.onnx`, an `.engine` or a calibration table `.calib.json`.
+    """Read an `.onnx`, an `.engine` or a calibration table `.calib.json`, and print it.
 
     Returns:
         `file`, `kind` (`onnx`, `engine`, `calibration`), `bytes`, `sha256`; of a network
@@ -49,6 +50,7 @@ def show_artifact(path: str | Path, json_path: str | Path | None = None) -> dict
     result = {"file": str(path), "bytes": size, "sha256": sha256, **facts}
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    print_artifact(result)
     return result
 
 
@@ -81,11 +83,11 @@ def _graph(path: Path) -> dict[str, Any]:
     }
     makers = {output: node for node in model.graph.node for output in node.output}
     constants = {constant.name: constant for constant in model.graph.initializer}
-    found = [
-        _convolution(node, shapes, makers, constants)
-        for node in model.graph.node
-        if node.op_type == "Conv"
-    ]
+    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
+    try:
+        found = [_convolution(node, shapes, makers, constants) for node in nodes]
+    except KeyError as error:
+        raise ArtifactError(f"{path}: the weights {error} are no constant of the graph") from error
     kinds = Counter(conv["dtype"] for conv in found)
     return {
         "count": len(model.graph.node),
@@ -121,8 +123,6 @@ def _convolution(
 def _constant(name: str, makers: dict[str, Any], constants: dict[str, Any]) -> Any:
     while name not in constants and name in makers:
         name = makers[name].input[0]
-    if name not in constants:
-        raise ArtifactError(f"the weights {name} of a convolution are no constant")
     return constants[name]
 
 
@@ -150,13 +150,13 @@ def _report(path: Path, manifest: Manifest) -> dict[str, Any]:
     return {**facts, "by_dtype": dict(kinds), "convolutions": found}
 
 
-def print_artifact(result: dict[str, Any], layers: bool = False) -> None:
-    """The result as tables on stdout; every convolution too with `layers`."""
+def print_artifact(result: dict[str, Any]) -> None:
+    """The result as tables on stdout."""
     print_kind = _print_table if result["kind"] == "calibration" else _print_network
     print_kind(result)
     if "layers_missing" in result:
         say(f"layers are not shown: {result['layers_missing']}")
-    if layers and "layers" in result:
+    if "layers" in result:
         _print_layers(result["layers"])
 
 
@@ -178,7 +178,7 @@ def _print_network(result: dict[str, Any]) -> None:
         ("contract", result["contract_digest"]),
         *_layer_rows(result.get("layers")),
     ]
-    show(Path(result["file"]).name, ("", ""), rows)
+    listing(Path(result["file"]).name, ("", ""), rows)
     heads = [
         (
             head["tensor"],
@@ -189,7 +189,7 @@ def _print_network(result: dict[str, Any]) -> None:
         )
         for head in spec["heads"]
     ]
-    show("heads", ("tensor", "kind", "grid", "anchors, pixels", "classes"), heads)
+    listing("heads", ("tensor", "kind", "grid", "anchors, pixels", "classes"), heads)
 
 
 def _file_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -230,7 +230,7 @@ def _layer_rows(layers: dict[str, Any] | None) -> list[tuple[str, str]]:
         rows.append(("reformats", str(layers["reformats"])))
     if "macs" in layers:
         rows.append(("parameters", f"{layers['parameters']:,}"))
-        rows.append(("operations", f"{layers['macs'] / 1e9:.3f} GMAC a frame"))
+        rows.append(("work", f"{layers['macs'] / 1e9:.3f} GMAC a frame"))
     return rows
 
 
@@ -252,6 +252,8 @@ def _print_table(result: dict[str, Any]) -> None:
         ("graph", result["graph_sha256"]),
         ("contract", result["contract_digest"]),
     ]
-    show(Path(result["file"]).name, ("", ""), rows)
-    thresholds = [(name, f"{amax:.6g}", f"{amax / 127:.6g}") for name, amax in result["amax"].items()]
+    listing(Path(result["file"]).name, ("", ""), rows)
+    thresholds = [
+        (name, f"{amax:.6g}", f"{amax / 127:.6g}") for name, amax in result["amax"].items()
+    ]
     show("thresholds", ("tensor", "amax", "scale"), thresholds)

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.collect import collect
+from calibration.equalise import find_gains
 from calibration.histogram import Histogram
+from calibration.ranges import ChannelRange, channel_ranges
 from calibration.table import CalibrationTable
 from calibration.threshold import threshold
 from edge.artifact import read_manifest, sha256_of
 from edge.data.datasets import load, open_dataset
-from edge.data.items import Dataset
+from edge.data.items import Dataset, thin
 from edge.errors import CalibrationError, DataError
+from edge.optional import require
+from edge.runtime.ops_cpu import Preprocessor
+from edge.spec import InputContract
 
-__all__ = ["IMAGES", "SCENES", "Calibration", "calibrate"]
+__all__ = ["IMAGES", "SCENES", "Calibration", "calibrate", "network_inputs"]
 
 # Scales move by less than a percent beyond this many images of the sets in the README's table.
 IMAGES = 200
 # Scenes of the built-in world that no evaluation renders.
 SCENES = "scenes://?seed=500000&count=400"
+# Channel peaks settle sooner than a tensor's histogram.
+_RANGE_IMAGES = 64
+
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ def calibrate(
     *,
     images: int = IMAGES,
     method: str = "mse",
+    equalise: bool = True,
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> Calibration:
@@ -60,6 +70,7 @@ def calibrate(
         data: folder of images, labelled set, or `scenes://`, as `open_dataset` takes it.
         images: take at most so many, spread evenly over the set.
         method: mse, percentile, entropy or minmax.
+        equalise: give a tensor's channels like ranges first, where that changes no result.
         progress: called with (done, of).
         threads: of onnxruntime; all cores by default.
 
@@ -72,21 +83,21 @@ def calibrate(
     dataset = open_dataset(data, limit=images)
     skipped: list[str] = []
     digests: list[str] = []
-    frames = _frames(dataset, digests, skipped)
     count = len(dataset.items)
     try:
+        ranges, gains = _equalised(onnx, dataset, contract, threads) if equalise else ({}, {})
         histograms = collect(
             onnx,
-            frames,
+            _frames(dataset, digests, skipped),
+            gains=gains,
             threads=threads,
             progress=progress and (lambda done: progress(done, count)),
         )
     except CalibrationError:
-        if digests:
+        if digests or not skipped:
             raise
-        first = f"; the first: {skipped[0]}" if skipped else ""
         raise CalibrationError(
-            f"{data}: none of its {count} images can be calibrated on{first}"
+            f"{data}: none of its {count} images can be calibrated on; the first: {skipped[0]}"
         ) from None
     table = CalibrationTable(
         amax=tuple((name, threshold(found, method)) for name, found in histograms.items()),
@@ -94,8 +105,44 @@ def calibrate(
         graph_sha256=sha256_of(onnx),
         contract_digest=contract.digest,
         images=tuple(sorted(digests)),
+        gains=tuple((name, tuple(map(_short, gain.tolist()))) for name, gain in gains.items()),
+        low=tuple((name, _low(one, gains.get(name))) for name, one in ranges.items()),
     )
     return Calibration(table, histograms, len(digests), tuple(skipped))
+
+
+def network_inputs(onnx: str | Path, data: str | Path, images: int) -> Iterator[tuple[str, Array]]:
+    """(name, network input) of at most `images` readable images of `data`; input is reused."""
+    yield from _inputs(open_dataset(data, limit=images), read_manifest(onnx).spec.contract)
+
+
+def _inputs(dataset: Dataset, contract: InputContract) -> Iterator[tuple[str, Array]]:
+    preprocess = Preprocessor(contract)
+    for name, frame in _frames(dataset, [], []):
+        yield name, preprocess(frame)[0]
+
+
+def _equalised(
+    onnx: Path, dataset: Dataset, contract: InputContract, threads: int | None
+) -> tuple[dict[str, ChannelRange], dict[str, Array]]:
+    """Each tensor's range and, where it can be equalised, its gains, as the table states them."""
+    few = replace(dataset, items=tuple(thin(dataset.items, _RANGE_IMAGES)))
+    ranges = channel_ranges(onnx, _inputs(few, contract), threads=threads)
+    peaks = {name: one.peaks for name, one in ranges.items()}
+    gains = find_gains(require("onnx").load(str(onnx)), peaks)
+    rounded = {
+        name: np.asarray([_short(g) for g in gain], np.float32) for name, gain in gains.items()
+    }
+    return ranges, rounded
+
+
+def _short(value: float) -> float:
+    """Five digits: exact as a gain, since what is divided out is what is multiplied in."""
+    return float(f"{value:.5g}")
+
+
+def _low(one: ChannelRange, gain: Array | None) -> float:
+    return float((one.low if gain is None else one.low / gain).min())
 
 
 def _frames(

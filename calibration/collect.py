@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.equalise import apply_gains
 from calibration.histogram import Histogram
 from edge.artifact import read_manifest
 from edge.errors import CalibrationError
 from edge.optional import require
 from edge.runtime.ops_cpu import Preprocessor
 
-__all__ = ["collect", "collect_arrays", "conv_inputs"]
+__all__ = ["activations", "collect", "collect_arrays", "conv_inputs"]
 
 Frame = tuple[str, NDArray[np.uint8]]
+Gains = Mapping[str, NDArray[np.float32]]
 
 
 def conv_inputs(model: Any) -> list[str]:
@@ -25,9 +27,9 @@ def conv_inputs(model: Any) -> list[str]:
     return list(dict.fromkeys(n.input[0] for n in model.graph.node if n.op_type == "Conv"))
 
 
-def _session(path: Path, tensors: list[str], threads: int | None) -> Any:
+def _session(path: Path, tensors: list[str], threads: int | None, gains: Gains) -> Any:
     onnx, ort = require("onnx"), require("onnxruntime")
-    model = onnx.load(str(path))
+    model = apply_gains(onnx.load(str(path)), gains)
     present = {output.name for output in model.graph.output}
     model.graph.output.extend(
         onnx.helper.make_empty_tensor_value_info(name)
@@ -48,6 +50,7 @@ def collect(
     path: str | Path,
     frames: Iterable[Frame],
     *,
+    gains: Gains | None = None,
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
 ) -> dict[str, Histogram]:
@@ -59,6 +62,7 @@ def collect(
     Args:
         path: FP32 ONNX file that edge wrote.
         frames: (name, BGR uint8 image) pairs; the name is for messages.
+        gains: of `calibration.equalise`, applied to the graph first.
         progress: called with the number of frames done.
 
     Raises:
@@ -67,13 +71,14 @@ def collect(
     """
     preprocess = Preprocessor(read_manifest(path).spec.contract)
     arrays = ((name, preprocess(image)[0]) for name, image in frames)
-    return collect_arrays(path, arrays, progress=progress, threads=threads)
+    return collect_arrays(path, arrays, gains=gains, progress=progress, threads=threads)
 
 
 def collect_arrays(
     path: str | Path,
     arrays: Iterable[tuple[str, NDArray[np.float32]]],
     *,
+    gains: Gains | None = None,
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
 ) -> dict[str, Histogram]:
@@ -82,15 +87,10 @@ def collect_arrays(
     onnx = require("onnx")
     tensors = conv_inputs(onnx.load(str(path)))
     found = {name: Histogram() for name in tensors}
-    for count, (name, values) in enumerate(_activations(path, tensors, arrays, threads), 1):
+    found_by_image = activations(path, tensors, arrays, threads, gains)
+    for count, (_, values) in enumerate(found_by_image, 1):
         for tensor, value in values:
-            try:
-                found[tensor].add(value)
-            except ValueError as error:
-                raise CalibrationError(
-                    f"{path}: tensor {tensor} holds {error} for the image {name}; the weights are "
-                    "damaged or the input contract is not the one it was trained with"
-                ) from error
+            found[tensor].add(value)
         if progress:
             progress(count)
     if not any(histogram.seen for histogram in found.values()):
@@ -98,17 +98,30 @@ def collect_arrays(
     return found
 
 
-def _activations(
+def activations(
     path: Path,
     tensors: list[str],
     arrays: Iterable[tuple[str, NDArray[np.float32]]],
-    threads: int | None,
+    threads: int | None = None,
+    gains: Gains | None = None,
 ) -> Iterator[tuple[str, list[tuple[str, NDArray[np.float32]]]]]:
-    session = _session(path, tensors, threads)
+    """For each (image name, network input): the name, and the values of `tensors` by name.
+
+    Raises:
+        CalibrationError: a value is NaN or infinite (names tensor and image).
+    """
+    session = _session(path, tensors, threads, gains or {})
     feed = session.get_inputs()[0].name
     wanted = [name for name in tensors if name != feed]
     for name, array in arrays:
         values = dict(zip(wanted, session.run(wanted, {feed: array}), strict=True))
         if feed in tensors:
             values[feed] = array
+        for tensor, value in values.items():
+            # max hands a NaN on; min sees the one infinity that max does not.
+            if not np.isfinite([value.max(), value.min()]).all():
+                raise CalibrationError(
+                    f"{path}: tensor {tensor} holds NaN or infinity for the image {name}; the "
+                    "weights are damaged or the input contract is not the one of the training"
+                )
         yield name, list(values.items())

@@ -13,6 +13,7 @@ from edge.errors import CalibrationError
 __all__ = ["CalibrationTable", "read_table", "write_table"]
 
 SCHEMA = 1
+_BY_NAME = ("amax", "gains", "low", "bias", "noise_db")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,12 @@ class CalibrationTable:
         method: how the thresholds were chosen.
         graph_sha256: of the FP32 ONNX file that was run.
         contract_digest: of the pre-processing that the images went through.
-        images: sha256 of each image file used, sorted.
+        images: sha256 of each decoded image used, sorted.
+        gains: (tensor, gain of each channel) pairs of the equalisation; `amax` holds behind it.
+        low: (tensor, lowest value) pairs behind the equalisation, where known.
+        bias: (convolution, what to subtract from its bias) pairs.
+        noise_db: (convolution, signal to quantization noise of its output) pairs, of its own
+            operands' rounding alone.
         schema: of this file.
     """
 
@@ -33,6 +39,10 @@ class CalibrationTable:
     graph_sha256: str
     contract_digest: str
     images: tuple[str, ...]
+    gains: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    low: tuple[tuple[str, float], ...] = ()
+    bias: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    noise_db: tuple[tuple[str, float], ...] = ()
     schema: int = SCHEMA
 
     def check(self, graph_sha256: str, contract_digest: str, source: str = "the table") -> None:
@@ -55,7 +65,8 @@ class CalibrationTable:
 def write_table(table: CalibrationTable, target: str | Path) -> None:
     """Write `table` as JSON, whole or not at all."""
     data: dict[str, Any] = asdict(table)
-    data["amax"] = dict(table.amax)
+    for name in _BY_NAME:
+        data[name] = dict(getattr(table, name))
     write_atomic(Path(target), json.dumps(data, indent=1).encode())
 
 
@@ -70,13 +81,20 @@ def read_table(source: str | Path) -> CalibrationTable:
         data = json.loads(Path(source).read_bytes())
         if data["schema"] > SCHEMA:
             raise ValueError(f"schema {data['schema']} is newer than {SCHEMA}, which this reads")
+        if "amax" not in data:
+            raise ValueError("it has no amax")
         known = {f.name for f in fields(CalibrationTable)}
         data = {key: value for key, value in data.items() if key in known}
-        data["amax"] = tuple((str(k), float(v)) for k, v in data["amax"].items())
+        for name in _BY_NAME:
+            data[name] = tuple((str(k), _numbers(v)) for k, v in data.get(name, {}).items())
         for name, amax in data["amax"]:
             if not 0 < amax < float("inf"):
                 raise ValueError(f"the threshold of {name} is {amax}")
         data["images"] = tuple(data["images"])
         return CalibrationTable(**data)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CalibrationError(f"{source}: not a calibration table: {error}") from error
+
+
+def _numbers(value: Any) -> float | tuple[float, ...]:
+    return tuple(float(v) for v in value) if isinstance(value, list) else float(value)

@@ -14,8 +14,10 @@ from typing import BinaryIO
 from edge.errors import ArtifactError
 from edge.spec import Manifest
 
-__all__ = ["MANIFEST_KEY", "read_manifest", "read_metadata"]
+__all__ = ["LOW_KEY", "MANIFEST_KEY", "read_manifest", "read_metadata"]
 MANIFEST_KEY = "edge.manifest"
+# JSON: the lowest value of each tensor that convolutions read, for `edge.runtime.ort_lowering`.
+LOW_KEY = "edge.low"
 _GRAPH, _METADATA = 7, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # A model has some ten fields at its top and a manifest of some kilobytes; far more is no ONNX file.

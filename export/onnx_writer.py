@@ -70,7 +70,8 @@ def _fold(conv: Any, norm: Any) -> tuple[NDArray[np.float32], NDArray[np.float32
     weight = _numpy(conv.weight)
     bias = np.zeros(len(weight)) if conv.bias is None else _numpy(conv.bias)
     if norm is not None:
-        gain = 1 / np.sqrt(_numpy(norm.running_var) + norm.eps)
+        with np.errstate(invalid="ignore", divide="ignore"):  # what comes of it is refused
+            gain = 1 / np.sqrt(_numpy(norm.running_var) + norm.eps)
         gain = gain * (_numpy(norm.weight) if norm.affine else 1.0)
         bias = (bias - _numpy(norm.running_mean)) * gain
         bias = bias + (_numpy(norm.bias) if norm.affine else 0.0)
@@ -78,14 +79,17 @@ def _fold(conv: Any, norm: Any) -> tuple[NDArray[np.float32], NDArray[np.float32
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
+def _weights(graph: _Graph, name: str, array: NDArray[np.float32]) -> str:
+    if not np.isfinite(array).all():
+        raise ArtifactError(f"{name} holds NaN or infinity: the weights are damaged")
+    return graph.constant(name, array)
+
+
 def _conv(graph: _Graph, path: str, conv: Any, inputs: list[str], norm: Any) -> str:
-    if isinstance(conv.padding, str):
-        raise ArtifactError(f"{path}: padding {conv.padding!r} has no fixed size; give numbers")
+    if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+        raise ArtifactError(f"{path}: its padding has no ONNX form; pad with zeros, in numbers")
     weight, bias = _fold(conv, norm)
-    for name, array in (("weight", weight), ("bias", bias)):
-        if not np.isfinite(array).all():
-            raise ArtifactError(f"{path}.{name} holds NaN or infinity: the weights are damaged")
-    constants = [graph.constant(f"{path}.weight", weight), graph.constant(f"{path}.bias", bias)]
+    constants = [_weights(graph, f"{path}.weight", weight), _weights(graph, f"{path}.bias", bias)]
     return graph.add(
         "Conv",
         inputs + constants,
@@ -106,7 +110,8 @@ def _norm(graph: _Graph, path: str, norm: Any, inputs: list[str]) -> str:
         "running_var": norm.running_var,
     }
     constants = [
-        graph.constant(f"{path}.{name}", _numpy(v).astype(np.float32)) for name, v in values.items()
+        _weights(graph, f"{path}.{name}", _numpy(v).astype(np.float32))
+        for name, v in values.items()
     ]
     return graph.add("BatchNormalization", inputs + constants, path, epsilon=norm.eps)
 
@@ -136,6 +141,7 @@ def _max_pool(graph: _Graph, path: str, pool: Any, inputs: list[str]) -> str:
         kernel_shape=_pair(pool.kernel_size),
         strides=_pair(pool.stride),
         pads=_pair(pool.padding) * 2,
+        dilations=_pair(pool.dilation),
         ceil_mode=int(pool.ceil_mode),
     )
 
@@ -152,6 +158,8 @@ def _darknet_max_pool(graph: _Graph, path: str, pool: Any, inputs: list[str]) ->
 
 
 def _upsample(graph: _Graph, path: str, upsample: Any, inputs: list[str]) -> str:
+    if upsample.mode != "nearest" or not isinstance(upsample.scale_factor, (int, float)):
+        raise ArtifactError(f"{path}: has no ONNX form; upsample by one factor, to the nearest")
     factor = float(upsample.scale_factor)
     scales = graph.constant(f"{path}.scales", np.array([1, 1, factor, factor], np.float32))
     return graph.add(
@@ -287,6 +295,7 @@ def write_onnx(
 
     Raises:
         ArtifactError: a module without an ONNX form, NaN weights, heads that are not the outputs.
+        ValueError: the module computes outside of submodules, so it cannot be traced.
     """
     onnx, helper = require("onnx"), require("onnx.helper")
     shape = (1, 3, *spec.contract.hw)

@@ -21,6 +21,7 @@ QMAX = 127
 # A residual or a concat reads tensors of several ranges; one scale for all saves a requantization
 # and costs log2(ratio) bits, so only ranges that differ by less share it.
 _SHARED_RATIO = 1.5
+_TINY = float(np.finfo(np.float32).tiny)
 _PASS_THROUGH = ("MaxPool", "Resize", "Slice")
 
 
@@ -34,7 +35,8 @@ def quantize_weight(
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Symmetric INT8 weights (O, I, kH, kW) and their scale (O,) per output channel."""
     peak = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    scale = np.where(peak > 0, peak / QMAX, 1).astype(np.float32)
+    # The scale of a channel next to nothing would underflow to 0; its levels are 0 with any scale.
+    scale = np.where(peak > QMAX * _TINY, peak / QMAX, 1).astype(np.float32)
     levels = np.rint(weight / scale[:, None, None, None])
     return np.clip(levels, -QMAX, QMAX).astype(np.int8), scale
 
@@ -43,21 +45,22 @@ def shared_scales(model: Any, amax: Mapping[str, float]) -> dict[str, float]:
     """`amax` with one value for tensors that are quantized twice for want of a common scale.
 
     Joined are the input and the output of an operation that only moves values, and the inputs of
-    a concat or an addition with each other and the output, where their ranges are near.
+    a concat or an addition with each other and the output; those joined to any of them come
+    along, as long as all their own ranges are near.
     """
-    shared = dict(amax)
+    group = {name: frozenset((name,)) for name in amax}
     for node in model.graph.node:
         if node.op_type in _PASS_THROUGH:
-            group = [node.input[0], node.output[0]]
+            names = [node.input[0], node.output[0]]
         elif node.op_type in ("Concat", "Add"):
-            group = [*node.input, node.output[0]]
+            names = [*node.input, node.output[0]]
         else:
             continue
-        known = [name for name in group if name in shared]
-        ranges = [shared[name] for name in known]
-        if len(known) > 1 and max(ranges) <= _SHARED_RATIO * min(ranges):
-            shared.update(dict.fromkeys(known, max(ranges)))
-    return shared
+        joined = frozenset().union(*(group[name] for name in names if name in group))
+        ranges = [amax[name] for name in joined]
+        if ranges and max(ranges) <= _SHARED_RATIO * min(ranges):
+            group.update(dict.fromkeys(joined, joined))
+    return {name: max(amax[other] for other in group[name]) for name in amax}
 
 
 def insert_qdq(
@@ -110,7 +113,7 @@ def _activation_pair(graph: Any, name: str, amax: float) -> list[Any]:
     scale, zero = f"{name}.scale", f"{name}.zero_point"
     graph.initializer.extend(
         [
-            numpy_helper.from_array(np.float32(amax / QMAX), scale),
+            numpy_helper.from_array(np.float32(max(amax / QMAX, _TINY)), scale),
             numpy_helper.from_array(np.int8(0), zero),
         ]
     )
@@ -201,7 +204,7 @@ def _cast_borders(graph: Any) -> None:
         inside = f"{value.name}.half"
         _rename(graph, value.name, inside, outputs=True)
         casts_out.append(
-            helper.make_node("Cast", [inside], [value.name], value.name, to=kinds.FLOAT)
+            helper.make_node("Cast", [inside], [value.name], f"{value.name}.float", to=kinds.FLOAT)
         )
     nodes = [*casts_in, *graph.node, *casts_out]
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]

@@ -8,9 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from calibration.equalise import apply_gains
 from calibration.table import CalibrationTable
 from edge.artifact import read_manifest, sha256_of, write_atomic
 from edge.errors import ArtifactError
+from edge.onnx_metadata import LOW_KEY
 from edge.optional import require
 from edge.spec import Manifest, Precision
 from export.onnx_writer import attach_manifest
@@ -39,8 +43,20 @@ def write_int8(
     """
     model, manifest = _load(source)
     table.check(sha256_of(Path(source)), manifest.spec.contract.digest, str(source))
-    quantized = insert_qdq(model, dict(table.amax), keep=keep)
-    arguments = {"method": table.method, "images": len(table.images), "keep": sorted(keep)}
+    equalised = apply_gains(
+        model, {name: np.asarray(gain, np.float32) for name, gain in table.gains}
+    )
+    quantized = insert_qdq(equalised, dict(table.amax), keep=keep)
+    _subtract(quantized, {name: shift for name, shift in table.bias if name not in keep})
+    require("onnx.helper").set_model_props(quantized, {LOW_KEY: json.dumps(dict(table.low))})
+    arguments = {
+        "method": table.method,
+        "images": len(table.images),
+        "keep": sorted(keep),
+        "equalised_tensors": len(table.gains),
+        "corrected_biases": len(table.bias),
+        "noise_db": dict(table.noise_db),
+    }
     precision: Precision = "mixed" if keep else "int8"
     return _write(quantized, manifest, source, target, precision, arguments)
 
@@ -57,6 +73,17 @@ def write_half(source: str | Path, target: str | Path) -> Manifest:
     except ValueError as error:
         raise ArtifactError(f"{source}: {error}; use INT8 or FP32") from error
     return _write(half, manifest, source, target, "fp16", {})
+
+
+def _subtract(model: Any, shifts: dict[str, tuple[float, ...]]) -> None:
+    """Take the mean error that rounding adds out of each convolution's bias, in place."""
+    numpy_helper = require("onnx.numpy_helper")
+    constants = {initializer.name: initializer for initializer in model.graph.initializer}
+    for node in convolutions(model):
+        if node.name in shifts:
+            bias = constants[node.input[2]]
+            value = numpy_helper.to_array(bias) - np.asarray(shifts[node.name], np.float32)
+            bias.CopyFrom(numpy_helper.from_array(value, bias.name))
 
 
 def _load(source: str | Path) -> tuple[Any, Manifest]:

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 
 from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
 from edge.models.initialise import initialise
 from edge.spec import Manifest, ModelSpec
 from export.onnx_writer import write_onnx
+
+# On busy cores a second thread of so small a network waits longer than it works.
+torch.set_num_threads(1)
 
 # Every way in which quantizers meet: leaky, a pool, a residual, a group, a concat, an upsample,
 # two heads of which one reads a tensor that another convolution reads too.

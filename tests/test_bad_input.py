@@ -159,7 +159,7 @@ def test_an_engine_without_its_manifest_is_refused_with_the_rebuild_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.engine").write_bytes(b"vtrt" + bytes(64))
-    line = refused(capsys, "detect", tmp_path / "a.engine", tmp_path)
+    line = refused(capsys, "evaluate", tmp_path / "a.engine")
     assert "a.engine.json" in line
     assert "export-engine" in line
 
@@ -177,7 +177,7 @@ def test_an_engine_of_another_checksum_is_refused(
     text = read_manifest(out / "small.fp32.onnx").to_json()
     (out / "small.engine").write_bytes(b"vtrt" + bytes(64))
     (out / "small.engine.json").write_text(json.dumps({**json.loads(text), "sha256": "0" * 64}))
-    line = refused(capsys, "detect", out / "small.engine", tmp_path)
+    line = refused(capsys, "bench", out / "small.engine")
     assert "sha256" in line
 
 

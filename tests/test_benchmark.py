@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 import edge.runtime.detector
+from apps import bench_command, rebuilds
 from apps.benchmark import bench, print_bench
 from apps.frames import hold_frames
-from edge.errors import DataError
+from apps.interleave import affinity, open_runner, warm_up
+from apps.rebuilds import print_rebuilds, rebuild
+from edge.errors import ArtifactError, DataError
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 
 CALLS: list[str] = []
@@ -166,3 +172,108 @@ def test_source_that_holds_no_frames_is_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=words) as error:
             hold_frames(source, 1)
         assert str(source) in str(error.value)
+
+
+def test_intervals_hold_the_figures_they_belong_to(models: list[Path], folder: Path) -> None:
+    slow, fast = bench(models, models[1], source=folder, frames=30)["rows"]
+    for row in (slow, fast):
+        for name in ("p50", "p95", "p99"):
+            low, high = row["interval_ms"][name]
+            assert low <= row["latency_ms"][name] <= high
+        assert len(row["rounds_ms"]["pipeline"]) == len(row["rounds_ms"]["engine"]) == 10
+    low, high = fast["speedup_interval"]
+    assert low <= fast["speedup"] * 1.2
+    assert high >= fast["speedup"] / 1.2
+    assert low > 1.5
+
+
+def test_warm_up_ends_when_times_have_settled(models: list[Path]) -> None:
+    held = [np.zeros((48, 64, 3), np.uint8)]
+    runner = open_runner(models[0], held[0], 1)
+    CALLS.clear()
+    once = warm_up(runner, held)
+    assert 8 <= len(CALLS) <= 40
+    assert once >= 3
+    wait = iter([0.1, 0.08, 0.06, 0.04, 0.02, 0.01, *[0.005] * 100])
+    runner.detector.backend.run = lambda tensor: (  # type: ignore[method-assign]
+        time.sleep(next(wait)),
+        [np.full((1, 6, 2, 3), -9, np.float32)],
+    )[1]
+    assert warm_up(runner, held) < 20
+
+
+def test_process_stays_on_the_cores_it_is_given() -> None:
+    before = os.sched_getaffinity(0)
+    one = min(before)
+    with affinity([one]):
+        assert os.sched_getaffinity(0) == {one}
+    assert os.sched_getaffinity(0) == before
+    with pytest.raises(ValueError, match="4096"), affinity([4096]):
+        pass
+    with pytest.raises(DataError, match="--cores.*4096"):
+        bench(["x.onnx"], source=None, cores=[4096])
+
+
+def command(*argv: object) -> int:
+    parser = argparse.ArgumentParser()
+    bench_command.arguments(parser)
+    return bench_command.run(parser.parse_args([str(arg) for arg in argv]))
+
+
+def test_an_earlier_run_is_compared_by_its_ratios(
+    models: list[Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "b.json"
+    options = ("--baseline", models[1], "--source", folder, "--seconds", 0.8, "--rounds", 20)
+    assert command(models[0], *options, "--json", path) == 0
+    data = json.loads(path.read_text())
+    row = data["rows"][1]
+    row["rounds_ms"]["pipeline"] = [ms / 2 for ms in row["rounds_ms"]["pipeline"]]
+    path.write_text(json.dumps(data))
+    assert command(models[0], *options, "--compare", path) == 1
+    assert "WORSE  3 96x64 int8: latency +" in capsys.readouterr().err
+    data["host"]["cpu"] = "Z80"
+    path.write_text(json.dumps(data))
+    assert command(models[0], *options, "--compare", path) == 0
+    assert "NOT COMPARED  3 96x64 int8: cpu was Z80" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{}]}', '{"rows": []}'])
+def test_what_is_no_earlier_run_is_refused(
+    models: list[Path], folder: Path, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "b.json").write_text(text)
+    with pytest.raises(DataError, match=r"b\.json: not a result"):
+        bench(models, source=folder, frames=2, compare=tmp_path / "b.json")
+
+
+def test_rebuilds_show_how_far_builds_lie_apart(
+    models: list[Path],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made: list[Path] = []
+
+    def build(source: Path, target: Path) -> SimpleNamespace:
+        fast_or_slow = target.with_name(f"{3 + 6 * (len(made) % 2)}.engine")
+        fast_or_slow.write_bytes(b"x" * (100 + len(made)))
+        made.append(fast_or_slow)
+        return SimpleNamespace(seconds=1.0 + len(made))
+
+    monkeypatch.setattr(
+        rebuilds, "_build", lambda b, s, f, n, c: (b(s, f / str(n)) and made[-1], 1.0)
+    )
+    result = rebuild(models[0], 2, build=build, source=folder, frames=20)
+    assert [one["bytes"] for one in result["builds"]] == [100, 101]
+    spread = result["spread"]["p50_ms"]
+    assert (spread["lowest"] >= 3, spread["highest"] >= 9) == (True, True)
+    assert spread["apart"] == pytest.approx(
+        (spread["highest"] - spread["lowest"]) / spread["median"]
+    )
+    print_rebuilds(result)
+    assert "2 builds" in capsys.readouterr().out
+    with pytest.raises(ArtifactError, match="count from 2"):
+        rebuild(models[0], 1)
+    with pytest.raises(DataError, match="without --baseline"):
+        command(models[0], models[1], "--rebuilds", 2)

@@ -66,7 +66,9 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return len(cells(a) & cells(b)) / len(union) if union else 0.0
 
 
-whole_boxes = hnp.arrays(np.int64, st.tuples(st.integers(0, 4), st.just(4)), elements=st.integers(-4, 6))
+whole_boxes = hnp.arrays(
+    np.int64, st.tuples(st.integers(0, 4), st.just(4)), elements=st.integers(-4, 6)
+)
 
 
 @given(whole_boxes, whole_boxes)
@@ -75,6 +77,12 @@ def test_iou_equals_counting(a: np.ndarray, b: np.ndarray) -> None:
     assert found.shape == (len(a), len(b))
     wanted = np.array([[iou(x, y) for y in b] for x in a]).reshape(len(a), len(b))
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_boxes_smaller_than_a_pixel_overlap_like_others() -> None:
+    boxes = np.array([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.25], [0.0, 0.0, 1e-3, 1e-3]])
+    assert iou_matrix(boxes, boxes).diagonal().tolist() == [1, 1, 1]
+    assert iou_matrix(boxes[:1], boxes[1:2]).item() == 0.5
 
 
 def test_boxes_without_area_overlap_nothing() -> None:

@@ -48,7 +48,9 @@ def test_every_value_is_in_its_bin(values: np.ndarray) -> None:
 
 
 @given(st.lists(arrays, max_size=5), st.randoms())
-def test_any_order_and_any_split_give_one_histogram(parts: list[np.ndarray], random: object) -> None:
+def test_any_order_and_any_split_give_one_histogram(
+    parts: list[np.ndarray], random: object
+) -> None:
     whole = histogram(np.concatenate([np.zeros(0, np.float32), *parts]))
     shuffled = list(parts)
     random.shuffle(shuffled)

@@ -23,12 +23,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "assets": set(),
     "data": {"core"},
     "runtime": {"core", "data"},
-    "models": {"core"},
+    "models": {"core", "assets"},
     "train": {"core", "data", "runtime", "models"},
     "compress": {"core", "data", "runtime", "models", "train"},
-    "calibration": {"core", "data", "runtime", "models", "train", "compress"},
-    "export": {"core", "data", "runtime", "models", "train", "compress", "calibration"},
 }
+MAY_IMPORT["calibration"] = {"core", "assets", "data", "runtime", "models", "train", "compress"}
+MAY_IMPORT["export"] = {*MAY_IMPORT["calibration"], "calibration"}
 MAY_IMPORT["apps"] = {*MAY_IMPORT["export"], "export"}
 BUILD_SIDE = ("torch", "torchvision", "onnx", "safetensors")
 DEVICE_GROUPS = ("core", "data", "runtime", "assets")
@@ -99,7 +99,10 @@ def test_the_walk_sees_every_form_of_import() -> None:
     )
     assert set(named(tree, "x")) == {"a.b", "c", "c.d", "e", "f.g", "h", "i", "i.j"}
     assert len(sources()) > 50
-    assert inside("edge.runtime.backend") >= {"edge.runtime.backend_ort", "edge.runtime.backend_trt"}
+    assert inside("edge.runtime.backend") >= {
+        "edge.runtime.backend_ort",
+        "edge.runtime.backend_trt",
+    }
     assert "edge.models.tracing" in inside("export.onnx_writer")
 
 
@@ -243,17 +246,24 @@ def test_import_edge_needs_numpy_alone() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("module", sorted(sources()))
+def with_names() -> list[str]:
+    """All but empty package files and a program that is only ever run."""
+    texts = {module: path.read_text() for module, path in sources().items()}
+    return sorted(m for m, text in texts.items() if text.strip() and m != "export.engine_child")
+
+
+@pytest.mark.parametrize("module", with_names())
 def test_public_names_are_declared_and_there(module: str) -> None:
     tree = ast.parse(sources()[module].read_text())
-    if not tree.body:
-        pytest.skip("an empty package file")
     declared: list[str] = []
     defined: set[str] = set()
     for node in tree.body:
         targets = (
-            [node.target] if isinstance(node, (ast.AnnAssign, ast.AugAssign)) else
-            node.targets if isinstance(node, ast.Assign) else []
+            [node.target]
+            if isinstance(node, (ast.AnnAssign, ast.AugAssign))
+            else node.targets
+            if isinstance(node, ast.Assign)
+            else []
         )
         for target in targets:
             if isinstance(target, ast.Name) and target.id == "__all__":

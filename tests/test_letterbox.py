@@ -49,8 +49,8 @@ def test_equals_darknets_integers(source: tuple[int, int], target: tuple[int, in
         assert (fit.resized_hw, fit.pad_xy) == ((new_h, new_w), (left, top))
     assert min(fit.resized_hw) >= 1
     assert fit.resized_hw[0] == target[0] or fit.resized_hw[1] == target[1]
-    assert 0 <= fit.pad_xy[0] and fit.pad_xy[0] + fit.resized_hw[1] <= target[1]
-    assert 0 <= fit.pad_xy[1] and fit.pad_xy[1] + fit.resized_hw[0] <= target[0]
+    assert fit.pad_xy[0] >= 0 and fit.pad_xy[0] + fit.resized_hw[1] <= target[1]
+    assert fit.pad_xy[1] >= 0 and fit.pad_xy[1] + fit.resized_hw[0] <= target[0]
 
 
 @pytest.mark.parametrize(

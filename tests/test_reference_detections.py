@@ -36,7 +36,7 @@ def detector(edge_data: Path, name: str, folder: Path, **options: Any) -> Detect
     names = weights / "aix.names" if "aix" in name else None
     loaded = load_model(weights / f"{name}.cfg", names=names, resize="stretch")
     write_onnx(loaded.module, loaded.spec, folder / f"{name}.onnx")
-    return Detector.open(folder / f"{name}.onnx", threads=2, **options)
+    return Detector.open(folder / f"{name}.onnx", threads=1, **options)
 
 
 def frame_of(edge_data: Path, folder: str, name: str, image: dict[str, Any]) -> np.ndarray:
@@ -166,7 +166,7 @@ def test_squeezedet_finds_the_stored_boxes(edge_data: Path, tmp_path: Path) -> N
     loaded = load_model(edge_data / "weights" / f"{name}.npz")
     write_onnx(loaded.module, loaded.spec, tmp_path / "a.onnx")
     ((file, image),) = reference(edge_data, name)["images"].items()
-    with Detector.open(tmp_path / "a.onnx", threads=2, score=0.05, iou=0.4) as detect:
+    with Detector.open(tmp_path / "a.onnx", threads=1, score=0.05, iou=0.4) as detect:
         found = detect(frame_of(edge_data, "photos", file, image))
     wanted = stored(image, loaded.spec.classes)
     assert len(found) == len(wanted) == 5

@@ -65,9 +65,7 @@ def test_night_is_dark():
 @given(st.integers(0, 2**31))
 def test_boxes_are_the_extent_of_the_drawn_pixels_and_hidden_objects_have_none(seed):
     world = make_world(np.random.default_rng(seed), HW, night=bool(seed % 2))
-    canvas, xyxy, class_id = compose(
-        world, paint_backdrop(world.street, world.light, world.camera)
-    )
+    canvas, xyxy, class_id = compose(world, paint_backdrop(world.street, world.light, world.camera))
     wanted = []
     identity = 0
     for actor in sorted(world.actors, key=lambda one: -one.z):
@@ -101,9 +99,9 @@ def test_what_a_van_hides_has_no_box():
     world = make_world(np.random.default_rng(11), HW, night=False)
     world.furniture.clear()
     car = next(actor for actor in world.actors if actor.kind == "car")
-    car.x, car.z, car.yaw = world.camera.eye_xy[0], 14.0, 0.0
-    van = replace(car, kind="van", z=7.5)
-    for actors, count in (([car], 1), ([car, van], 1), ([car, replace(van, x=van.x + 5)], 2)):
+    car.x, car.z, car.yaw = world.camera.eye_xy[0], 17.0, 0.0
+    van = replace(car, kind="van", z=10.0)
+    for actors, count in (([car], 1), ([car, van], 1), ([car, replace(van, x=van.x + 2.6)], 2)):
         world.actors = actors
         _, xyxy, _ = compose(world, paint_backdrop(world.street, world.light, world.camera))
         assert len(xyxy) == count

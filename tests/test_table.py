@@ -57,7 +57,7 @@ def changed(tmp_path: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("amax", [-1.0, 0.0, float("nan"), float("inf"), "x", [1]])
 def test_a_threshold_that_is_no_positive_number_is_refused(tmp_path: Path, amax: Any) -> None:
-    with pytest.raises(CalibrationError, match="x.json: not a calibration table"):
+    with pytest.raises(CalibrationError, match=r"x\.json: not a calibration table"):
         read_table(changed(tmp_path, amax={"images": 1.0, "bad": amax}))
 
 
@@ -73,7 +73,9 @@ def test_unknown_keys_are_ignored_and_newer_schemas_refused(tmp_path: Path) -> N
         read_table(changed(tmp_path, schema=2))
 
 
-@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"null", b"\xff\xfe\x00", b'{"schema": "x"}'])
+@pytest.mark.parametrize(
+    "junk", [b"", b"{", b"[]", b"null", b"\xff\xfe\x00", b'{"schema": "x"}', b"[" * 99999]
+)
 def test_junk_is_refused(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(junk)
@@ -82,7 +84,7 @@ def test_junk_is_refused(tmp_path: Path, junk: bytes) -> None:
 
 
 def test_no_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="gone.json"):
+    with pytest.raises(CalibrationError, match=r"gone\.json"):
         read_table(tmp_path / "gone.json")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calibration.histogram import BINS, Histogram
-from calibration.threshold import METHODS, noise, threshold
+from calibration.threshold import METHODS, _divergence, noise, threshold
 from tests.tolerances import ENTROPY_ATOL, MSE_NEAR_OPTIMAL
 
 COUNT = 40_000
@@ -111,15 +111,20 @@ def test_entropy_is_the_least_divergence_of_the_published_algorithm(name: str) -
     counts = found.counts.astype(float).tolist()
     counts[0] = counts[1]  # published practice: the bin of the zeros is left out
     last = math.ceil(found.peak / width)
-    counts = counts[:last]
-    stop = min(round(amax / width), last)
-    chosen = divergence(counts, stop)
-    stops = [*range(128, last, 61), last]
-    assert len(stops) > 30
-    # Between two of the 256 candidates lie a few bins; of ours none may be better.
-    step = (last - 128) / 255
-    candidates = [round(128 + step * i - 0.5) for i in range(0, 256, 9)]
-    assert chosen <= min(divergence(counts, c) for c in candidates) + 0.02 * chosen + ENTROPY_ATOL
+    stops = np.linspace(128, last, 256).astype(int).tolist()
+    chosen = min(stops, key=lambda stop: abs(stop * width - amax))
+    assert abs(min(chosen * width, found.peak) - amax) < 1e-6 * amax
+    # No other of the 256 clips better; a loop over each ninth is enough and takes a second.
+    least = min(divergence(counts, stop) for stop in stops[::9])
+    assert divergence(counts, chosen) <= least + ENTROPY_ATOL
+
+
+@pytest.mark.parametrize("name", ["normal", "laplace", "relu", "heavy tail", "outlier", "picture"])
+@pytest.mark.parametrize("stop", [128, 129, 300, 1000, 2047])
+def test_divergence_equals_the_published_loops(name: str, stop: int) -> None:
+    counts = histogram(SAMPLES[name]).counts.astype(float)
+    wanted = divergence(counts.tolist(), stop)
+    assert _divergence(counts, stop) == pytest.approx(wanted, rel=1e-9, abs=ENTROPY_ATOL)
 
 
 def test_entropy_clips_a_lonely_outlier() -> None:

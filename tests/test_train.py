@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from edge.artifact import read_manifest
+from edge.data.datasets import load, open_dataset
+from edge.data.metrics import evaluate_detections
 from edge.data.scenes import CLASSES, Scene, render, scene_set
 from edge.detections import Detections, iou_matrix
+from edge.models.checkpoint import load_safetensors
 from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
 from edge.models.initialise import initialise
 from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig, squeezedet_spec
+from edge.models.zoo import BUILT_IN
+from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Decoder, nms, preprocess
 from edge.spec import HeadSpec, InputContract, ModelSpec
 from edge.train.anchors import kmeans_anchors, shape_iou
@@ -46,6 +57,16 @@ def some_targets(seed, images=2, each=3):
         for _ in range(each)
     ]
     return torch.tensor(np.array(rows), dtype=torch.float32)
+
+
+def places(match):
+    parts = (match.image, match.anchor, match.row, match.column)
+    return list(zip(*(part.tolist() for part in parts), strict=True))
+
+
+def from_centres(boxes):
+    """xyxy of a pool's rows: class, centre, size."""
+    return np.hstack([boxes[:, 1:3] - boxes[:, 3:] / 2, boxes[:, 1:3] + boxes[:, 3:] / 2])
 
 
 def sigmoid(x):
@@ -86,7 +107,9 @@ def test_anchors_refuse_what_cannot_be_clustered():
 def test_yolo_targets_are_where_the_definition_puts_them():
     spec, targets = yolo_spec(), some_targets(0)
     found = assign_yolo(targets, spec.heads, HW)
-    anchors = [(h, a, size) for h, head in enumerate(spec.heads) for a, size in enumerate(head.anchors)]
+    anchors = [
+        (h, a, size) for h, head in enumerate(spec.heads) for a, size in enumerate(head.anchors)
+    ]
     wanted = set()
     for index, row in enumerate(targets.tolist()):
         fits = [iou((0, 0, *row[4:]), (0, 0, *size)) for *_, size in anchors]
@@ -113,8 +136,7 @@ def test_convdet_gives_each_anchor_one_object_and_each_object_an_anchor():
     for seed in range(20):
         targets = some_targets(seed, each=4)
         match = assign_convdet(targets, spec.heads[0], HW)
-        places = torch.stack([match.image, match.anchor, match.row, match.column], dim=1)
-        assert len(places.unique(dim=0)) == len(places)
+        assert len(set(places(match))) == len(match.target)
         assert torch.equal(match.image, targets[match.target, 0].long())
     alone = some_targets(3, images=4, each=1)
     assert set(assign_convdet(alone, spec.heads[0], HW).target.tolist()) == {0, 1, 2, 3}
@@ -134,7 +156,7 @@ def test_ciou_follows_its_definition():
 
 
 def yolo_boxes(raw, head):
-    """Every (n, a, r, c) of a raw head (N, A, 5+C, rows, columns): its box, by YOLOv3's formulas."""
+    """Every (n, a, r, c) of a raw head (N, A, 5+C, h, w) and its box, by YOLOv3's formulas."""
     rows, columns = head.grid_hw
     s = head.scale_xy
     for n, a, r, c in np.ndindex(len(raw), len(head.anchors), rows, columns):
@@ -158,7 +180,7 @@ def test_yolo_loss_equals_its_definition_in_plain_python(scale_xy):
     for output, head, match in zip(outputs, spec.heads, matches, strict=True):
         raw = output.reshape(2, len(head.anchors), 8, *head.grid_hw).numpy()
         boxes = dict(yolo_boxes(raw, head))
-        keys = list(zip(*(p.tolist() for p in (match.image, match.anchor, match.row, match.column)), strict=True))
+        keys = places(match)
         count += len(keys)
         for key, target in zip(keys, match.target.tolist(), strict=True):
             own = torch.tensor([boxes[key]])
@@ -183,7 +205,7 @@ def test_convdet_loss_equals_its_definition_in_plain_python():
     head = spec.heads[0]
     raw = torch.randn(2, 24, 4, 6, generator=torch.Generator().manual_seed(2)) * 0.5
     match = assign_convdet(targets, head, HW)
-    keys = list(zip(*(p.tolist() for p in (match.image, match.anchor, match.row, match.column)), strict=True))
+    keys = places(match)
     aims = dict(zip(keys, match.target.tolist(), strict=True))
     box = objectness = label = 0.0
     for n, a, r, c in np.ndindex(2, 3, 4, 6):
@@ -210,7 +232,9 @@ def test_convdet_loss_equals_its_definition_in_plain_python():
 
 @pytest.mark.parametrize("spec", [yolo_spec(), convdet_spec()], ids=["yolo", "convdet"])
 def test_pictures_without_objects_train_the_objectness_alone(spec):
-    outputs = [torch.randn(1, head.channels(3), *head.grid_hw, requires_grad=True) for head in spec.heads]
+    outputs = [
+        torch.randn(1, head.channels(3), *head.grid_hw, requires_grad=True) for head in spec.heads
+    ]
     total, parts = loss_for(spec)(outputs, torch.zeros(0, 6))
     total.backward()
     assert parts["box"] == parts["class"] == 0 and parts["objectness"] > 0
@@ -239,8 +263,7 @@ def test_training_sees_exactly_what_the_runtime_feeds(resize):
     for index, scene in enumerate(scenes):
         tensor, fit_of = preprocess(scene.image, contract)
         assert np.allclose(pool.tensor(pool.images[index : index + 1]).numpy(), tensor, atol=1e-6)
-        boxes = pool.boxes[index]
-        xyxy = np.concatenate([boxes[:, 1:3] - boxes[:, 3:] / 2, boxes[:, 1:3] + boxes[:, 3:] / 2], 1)
+        xyxy = from_centres(pool.boxes[index])
         assert np.allclose(fit_of.to_source(xyxy), scene.xyxy, atol=1e-2)
 
 
@@ -325,7 +348,7 @@ def tiny_squeezedet():
 def test_two_pictures_are_learned_by_heart_and_found_by_the_runtime(make):
     model, spec = make()
     initialise(model, spec, 0)
-    pool = make_pool([render(s) for s in (906, 914)], 2, spec.contract)
+    pool = make_pool([render(s) for s in (148, 320)], 2, spec.contract)
     targets = torch.from_numpy(
         np.concatenate([np.insert(boxes, 0, i, axis=1) for i, boxes in enumerate(pool.boxes)])
     )
@@ -343,8 +366,7 @@ def test_two_pictures_are_learned_by_heart_and_found_by_the_runtime(make):
 
 
 def recall(found: Detections, boxes):
-    xyxy = np.concatenate([boxes[:, 1:3] - boxes[:, 3:] / 2, boxes[:, 1:3] + boxes[:, 3:] / 2], axis=1)
-    overlap = iou_matrix(xyxy, found.xyxy) * (boxes[:, :1] == found.class_id[None])
+    overlap = iou_matrix(from_centres(boxes), found.xyxy) * (boxes[:, :1] == found.class_id[None])
     return float((overlap.max(axis=1, initial=0) > 0.5).mean())
 
 
@@ -370,3 +392,41 @@ def test_the_built_in_detectors_together_hold_at_most_720_thousand_parameters():
 def test_an_unknown_built_in_detector_is_refused_with_the_known_names():
     with pytest.raises(ValueError, match="tiny-yolo-scenes"):
         build("huge-yolo")
+
+
+def test_the_training_command_leaves_a_detector_that_runs_and_can_be_trained_further(tmp_path):
+    root, name = Path(__file__).parent.parent, "squeezedet-scenes"
+    command = [sys.executable, "tools/train_builtin.py", name, "--out", str(tmp_path)]
+    command += ["--scenes", "4", "--steps", "2", "--batch", "2", "--images", "2"]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    subprocess.run(command, check=True, cwd=root, env=environment, stdout=subprocess.DEVNULL)
+    log = (tmp_path / f"{name}.log").read_text("utf-8")
+    assert "2 fresh scenes" in log and "--steps 2" in log
+    manifest = read_manifest(tmp_path / f"{name}.onnx")
+    module, spec = load_safetensors(tmp_path / f"{name}.safetensors")
+    assert manifest.spec == spec and dict(manifest.arguments)["seed"]
+    frame = render(1).image
+    with Detector.open(tmp_path / f"{name}.onnx") as detector, torch.no_grad():
+        tensor, _ = preprocess(frame, spec.contract)
+        wanted = module(torch.from_numpy(tensor.copy()))[0].numpy()
+        assert np.allclose(detector.backend.run(tensor)[0], wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shipped_detectors_know_their_world(name):
+    _, spec, _ = build(name)
+    asset = BUILT_IN[name]
+    assert read_manifest(asset).spec == spec
+    items, found = [], []
+    dataset = open_dataset("scenes://?seed=2000000&count=40")
+    with Detector.open(asset, score=0.005, multi_label=True) as detector:
+        for item in dataset.items:
+            frame, item = load(item)
+            items.append(item)
+            found.append(detector(frame))
+    figures = evaluate_detections(replace(dataset, items=tuple(items)), found)
+    assert figures.map50 > 0.8
+
+
+def test_the_shipped_detectors_fit_into_three_megabytes():
+    assert sum(BUILT_IN[name].stat().st_size for name in NAMES) < 2.9e6

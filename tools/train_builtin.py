@@ -13,7 +13,10 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,12 +39,14 @@ from export.onnx_writer import write_onnx
 SEEDS_EACH = 100_000
 
 
-def arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--out", type=Path, required=True, help="folder for the three files")
     parser.add_argument("--seed", type=int, default=7, help="0..80; of weights, scenes and batches")
-    parser.add_argument("--scenes", type=int, default=10_000, help="training scenes, kept in memory")
+    parser.add_argument(
+        "--scenes", type=int, default=10_000, help="training scenes, kept in memory"
+    )
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
@@ -73,7 +78,14 @@ def train(
     rng = np.random.default_rng(options.seed)
     schedule = Schedule(steps=options.steps, peak=options.peak, bfloat16=options.bfloat16)
     model = model.to(memory_format=torch.channels_last)
-    model = fit(model, loss_for(spec), lambda: pool.batch(rng, options.batch), schedule, report)
+    with ThreadPoolExecutor(1) as painter:
+        ahead = [painter.submit(pool.batch, rng, options.batch) for _ in range(2)]
+
+        def batches() -> tuple[torch.Tensor, torch.Tensor]:
+            ahead.append(painter.submit(pool.batch, rng, options.batch))
+            return ahead.pop(0).result()
+
+        model = fit(model, loss_for(spec), batches, schedule, report)
     return model.to(memory_format=torch.contiguous_format)
 
 
@@ -81,12 +93,11 @@ def evaluate(artifact: Path, images: int) -> Metrics:
     dataset = open_dataset(f"scenes://?count={images}")
     found, items = [], []
     with Detector.open(artifact, score=0.005, iou=0.45, multi_label=True) as detector:
-        for item in dataset.items:
-            image, item = load(item)
+        for scene in dataset.items:
+            image, item = load(scene)
             found.append(detector(image))
             items.append(item)
-    fresh = type(dataset)(dataset.name, dataset.kind, dataset.classes, tuple(items), dataset.source)
-    return evaluate_detections(fresh, found)
+    return evaluate_detections(replace(dataset, items=tuple(items)), found)
 
 
 def describe(metrics: Metrics) -> list[str]:
@@ -101,7 +112,7 @@ def describe(metrics: Metrics) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = arguments(argv)
+    options = parse(argv)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -116,13 +127,24 @@ def main(argv: list[str] | None = None) -> int:
     start = time.monotonic()
     model = train(options, model, spec, report)
     report(f"trained in {(time.monotonic() - start) / 60:.1f} min")
-    save_safetensors(model, stem.with_suffix(".safetensors"), spec)
     settings = {key: str(value) for key, value in vars(options).items() if key != "out"}
-    write_onnx(model, spec, stem.with_suffix(".onnx"), arguments={**settings, **facts})
-    report(f"{stem.name}.onnx: {stem.with_suffix('.onnx').stat().st_size} bytes")
+    write(model, spec, {**settings, **facts}, stem, report)
     for line in describe(evaluate(stem.with_suffix(".onnx"), options.images)):
         report(line)
     return 0
+
+
+def write(
+    model: nn.Module,
+    spec: ModelSpec,
+    arguments: dict[str, Any],
+    stem: Path,
+    report: Callable[[str], None],
+) -> None:
+    save_safetensors(model, stem.with_suffix(".safetensors"), spec)
+    artifact = stem.with_suffix(".onnx")
+    write_onnx(model, spec, artifact, arguments=arguments)
+    report(f"{artifact.name}: {artifact.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def shade(colours: Any, z: Any, light: Light) -> NDArray[np.float64]:
     seen = np.asarray(colours) * (light.ambient + light.beam * np.exp(-z / 16))
     seen *= clear
     seen += (1 - clear) * light.haze
-    return np.minimum(seen, 255.0, out=seen)
+    return np.asarray(np.minimum(seen, 255.0, out=seen))
 
 
 def tone(colour: Colour, z: float, light: Light) -> tuple[float, float, float, float]:
@@ -131,7 +131,7 @@ def fill(canvas: Canvas, polygon: NDArray[np.int32], colour: Any) -> None:
 def _visible(corners: NDArray[np.int32]) -> bool:
     # Twice the area of the first two edges; upright corners seen from outside turn clockwise.
     (ax, ay), (bx, by), (cx, cy) = corners[0].tolist(), corners[1].tolist(), corners[2].tolist()
-    return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax) < 0
+    return bool((bx - ax) * (cy - ay) < (by - ay) * (cx - ax))
 
 
 def _paint_solid(
@@ -266,7 +266,7 @@ def paint_body(
 def _share_inside(pixels: NDArray[np.float64], box: tuple[int, ...]) -> float:
     """The share of a body's extent that lies inside the image, 0 < share <= 1."""
     width, height = np.maximum(pixels.max(axis=0) - pixels.min(axis=0), 1.0).tolist()
-    return min(1.0, (box[2] - box[0]) * (box[3] - box[1]) / (width * height))
+    return float(min(1.0, (box[2] - box[0]) * (box[3] - box[1]) / (width * height)))
 
 
 def paint_shadow(

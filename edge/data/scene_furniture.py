@@ -11,15 +11,18 @@ from edge.data.scene_world import Actor, Furniture
 
 __all__ = ["paint_furniture", "paint_post"]
 
+# Of a tree: metres to the right, height, radius, and how light it is.
+_CROWN = ((0.0, 3.6, 1.3, 0.8), (-0.6, 3.2, 0.9, 0.95), (0.5, 4.2, 0.9, 1.1))
+
 
 def paint_furniture(canvas: Canvas, item: Furniture, light: Light, camera: Camera) -> None:
     """Paint a tree, a lamp post or a bin."""
     if item.kind == "tree":
         _bar(canvas, (item.x - 0.12, 0, 0.24, 2.6), item.z, (45, 60, 75), light, camera)
-        for dx, y, radius, depth in ((0, 3.6, 1.3, 0.8), (-0.6, 3.2, 0.9, 0.95), (0.5, 4.2, 0.9, 1.1)):
-            b, g, r = item.colour
+        for dx, y, radius, depth in _CROWN:
+            b, g, r = (part * depth for part in item.colour)
             place = (item.x + dx * item.size, y, item.z)
-            _ball(canvas, place, radius * item.size, (b * depth, g * depth, r * depth), light, camera)
+            _ball(canvas, place, radius * item.size, (b, g, r), light, camera)
     elif item.kind == "post":
         _bar(canvas, (item.x - 0.07, 0, 0.14, 6.0), item.z, item.colour, light, camera)
         arm = -1.3 if item.x > 0 else 0.0

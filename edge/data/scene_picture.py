@@ -50,7 +50,8 @@ def compose(
     """
     canvas = backdrop.copy()
     paint_street(canvas, world.street, world.light, world.camera, world.driven)
-    things = [thing for thing in (*world.actors, *world.furniture) if thing.z >= _NEAREST]
+    everything: list[Actor | Furniture] = [*world.actors, *world.furniture]
+    things = [thing for thing in everything if thing.z >= _NEAREST]
     boxes: dict[int, tuple[Actor, tuple[int, int, int, int], int]] = {}
     for thing in sorted(things, key=lambda item: -item.z):
         if isinstance(thing, Furniture):
@@ -78,36 +79,40 @@ def _paint_actor(
 
 
 def _labels(canvas: Canvas, boxes: dict[int, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    owners = np.ascontiguousarray(canvas[..., 3])
-    seen = cv2.calcHist([owners], [0], None, [256], [0, 256]).ravel()
+    owners = cv2.extractChannel(canvas, 3)
     kept = [
         (box, CLASSES.index(actor.kind))
         for identity, (actor, box, pixels) in boxes.items()
-        if seen[identity] >= MIN_VISIBLE * pixels
+        if _count(owners, box, identity) >= MIN_VISIBLE * pixels
     ]
     xyxy = np.array([box for box, _ in kept], np.float32).reshape(-1, 4)
     return xyxy, np.array([label for _, label in kept], np.int32)
 
 
-_GLOW = {"head lamp": (150, 170, 175), "tail lamp": (20, 20, 130), "signal": (0, 0, 0)}
+def _count(owners: NDArray[Any], box: tuple[int, int, int, int], identity: int) -> int:
+    left, top, right, bottom = box
+    return int(np.count_nonzero(owners[top:bottom, left:right] == identity))
+
+
+_GLOW = {"head lamp": (150, 170, 175), "tail lamp": (20, 20, 130)}
 _GLOW_SHRINK = 4
 
 
 def _add_glow(canvas: Canvas, world: World, boxes: dict[int, Any]) -> None:
     height, width = world.camera.hw
-    glow = np.zeros((height // _GLOW_SHRINK + 1, width // _GLOW_SHRINK + 1, 3), np.uint8)
+    glow = np.zeros((height // _GLOW_SHRINK + 1, width // _GLOW_SHRINK + 1, 4), np.uint8)
     for identity, (actor, _, _) in boxes.items():
         body = actor.body()
         if not isinstance(body, Solid):
             continue
         radius = max(1, round(0.3 * world.camera.focal / actor.z / _GLOW_SHRINK))
         for x, y, slot in lamps_seen(canvas, body, actor.pose, world.camera, identity):
-            colour = np.array(_GLOW[slot] if slot != "signal" else actor.palette[slot]) * 0.5
-            spot = (int(x / _GLOW_SHRINK), int(y / _GLOW_SHRINK))
-            cv2.circle(glow, spot, radius, colour.tolist(), -1)
+            colour = actor.palette[slot] if slot == "signal" else _GLOW[slot]
+            half = tuple(part * 0.5 for part in colour)  # and nothing for the owners' channel
+            cv2.circle(glow, (int(x / _GLOW_SHRINK), int(y / _GLOW_SHRINK)), radius, half, -1)
     glow = cv2.GaussianBlur(glow, (0, 0), max(1.5, width / 350))
-    glow = cv2.resize(glow, None, fx=_GLOW_SHRINK, fy=_GLOW_SHRINK)[:height, :width]
-    canvas[..., :3] = cv2.add(np.ascontiguousarray(canvas[..., :3]), glow)
+    glow = cv2.resize(glow, None, fx=_GLOW_SHRINK, fy=_GLOW_SHRINK)
+    cv2.add(canvas, glow[:height, :width], dst=canvas)
 
 
 @lru_cache(maxsize=8)

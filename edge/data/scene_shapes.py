@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,13 +198,13 @@ def _van(style: int) -> Solid:
     return parts.solid()
 
 
-@lru_cache(maxsize=None)
+@cache
 def vehicle(kind: str, style: int) -> Solid:
     """A `car` or a `van` in one of three styles."""
     return _car(style) if kind == "car" else _van(style)
 
 
-@lru_cache(maxsize=None)
+@cache
 def traffic_light(lit: int) -> Solid:
     """A housing 3 m above the ground with lamp `lit` on (0 red, 1 amber, 2 green), facing ahead."""
     parts = _Parts()
@@ -223,7 +223,7 @@ def pedestrian(phase: float, girth: float) -> Figure:
     """Somebody 1.75 m tall at a `phase` (radians) of the stride; `girth` widens the trunk."""
     swing, lift = 0.34 * math.sin(phase), 0.06 * abs(math.cos(phase))
     wide = 0.19 * girth
-    joints = [(0, 1.62, 0.02), (0, 1.45, 0)]
+    joints: list[tuple[float, float, float]] = [(0, 1.62, 0.02), (0, 1.45, 0)]
     for side, step in ((-1, swing), (1, -swing)):
         joints += [(side * wide, 1.4, 0), (side * wide * 1.25, 1.12, -step * 0.5)]
         joints += [(side * wide * 1.2, 0.86, -step * 0.8 + 0.06)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from edge.data.scene_picture import Scene, compose, finish
-from edge.data.scene_street import paint_backdrop
+from edge.data.scene_street import make_street, paint_backdrop
 from edge.data.scene_world import (
     REACH,
     Actor,
@@ -20,7 +20,6 @@ from edge.data.scene_world import (
     make_furniture,
     make_light,
 )
-from edge.data.scene_street import make_street
 
 __all__ = ["SceneStream"]
 
@@ -72,9 +71,7 @@ class SceneStream:
         self._step_s = 1 / fps
         self._seconds = 0.0
         self._world = _make(self._rng, hw, bool(self._rng.random() < night))
-        self._backdrop = paint_backdrop(
-            self._world.street, self._world.light, self._world.camera
-        )
+        self._backdrop = paint_backdrop(self._world.street, self._world.light, self._world.camera)
 
     def __iter__(self) -> Iterator[Scene]:
         return self
@@ -144,7 +141,7 @@ def _advance(world: World, rng: Generator, seconds: float, step_s: float) -> Non
 
 
 def _next(world: World, rng: Generator, gone: Actor) -> Actor:
-    """Who comes at the far end for somebody who is gone; the same one, unseen, until there is room."""
+    """Who comes at the far end for who is gone; the same, unseen, until there is room."""
     actor = _cast(rng, world, gone.kind, gone.role)
     actor.z = REACH[gone.kind][1]
     others = [other for other in world.actors if other is not gone]

@@ -44,7 +44,13 @@ class Street:
     buildings: tuple[Building, ...]
 
 
-_WALLS = ((96, 120, 160), (150, 165, 175), (120, 130, 140), (80, 90, 120), (170, 185, 195))
+_WALLS: tuple[tuple[float, float, float], ...] = (
+    (96, 120, 160),
+    (150, 165, 175),
+    (120, 130, 140),
+    (80, 90, 120),
+    (170, 185, 195),
+)
 _WALLS += ((90, 105, 115), (130, 150, 180), (110, 100, 95), (75, 100, 145))
 
 
@@ -156,9 +162,7 @@ def _paint_building(
 
 
 @lru_cache(maxsize=256)
-def _window_grid(
-    building: Building, along: bool
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _window_grid(building: Building, along: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Runs (N, 4) and heights (N, 4) of the corners of a wall's windows; which are lit.
 
     A run is the distance from the building's near corner, along the street or on the end wall.

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from edge.data.scene_picture import Scene, compose, finish
-from edge.data.scene_street import paint_backdrop
 from edge.data.scene_stream import SceneStream
+from edge.data.scene_street import paint_backdrop
 from edge.data.scene_world import CLASSES, make_world
 
 __all__ = ["CLASSES", "Scene", "SceneStream", "render", "scene_set"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError
+from edge.onnx_metadata import LOW_KEY, read_metadata
 from edge.optional import require
 from edge.runtime.ort_lowering import fold_weights, is_quantized, lower
 
@@ -38,6 +40,9 @@ class OrtBackend:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         options.log_severity_level = 3
+        if exact:
+            # onnxruntime 1.31 drops a ReLU in front of a quantizer once weights are constants.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         model, kernels = _prepared(path, exact)
         try:
             self._session: Any = ort.InferenceSession(
@@ -71,7 +76,10 @@ def _prepared(path: Path, exact: bool) -> tuple[bytes, str]:
     model = path.read_bytes()
     if not is_quantized(model):
         return model, ""
-    return (fold_weights(model), ", Q/DQ as written") if exact else (lower(model), ", INT8 kernels")
+    if exact:
+        return fold_weights(model), ", Q/DQ as written"
+    low = json.loads(read_metadata(path).get(LOW_KEY, "{}"))
+    return lower(model, low), ", INT8 kernels"
 
 
 def _first(error: Exception) -> str:

@@ -138,13 +138,12 @@ class Detector:
 
 
 def _check_bindings(manifest: Manifest) -> None:
-    """Heads and outputs must tell one story, or decoding reads foreign numbers."""
-    shapes = {tensor.name: tensor.shape for tensor in manifest.outputs}
-    for head in manifest.spec.heads:
-        wanted = (head.channels(len(manifest.spec.classes)), *head.grid_hw)
-        found = shapes.get(head.tensor)
-        if found is None or found[1:] != wanted:
-            raise ArtifactError(
-                f"{manifest.spec.name}: head {head.tensor} decodes {wanted}, "
-                f"the graph's output is {found}; export the model again"
-            )
+    """Heads and outputs must tell one story, in one order, or decoding reads foreign numbers."""
+    classes = len(manifest.spec.classes)
+    heads = [(head.tensor, (head.channels(classes), *head.grid_hw)) for head in manifest.spec.heads]
+    outputs = [(tensor.name, tensor.shape[1:]) for tensor in manifest.outputs]
+    if heads != outputs:
+        raise ArtifactError(
+            f"{manifest.spec.name}: its heads decode {heads}, the graph's outputs are {outputs}; "
+            "export the model again"
+        )

@@ -1,149 +1,46 @@
-"""A CUDA device behind a few verbs; the only file that knows a CUDA binding.
+"""A CUDA device behind a few verbs.
 
-Every verb is written once, in the names of the driver API
-(https://docs.nvidia.com/cuda/cuda-driver-api/). What calls it is cuda-python or, without it, ctypes
-on the driver's own library, which needs no package at all. (PyCUDA is no third: it binds a context
-to one thread, and its detach leaves the context on the stack.) The primary context is shared with
-TensorRT; it is pushed and popped around each use, so that a device is bound to no thread.
+The primary context is shared with TensorRT; it is pushed and popped around each use, so that a
+device is bound to no thread. `edge.runtime.cuda_driver` finds the binding that makes the calls.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from edge.errors import DeviceError
+from edge.runtime.cuda_driver import Call, open_binding, open_ctypes
 
 __all__ = [
     "Device",
     "DeviceBuffer",
     "DriverFacts",
+    "Event",
+    "Graph",
+    "HasPointer",
+    "Kernel",
+    "MappedBuffer",
+    "Mirror",
+    "Module",
     "PinnedBuffer",
     "Stream",
     "driver_facts",
     "open_device",
 ]
 
-Call = Callable[..., Any]
-"""`call("cuMemAlloc", nbytes)`: the function's result; a DeviceError that names it if it fails."""
-
-_LIBRARY = "libcuda.so.1"
-# CUdevice_attribute of cuda.h.
+# CUdevice_attribute and flags of cuda.h.
 _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
-_ADVICE = {
-    "CUDA_ERROR_NO_DEVICE": "no GPU is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES",
-    "CUDA_ERROR_INVALID_DEVICE": "there is no GPU of that index",
-    "CUDA_ERROR_OUT_OF_MEMORY": "close other programs, or take a smaller network",
-    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver was updated: restart the machine",
-    "CUDA_ERROR_SYSTEM_NOT_READY": "the driver is not running: restart it or the machine",
-}
-
-
-# ---------------------------------------------------------------- bindings
-
-
-def _failed(function: str, name: str) -> DeviceError:
-    return DeviceError(f"{function} failed with {name}: {_ADVICE.get(name, 'see the CUDA manual')}")
-
-
-def _cuda_python() -> Call:
-    try:
-        driver: Any = importlib.import_module("cuda.bindings.driver")
-    except ImportError:  # cuda-python before 12.6
-        driver = importlib.import_module("cuda.cuda")
-
-    def call(function: str, *args: Any) -> Any:
-        if function == "cuDeviceGetName":
-            args = (256, *args)
-        elif function == "cuDeviceGetAttribute":
-            args = (driver.CUdevice_attribute(args[0]), args[1])
-        status, *values = getattr(driver, function)(*args)
-        if int(status) != 0:
-            raise _failed(function, getattr(status, "name", str(status)))
-        return values[0] if values else None
-
-    return call
-
-
-_INT, _SIZE, _ADDRESS, _HANDLE = ctypes.c_int, ctypes.c_size_t, ctypes.c_uint64, ctypes.c_void_p
-_UINT = ctypes.c_uint
-# Symbol in the library, type of the result that its first parameter points to, other parameters.
-_SIGNATURES: dict[str, tuple[str, Any, tuple[Any, ...]]] = {
-    "cuInit": ("cuInit", None, (_UINT,)),
-    "cuDriverGetVersion": ("cuDriverGetVersion", _INT, ()),
-    "cuDeviceGetCount": ("cuDeviceGetCount", _INT, ()),
-    "cuDeviceGet": ("cuDeviceGet", _INT, (_INT,)),
-    "cuDeviceGetAttribute": ("cuDeviceGetAttribute", _INT, (_INT, _INT)),
-    "cuDevicePrimaryCtxRetain": ("cuDevicePrimaryCtxRetain", _HANDLE, (_INT,)),
-    "cuDevicePrimaryCtxRelease": ("cuDevicePrimaryCtxRelease_v2", None, (_INT,)),
-    "cuCtxPushCurrent": ("cuCtxPushCurrent_v2", None, (_HANDLE,)),
-    "cuCtxPopCurrent": ("cuCtxPopCurrent_v2", _HANDLE, ()),
-    "cuMemAlloc": ("cuMemAlloc_v2", _ADDRESS, (_SIZE,)),
-    "cuMemFree": ("cuMemFree_v2", None, (_ADDRESS,)),
-    "cuMemHostAlloc": ("cuMemHostAlloc", _HANDLE, (_SIZE, _UINT)),
-    "cuMemFreeHost": ("cuMemFreeHost", None, (_HANDLE,)),
-    "cuMemcpyHtoDAsync": ("cuMemcpyHtoDAsync_v2", None, (_ADDRESS, _HANDLE, _SIZE, _HANDLE)),
-    "cuMemcpyDtoHAsync": ("cuMemcpyDtoHAsync_v2", None, (_HANDLE, _ADDRESS, _SIZE, _HANDLE)),
-    "cuStreamCreate": ("cuStreamCreate", _HANDLE, (_UINT,)),
-    "cuStreamSynchronize": ("cuStreamSynchronize", None, (_HANDLE,)),
-    "cuStreamDestroy": ("cuStreamDestroy_v2", None, (_HANDLE,)),
-}
-
-
-def _load_library() -> ctypes.CDLL:
-    try:
-        return ctypes.CDLL(_LIBRARY)
-    except OSError as error:
-        raise DeviceError(
-            f"no NVIDIA driver here ({error}): an engine runs on a machine with an NVIDIA GPU; "
-            "the .onnx beside it runs on any"
-        ) from error
-
-
-def _ctypes() -> Call:
-    library = _load_library()
-
-    def call(function: str, *args: Any) -> Any:
-        if function == "cuDeviceGetName":
-            text = ctypes.create_string_buffer(256)
-            _check(library, function, library.cuDeviceGetName(text, 256, *args))
-            return text.value
-        symbol, result, types = _SIGNATURES[function]
-        out = (ctypes.byref(value := result()),) if result else ()
-        given = [kind(arg) for kind, arg in zip(types, args, strict=True)]
-        _check(library, function, getattr(library, symbol)(*out, *given))
-        return value.value if result else None
-
-    return call
-
-
-def _check(library: ctypes.CDLL, function: str, status: int) -> None:
-    if status != 0:
-        name = ctypes.c_char_p()
-        library.cuGetErrorName(status, ctypes.byref(name))
-        raise _failed(function, (name.value or f"status {status}".encode()).decode())
-
-
-_BINDINGS: dict[str, Callable[[], Call]] = {
-    "cuda-python": _cuda_python,
-    "ctypes": _ctypes,
-}
-
-
-def _open_binding() -> tuple[str, Call]:
-    _load_library()
-    for name, binding in _BINDINGS.items():
-        with suppress(ImportError):
-            return name, binding()
-    raise AssertionError("ctypes is always there")
+_DEVICE_MAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP
+_EXTERNAL = 1  # CU_EVENT_RECORD_EXTERNAL: a captured record tells the time, too
+_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: TensorRT may allocate meanwhile
 
 
 # ---------------------------------------------------------------- what is there
@@ -161,7 +58,7 @@ class DriverFacts:
 def driver_facts() -> DriverFacts | None:
     """The first GPU, or None where there is no driver or no GPU. Makes no context."""
     try:
-        call = _ctypes()
+        call = open_ctypes()
         call("cuInit", 0)
         device = call("cuDeviceGet", 0)
         major, minor = _capability(call, device)
@@ -188,13 +85,25 @@ def _driver(call: Call) -> str:
 # ---------------------------------------------------------------- the device
 
 
-def open_device(index: int = 0) -> Device:
+def open_device(index: int = 0, *, binding: str | None = None) -> Device:
     """The GPU of that index, with its primary context retained.
+
+    Args:
+        binding: `cuda-python`, `pycuda` or `ctypes`; by default what EDGE_CUDA says, or the first
+            that is installed.
 
     Raises:
         DeviceError: no driver or no such GPU; names the CUDA error and what to do.
+        MissingDependency: the binding asked for is not installed.
     """
-    return Device(index, *_open_binding())
+    return Device(index, *open_binding(binding))
+
+
+class HasPointer(Protocol):
+    """Memory that kernels reach."""
+
+    @property
+    def pointer(self) -> int: ...
 
 
 class Device:
@@ -205,7 +114,8 @@ class Device:
         compute_capability: (major, minor).
         integrated: whether it shares memory with the CPU, as a Jetson does.
         driver_version: the newest CUDA that the driver serves, `12.6`.
-        binding: `cuda-python` or `ctypes`.
+        binding: `cuda-python`, `pycuda` or `ctypes`.
+        capturing: the graph that is being captured, if any.
     """
 
     def __init__(self, index: int, binding: str, call: Call) -> None:
@@ -218,6 +128,7 @@ class Device:
         self.driver_version = _driver(call)
         self._context: Any = call("cuDevicePrimaryCtxRetain", self._device)
         self.held: set[_Resource] = set()
+        self.capturing: Graph | None = None
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -238,9 +149,29 @@ class Device:
         """Memory of the host that copies to and from the device run beside other work."""
         return PinnedBuffer(self, shape, dtype)
 
+    def mapped(self, shape: int | tuple[int, ...], dtype: DTypeLike = np.uint8) -> MappedBuffer:
+        """Memory of the host that kernels reach without a copy."""
+        return MappedBuffer(self, shape, dtype)
+
+    def mirror(self, shape: int | tuple[int, ...], dtype: DTypeLike = np.uint8) -> Mirror:
+        """Memory that the host and the device both work on; see `Mirror`."""
+        return Mirror(self, shape, dtype)
+
     def stream(self) -> Stream:
         """A queue of work, apart from the default stream."""
         return Stream(self)
+
+    def event(self) -> Event:
+        """A mark in a stream that tells the time."""
+        return Event(self)
+
+    def module(self, image: bytes) -> Module:
+        """Kernels from a cubin or PTX.
+
+        Raises:
+            DeviceError: the image is for another GPU, too new for the driver, or damaged.
+        """
+        return Module(self, image)
 
     def copy_to_device_async(
         self, target: DeviceBuffer, source: NDArray[Any], stream: Stream
@@ -259,6 +190,66 @@ class Device:
         args = (target.ctypes.data, source.pointer, source.nbytes, stream.handle)
         with self.current():
             self.call("cuMemcpyDtoHAsync", *args)
+
+    def zero_async(self, target: DeviceBuffer, stream: Stream) -> None:
+        """Queue the filling of a buffer of whole 32-bit words with zeros."""
+        if target.nbytes % 4:
+            raise ValueError(f"{target.nbytes} bytes are no whole number of 32-bit words")
+        with self.current():
+            self.call("cuMemsetD32Async", target.pointer, 0, target.nbytes // 4, stream.handle)
+
+    def launch(
+        self,
+        kernel: Kernel,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        values: tuple[int | float | HasPointer | None, ...],
+        stream: Stream,
+    ) -> None:
+        """Queue a kernel. An int goes as 32 bits, a float as single precision, memory and None as
+        an address."""
+        with self.current():
+            given = [_value(value) for value in values]
+            self.call("cuLaunchKernel", kernel.handle, grid, block, given, stream.handle)
+
+    def record(self, event: Event, stream: Stream) -> None:
+        """Queue a mark."""
+        with self.current():
+            if self.capturing is not None:
+                self.call("cuEventRecordWithFlags", event.handle, stream.handle, _EXTERNAL)
+            else:
+                self.call("cuEventRecord", event.handle, stream.handle)
+
+    def elapsed_ms(self, first: Event, second: Event) -> float:
+        """Milliseconds between two marks that have both been reached."""
+        with self.current():
+            return float(self.call("cuEventElapsedTime", first.handle, second.handle))
+
+    @contextmanager
+    def capture(self, stream: Stream) -> Iterator[Graph]:
+        """Collect what is queued meanwhile into a graph, instead of running it.
+
+        Raises:
+            DeviceError: something that was queued cannot be captured, or the binding has no graphs.
+        """
+        graph = Graph(self)
+        with self.current():
+            self.call("cuStreamBeginCapture", stream.handle, _RELAXED)
+            self.capturing = graph
+            try:
+                yield graph
+            except BaseException:
+                with suppress(DeviceError):  # it is invalid by now: what was first is what counts
+                    self.call("cuGraphDestroy", self.call("cuStreamEndCapture", stream.handle))
+                raise
+            finally:
+                self.capturing = None
+            graph.finish(_integer(self.call("cuStreamEndCapture", stream.handle)))
+
+    def replay(self, graph: Graph, stream: Stream) -> None:
+        """Queue all of a graph in one call."""
+        with self.current():
+            self.call("cuGraphLaunch", graph.handle, stream.handle)
 
     def synchronize(self, stream: Stream) -> None:
         """Wait until all queued work is done."""
@@ -281,6 +272,14 @@ class Device:
         self.close()
 
 
+def _value(value: int | float | HasPointer | None) -> Any:
+    if isinstance(value, int):
+        return ctypes.c_int(value)
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return ctypes.c_uint64(0 if value is None else value.pointer)
+
+
 def _same_size(nbytes: int, array: NDArray[Any]) -> None:
     if not array.flags.c_contiguous or array.nbytes != nbytes:
         raise ValueError(f"a copy of {nbytes} bytes takes a contiguous array of that size")
@@ -290,12 +289,15 @@ def _bytes_at(pointer: int, nbytes: int) -> NDArray[np.uint8]:
     return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(pointer))
 
 
+# ---------------------------------------------------------------- what it gives out
+
+
 class _Resource:
     """Something of the device that is given back once."""
 
     _make, _free = "", ""
 
-    def __init__(self, device: Device, *args: int) -> None:
+    def __init__(self, device: Device, *args: Any) -> None:
         self._device = device
         with device.current():
             self._handle: int | None = _integer(device.call(self._make, *args))
@@ -305,6 +307,11 @@ class _Resource:
         if self._handle is None:
             raise DeviceError(f"a {type(self).__name__} was used after it was closed")
         return self._handle
+
+    @property
+    def handle(self) -> int:
+        """What the driver knows it by."""
+        return self._value()
 
     def close(self) -> None:
         """Give it back; a second call does nothing."""
@@ -338,11 +345,11 @@ class DeviceBuffer(_Resource):
 class PinnedBuffer(_Resource):
     """Page-locked memory of the host; `array` must not be used once it is closed."""
 
-    _make, _free = "cuMemHostAlloc", "cuMemFreeHost"
+    _make, _free, _flags = "cuMemHostAlloc", "cuMemFreeHost", 0
 
     def __init__(self, device: Device, shape: int | tuple[int, ...], dtype: DTypeLike) -> None:
         self.shape, self.dtype, self.nbytes = _layout(shape, dtype)
-        super().__init__(device, self.nbytes, 0)
+        super().__init__(device, self.nbytes, self._flags)
 
     @property
     def array(self) -> NDArray[Any]:
@@ -350,18 +357,122 @@ class PinnedBuffer(_Resource):
         return _bytes_at(self._value(), self.nbytes).view(self.dtype).reshape(self.shape)
 
 
+class MappedBuffer(PinnedBuffer):
+    """Page-locked memory that kernels reach at `pointer`."""
+
+    _flags = _DEVICE_MAP
+
+    def __init__(self, device: Device, shape: int | tuple[int, ...], dtype: DTypeLike) -> None:
+        super().__init__(device, shape, dtype)
+        with device.current():
+            self._address = _integer(device.call("cuMemHostGetDevicePointer", self.handle, 0))
+
+    @property
+    def pointer(self) -> int:
+        """Its address on the device."""
+        return self._value() and self._address
+
+
+class Mirror:
+    """Memory that the host sees at `array` and the device at `pointer`.
+
+    Where both share one memory (a Jetson) it is one block, and `push` and `pull` do nothing. Else
+    it is two, and they queue the copy to and from the device.
+    """
+
+    def __init__(self, device: Device, shape: int | tuple[int, ...], dtype: DTypeLike) -> None:
+        self._device = device
+        self._host = (device.mapped if device.integrated else device.pinned)(shape, dtype)
+        self._there = None if device.integrated else device.allocate(shape, dtype)
+        self.array, self.nbytes = self._host.array, self._host.nbytes
+
+    @property
+    def pointer(self) -> int:
+        """Its address on the device."""
+        there = self._there or self._host
+        assert isinstance(there, (DeviceBuffer, MappedBuffer))
+        return there.pointer
+
+    def push(self, stream: Stream) -> None:
+        """Queue what makes the device see what the host wrote."""
+        if self._there is not None:
+            self._device.copy_to_device_async(self._there, self.array, stream)
+
+    def pull(self, stream: Stream) -> None:
+        """Queue what makes the host see, once the stream is synchronised, what the device wrote."""
+        if self._there is not None:
+            self._device.copy_to_host_async(self.array, self._there, stream)
+
+    def close(self) -> None:
+        """Give the memory back; a second call does nothing."""
+        self._host.close()
+        if self._there is not None:
+            self._there.close()
+
+
 class Stream(_Resource):
-    """A queue of work on the device."""
+    """A queue of work on the device; `handle` is what TensorRT's `execute_async_v3` takes."""
 
     _make, _free = "cuStreamCreate", "cuStreamDestroy"
 
     def __init__(self, device: Device) -> None:
         super().__init__(device, _NON_BLOCKING)
 
-    @property
-    def handle(self) -> int:
-        """What TensorRT's `execute_async_v3` takes."""
-        return self._value()
+
+class Event(_Resource):
+    """A mark in a stream."""
+
+    _make, _free = "cuEventCreate", "cuEventDestroy"
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(device, 0)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function on the device; lives as long as its module."""
+
+    handle: int
+
+
+class Module(_Resource):
+    """Compiled kernels."""
+
+    _make, _free = "cuModuleLoadData", "cuModuleUnload"
+
+    def __init__(self, device: Device, image: bytes) -> None:
+        super().__init__(device, image)
+        self._kernels: dict[str, Kernel] = {}
+
+    def kernel(self, name: str) -> Kernel:
+        """The kernel of that name.
+
+        Raises:
+            DeviceError: the image has none of that name.
+        """
+        if name not in self._kernels:
+            with self._device.current():
+                found = self._device.call("cuModuleGetFunction", self.handle, name.encode())
+            self._kernels[name] = Kernel(_integer(found))
+        return self._kernels[name]
+
+
+class Graph(_Resource):
+    """Captured work, ready to be queued again and again."""
+
+    _free = "cuGraphExecDestroy"
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._handle = None
+
+    def finish(self, captured: int) -> None:
+        """Make it ready from what was captured, which is given back."""
+        try:
+            self._handle = _integer(self._device.call("cuGraphInstantiate", captured, 0))
+        finally:
+            self._device.call("cuGraphDestroy", captured)
+        self._device.held.add(self)
 
 
 def _layout(

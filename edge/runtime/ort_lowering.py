@@ -3,14 +3,16 @@
 TensorRT wants Q/DQ on the convolution's input alone; onnxruntime fuses a convolution only when
 its output is quantized as well. So quantizers move up to their convolutions: through pooling,
 resize, slice and concat without any change of the numbers (these only move values), and through
-a leaky activation with one more rounding in front of it. What stays in floating point gets its
-weights dequantized once, here, rather than for every frame.
+a leaky activation with one more rounding in front of it, unless that would clip what the
+activation is known to let through. What stays in floating point gets its weights dequantized
+once, here, rather than for every frame.
 
 `fold_weights` alone changes no number: that is how `exact=True` runs the graph as TensorRT would.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,10 @@ _MOVES = ("MaxPool", "Resize", "Slice", "Concat")
 _ACTIVATIONS = ("LeakyRelu", "Relu")
 _FLOAT, _UINT8 = 1, 2
 
+# Of a leaky activation's negative side, what may be clipped: it is small behind the slope.
+_CLIPPED = 1.25
+_LEVELS = 128
+
 Scale = tuple[str, str]
 
 
@@ -33,6 +39,7 @@ class _Graph:
         self.proto = model_class().FromString(model)
         self.graph = self.proto.graph
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.low: dict[str, float] = {}
         self.link()
 
     def link(self) -> None:
@@ -64,9 +71,14 @@ def fold_weights(model: bytes) -> bytes:
     return bytes(graph.proto.SerializeToString())
 
 
-def lower(model: bytes) -> bytes:
-    """The model arranged for INT8 kernels; see the module's text for what that changes."""
+def lower(model: bytes, low: Mapping[str, float] | None = None) -> bytes:
+    """The model arranged for INT8 kernels; see the module's text for what that changes.
+
+    Args:
+        low: lowest value by tensor, where known; a tensor that is not named is taken to fit.
+    """
     graph = _Graph(model)
+    graph.low = dict(low or {})
     demands = _demands(graph)
     _separate_readers(graph)
     _move_up(graph, demands)
@@ -111,6 +123,8 @@ def _demands(graph: _Graph) -> dict[tuple[str, str], Scale]:
             return
         for name in maker.input[: len(maker.input) if maker.op_type == "Concat" else 1]:
             demands[name, maker.name] = scale
+            if tensor in graph.low:
+                graph.low[name] = min(graph.low[tensor], graph.low.get(name, 0.0))
             upward(name, scale)
 
     for node in graph.graph.node:
@@ -172,6 +186,10 @@ def _before_activation(graph: _Graph, node: Any, scale: Scale) -> list[Any]:
         return []
     if _dequantizer(graph, maker.input[0]) is None:
         return []  # a float convolution fuses its activation; a quantizer between would split it
+    slope = next((a.f for a in node.attribute if a.name == "alpha"), 0.0)
+    room = _CLIPPED * _LEVELS * graph.value(scale[0]) * slope
+    if slope and graph.low.get(node.output[0], 0.0) < -room:
+        return []
     if node.op_type == "Relu":
         node.op_type = "LeakyRelu"
         node.attribute.add(name="alpha", f=0.0, type=1)

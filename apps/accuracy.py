@@ -1,0 +1,128 @@
+"""Several artifacts over the same labelled images, with all that a bootstrap and a report need."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apps.image_results import ClassResults, by_class, small_results
+from apps.table import steps
+from edge.data.datasets import Dataset, load, match_classes, open_dataset
+from edge.data.metrics import Metrics, evaluate_detections
+from edge.detections import Detections
+from edge.errors import DataError
+from edge.runtime.backend import cpu_options
+from edge.runtime.detector import Detector
+
+__all__ = ["Accuracy", "accuracy", "data_digest", "detect", "labelled", "score"]
+
+# As `edge evaluate`: a low score keeps the whole curve.
+_OPTIONS: dict[str, Any] = {"score": 0.005, "iou": 0.45, "limit": 500, "multi_label": True}
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """How right one artifact is.
+
+    Attributes:
+        metrics: COCO average precision.
+        results, small: for the bootstrap; of all objects and of small ones.
+        detections: by image, in the dataset's order.
+        classes: of the model.
+        backend: what ran it.
+    """
+
+    metrics: Metrics
+    results: dict[str, ClassResults]
+    small: dict[str, ClassResults]
+    detections: list[Detections]
+    classes: tuple[str, ...]
+    backend: str
+
+
+def labelled(data: str | Path, classes: Sequence[str], images: int | None = None) -> Dataset:
+    """Open `data` and refuse what cannot be measured on before anything is run.
+
+    Raises:
+        DataError: no labels, or no class in common with the model.
+    """
+    dataset = open_dataset(data, classes, images)
+    if dataset.kind == "images":
+        raise DataError(f"{data}: images without labels; there is nothing to compare with")
+    match_classes(dataset.classes, classes)
+    return dataset
+
+
+def data_digest(dataset: Dataset) -> str:
+    """sha256 over the images and labels of `dataset`; of built-in scenes over one rendered picture.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    digest = hashlib.sha256("\n".join(dataset.classes).encode())
+    for number, item in enumerate(dataset.items):
+        if item.seed is None:
+            try:
+                digest.update(hashlib.sha256(item.image.read_bytes()).digest())
+            except OSError as error:
+                raise DataError(f"{item.image}: cannot be read: {error.strerror}") from error
+        else:
+            # The renderer's own changes show in any picture.
+            digest.update(str(item.seed).encode() if number else load(item)[0].tobytes())
+        for column in (item.xyxy, item.class_id, item.crowd, item.ignore):
+            digest.update(column.tobytes())
+    return digest.hexdigest()
+
+
+def detect(
+    artifact: str | Path, dataset: Dataset, threads: int | None = None
+) -> tuple[list[Detections], Dataset, Detector]:
+    """Detections in every image, the dataset in pixels, and the (closed) detector.
+
+    Raises:
+        DataError: an image cannot be read: a gate compares the same images or none.
+        ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
+    """
+    found, items = [], []
+    # The Q/DQ graph as TensorRT computes it, not as the CPU's INT8 kernels round it.
+    options = cpu_options(artifact, threads=threads, exact=True)
+    with Detector.open(artifact, **_OPTIONS, **options) as detector:
+        for item in steps(dataset.items, f"evaluating {Path(artifact).name}", len(dataset)):
+            frame, known = load(item)
+            height, width = frame.shape[:2]
+            boxes = detector(frame)
+            # Labels end at the image's edge, and so must boxes that are compared with them.
+            clipped = np.clip(boxes.xyxy, 0, (width, height, width, height))
+            found.append(replace(boxes, xyxy=clipped))
+            items.append(known)
+    return found, replace(dataset, items=tuple(items)), detector
+
+
+def score(
+    found: list[Detections], dataset: Dataset, classes: tuple[str, ...], backend: str = ""
+) -> Accuracy:
+    """Judge detections against a dataset in pixels.
+
+    Raises:
+        DataError: no boxes.
+    """
+    metrics = evaluate_detections(dataset, found, classes)
+    return Accuracy(
+        metrics,
+        by_class(metrics.matches, len(dataset)),
+        small_results(dataset, found, classes),
+        found,
+        classes,
+        backend,
+    )
+
+
+def accuracy(artifact: str | Path, dataset: Dataset, threads: int | None = None) -> Accuracy:
+    """Run `artifact` over `dataset` and judge what it finds; raises as `detect` and `score`."""
+    found, pixels, detector = detect(artifact, dataset, threads)
+    return score(found, pixels, detector.spec.classes, detector.backend.name)

@@ -1,0 +1,299 @@
+"""The camera app: `edge camera`. Needs numpy, OpenCV, rich and what runs the artifact."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from apps.agreement import Baseline
+from apps.camera_loop import detect_frames, track_counts
+from apps.capture import Capture
+from apps.host import fingerprint
+from apps.live import LiveState
+from apps.outputs import Outputs, start_sinks
+from apps.sinks import SinkWorker
+from apps.slot import Slots
+from apps.source_frame import Source, SourceOptions
+from apps.sources import default_source, list_cameras, make_source
+from apps.table import say, show
+from apps.tracking import Tracker
+from apps.watchdog import notify
+from edge import assets
+from edge.artifact import write_atomic
+from edge.errors import ArtifactError
+from edge.runtime.backend import cpu_options
+from edge.runtime.detector import Detector
+
+__all__ = ["built_in", "camera", "print_camera", "print_cameras"]
+
+_BUILT_IN = "tiny-yolo-scenes.onnx"
+_REPORT_S, _REPORT_TERMINAL_S = 60.0, 5.0
+
+
+def camera(
+    artifact: str | Path | None = None,
+    sources: Sequence[str | Source] = (),
+    *,
+    options: SourceOptions | None = None,
+    outputs: Outputs | None = None,
+    baseline: str | Path | None = None,
+    baseline_share: float = 0.2,
+    score: float = 0.25,
+    iou: float = 0.45,
+    threads: int | None = None,
+    exact: bool = False,
+    track: bool = False,
+    seconds: float | None = None,
+    frames: int | None = None,
+    stats: str | Path | None = None,
+    beside: Sequence[Callable[[LiveState], AbstractContextManager[object]]] = (),
+) -> dict[str, Any]:
+    """Detect in what cameras see, until the sources end, a limit, SIGINT or SIGTERM.
+
+    Args:
+        artifact: `.onnx` or `.engine` of edge; None: the built-in Tiny-YOLO.
+        sources: as `make_source` takes them, or sources themselves; none: the first camera that
+            is here, else the built-in world. Several take turns on the one detector.
+        options: asked of the sources.
+        outputs: the sinks.
+        baseline: a second artifact, run beside on `baseline_share` (0..1) of the time.
+        score, iou, threads, exact: of the detectors.
+        track: number the objects.
+        seconds, frames: limits; frames of all sources together.
+        stats: where to write the result too.
+        beside: called with the running state and entered before the first frame, left after the
+            last: a dashboard.
+
+    Returns:
+        `frames`, `dropped`, `fps`, `frame_age_ms`, `stages_ms`, `reconnects`, `backend` and all
+        else of `LiveState.snapshot`, and `host`.
+
+    Raises:
+        CameraError: a source or the window cannot be opened at the start.
+        ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`; `stats` cannot be
+            written; baseline and detector share no class.
+    """
+    _check(seconds, frames, baseline_share, stats)
+    _quiet()
+    chosen = _sources(sources, options or SourceOptions())
+    settings: dict[str, Any] = {"score": score, "iou": iou, "threads": threads, "exact": exact}
+    stop = threading.Event()
+    with ExitStack() as stack:
+        stack.enter_context(_signals(stop))
+        path = Path(artifact or built_in())
+        detector = stack.enter_context(_detector(path, chosen, **settings))
+        beyond = None
+        if baseline is not None:
+            second = stack.enter_context(_detector(Path(baseline), (), **settings))
+            beyond = Baseline(Path(baseline), second, detector, baseline_share)
+        slots = Slots(len(chosen))
+        captures = [Capture(index, each, slots, say) for index, each in enumerate(chosen)]
+        workers: list[SinkWorker] = []
+        stack.callback(_close, captures, workers)
+        for capture in captures:
+            capture.open()
+        workers += start_sinks(outputs or Outputs(), chosen, say, stop)
+        trackers = [Tracker() for _ in chosen if track]
+        live = _live(path, detector, captures, workers, beyond, trackers)
+        for enter in (_reports, *beside):
+            stack.enter_context(enter(live))
+        notify("READY=1")
+        detect_frames(
+            detector,
+            slots,
+            captures,
+            live,
+            workers=workers,
+            baseline=beyond,
+            trackers=trackers,
+            seconds=seconds,
+            frames=frames,
+            stop=stop,
+        )
+        notify("STOPPING=1")
+        result = {**live.snapshot(), "host": fingerprint()}
+        _close(captures, workers)
+        result["sinks"] = [worker.facts() for worker in workers]
+    if stats is not None:
+        write_atomic(Path(stats), json.dumps(result, indent=1).encode())
+    return result
+
+
+def built_in() -> Path:
+    """The detector that runs where none is named.
+
+    Raises:
+        ArtifactError: this installation was made without it.
+    """
+    path = Path(str(assets.__file__)).with_name(_BUILT_IN)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not in this installation; name an artifact of export-engine")
+    return path
+
+
+def _check(
+    seconds: float | None, frames: int | None, share: float, stats: str | Path | None
+) -> None:
+    if (seconds is not None and seconds <= 0) or (frames is not None and frames < 1):
+        raise ValueError(f"seconds {seconds} and frames {frames} must be positive")
+    if not 0 < share <= 1:
+        raise ValueError(f"baseline_share {share} is not in 0..1")
+    # Better now than after a night's run.
+    if stats is not None and not os.access(Path(stats).absolute().parent, os.W_OK):
+        raise ArtifactError(f"{stats}: its folder is missing or cannot be written")
+
+
+def _quiet() -> None:
+    """Our errors name what is wrong in one line; OpenCV's and FFmpeg's own would only hide it."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def _sources(sources: Sequence[str | Source], options: SourceOptions) -> list[Source]:
+    if not sources:
+        word = default_source()
+        say(f"no --source: {word}" + (" (no camera is here)" if "://?" in word else ""))
+        sources = [word]
+    return [make_source(each, options) if isinstance(each, str) else each for each in sources]
+
+
+def _detector(
+    path: Path, sources: Sequence[Source], *, score: float, iou: float, **cpu: Any
+) -> Detector:
+    detector = Detector.open(path, score=score, iou=iou, **cpu_options(path, **cpu))
+    # The first run of a session is slow; no frame shall wait for it.
+    detector(np.zeros((*detector.contract.hw, 3), np.uint8))
+    labels = detector.manifest.labels
+    say(", ".join([path.name, *labels, detector.backend.name, *(each.name for each in sources)]))
+    return detector
+
+
+def _live(
+    path: Path,
+    detector: Detector,
+    captures: Sequence[Capture],
+    workers: Sequence[SinkWorker],
+    baseline: Baseline | None,
+    trackers: Sequence[Tracker],
+) -> LiveState:
+    manifest, classes = detector.manifest, detector.spec.classes
+    facts = {
+        "artifact": str(path),
+        "precision": manifest.precision,
+        "labels": list(manifest.labels),
+        "backend": detector.backend.name,
+    }
+    counts = (lambda: track_counts(trackers, classes)) if trackers else None
+    return LiveState(facts, classes, captures, workers, baseline, counts)
+
+
+def _close(captures: Sequence[Capture], workers: Sequence[SinkWorker]) -> None:
+    for capture in captures:
+        capture.close()
+    for worker in workers:
+        worker.ask_to_close()
+    for worker in workers:
+        worker.close()
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the loop, a second one everything."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _reports(live: LiveState) -> Iterator[None]:
+    """A line on stderr now and then: often on a terminal, seldom in a journal."""
+    done = threading.Event()
+    every_s = _REPORT_TERMINAL_S if sys.stderr.isatty() else _REPORT_S
+
+    def report() -> None:
+        while not done.wait(every_s):
+            say(_line(live.snapshot()))
+
+    thread = threading.Thread(target=report, name="reports", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(1)
+
+
+def _line(now: dict[str, Any]) -> str:
+    text = (
+        f"{now['fps_now']:.1f} FPS, age p50 {now['frame_age_ms']['p50']:.0f} "
+        f"p99 {now['frame_age_ms']['p99']:.0f} ms, {now['frames']} frames, "
+        f"{now['dropped']} dropped"
+    )
+    beside = now["baseline"]
+    if beside is not None and beside["frames"]:
+        text += f"; {_beside(beside)}"
+    return "; ".join([text, *now["health"]["reasons"]])
+
+
+def _beside(baseline: dict[str, Any]) -> str:
+    share = baseline["agreement"]
+    found = "no boxes yet" if share is None else f"finds {share:.0%} of {baseline['boxes']} boxes"
+    return f"baseline {baseline['fps']:.1f} FPS, {baseline['speedup']:.2f}x as fast, {found}"
+
+
+def print_camera(result: dict[str, Any]) -> None:
+    """The result as a table on stdout: one row per source, and what the baseline says."""
+    columns = ("source", "frames", "FPS", "age p50 ms", "age p99 ms", "dropped", "reconnects")
+    rows = [
+        (
+            one["name"],
+            str(one["frames"]),
+            f"{one['fps']:.1f}",
+            f"{one['frame_age_ms']['p50']:.1f}",
+            f"{one['frame_age_ms']['p99']:.1f}",
+            str(one["dropped"]),
+            str(one["reconnects"]),
+        )
+        for one in result["sources"]
+    ]
+    facts = [Path(result["artifact"]).name, *result["labels"], result["backend"]]
+    show(", ".join(facts), columns, rows)
+    stages = ", ".join(f"{name} {spent:.2f}" for name, spent in result["stages_ms"].items())
+    say(f"{result['fps']:.1f} FPS in all; medians in ms: {stages}")
+    if result["baseline"] is not None and result["baseline"]["frames"]:
+        say(_beside(result["baseline"]))
+    if result["tracks"] is not None:
+        say("tracks: " + (", ".join(f"{n} {k}" for k, n in result["tracks"].items()) or "none"))
+    for sink in result["sinks"]:
+        if sink["error"] or sink["dropped"]:
+            say(f"{sink['name']}: {sink['dropped']} results dropped; {sink['error'] or 'too slow'}")
+
+
+def print_cameras() -> None:
+    """The cameras of this machine as a table on stdout."""
+    rows = [(one.source, one.kind, one.name) for one in list_cameras()]
+    show("cameras", ("--source", "kind", "name"), rows)
+    if not rows:
+        say("no camera is here; --source also takes files, streams, pipelines and scenes://")

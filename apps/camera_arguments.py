@@ -1,0 +1,156 @@
+"""The flags of `edge camera` and their way into `apps.camera.camera`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
+
+__all__ = ["add_camera_arguments", "run_camera"]
+
+
+def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
+    """Sources, detector, sinks and limits."""
+    parser.add_argument(
+        "artifact",
+        nargs="?",
+        metavar="ARTIFACT",
+        help=".onnx or .engine of edge; left out: the built-in Tiny-YOLO",
+    )
+    _source_arguments(parser)
+    _detector_arguments(parser)
+    _sink_arguments(parser)
+    parser.add_argument("--seconds", type=_positive, metavar="N", help="end after so long")
+    parser.add_argument("--frames", type=_count, metavar="N", help="end after so many frames")
+    parser.add_argument("--stats", metavar="F", help="write the figures there as JSON")
+
+
+def _source_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--source",
+        action="append",
+        default=[],
+        metavar="S",
+        help="0, /dev/video0, csi://0, rtsp://, http://, a video, an image, a folder, gst:PIPELINE "
+        "or scenes://?seed=1&night=0.3; repeat for several; left out: the first camera, else the "
+        "built-in world",
+    )
+    add("--list", action="store_true", help="show the cameras of this machine and end")
+    add("--size", type=_size, metavar="HxW", help="ask the camera for this size")
+    add("--fps", type=_positive, metavar="N", help="ask the camera for this rate; of a file: pace")
+    add("--format", metavar="FOUR", help="pixel format of a V4L2 camera, such as MJPG or YUYV")
+    add("--fast", action="store_true", help="files as fast as possible, every frame")
+
+
+def _detector_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--baseline", metavar="ARTIFACT", help="full-size detector to run beside: speed, agreement")
+    add(
+        "--baseline-share",
+        type=_share,
+        default=0.2,
+        metavar="S",
+        help="of the time for the baseline; 1: on every frame (%(default)s)",
+    )
+    add("--score", type=_share, default=0.25, metavar="S", help="leave out lower (%(default)s)")
+    add("--iou", type=_share, default=0.45, metavar="I", help="of suppression (%(default)s)")
+    add("--threads", type=_count, metavar="N", help="CPU threads of onnxruntime")
+    add("--exact-int8", action="store_true", help="Q/DQ graphs as TensorRT computes them")
+    add("--track", action="store_true", help="number the objects and count them")
+
+
+def _sink_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    screen = parser.add_mutually_exclusive_group()
+    screen.add_argument("--headless", action="store_true", help="no window")
+    screen.add_argument("--window", action="store_true", help="a window, or an error why not")
+    add("--record", type=_mp4, metavar="F.mp4", help="annotated video")
+    add("--record-seconds", type=_positive, metavar="N", help="begin a new file after so long")
+    add("--record-mib", type=_positive, metavar="N", help="begin a new file at this size")
+    add("--record-total-mib", type=_positive, metavar="N", help="delete the oldest beyond this")
+    add("--events", metavar="F", help="JSON lines of detections, one per frame; - is stdout")
+    add("--pictures", metavar="DIR", help="annotated JPEG pictures")
+    add("--pictures-every", type=float, metavar="N", help="seconds between two (1; of files 0)")
+
+
+def run_camera(
+    args: argparse.Namespace,
+    beside: Sequence[Callable[..., AbstractContextManager[object]]] = (),
+) -> int:
+    """Run what the flags ask for; the exit status."""
+    app = import_module("apps.camera")
+    if args.list:
+        app.print_cameras()
+        return 0
+    window = True if args.window else False if args.headless else None
+    outputs = import_module("apps.outputs").Outputs(
+        window=window,
+        record=args.record,
+        record_seconds=args.record_seconds,
+        record_mib=args.record_mib,
+        record_total_mib=args.record_total_mib,
+        events=args.events,
+        pictures=args.pictures,
+        pictures_every=args.pictures_every,
+    )
+    result = app.camera(
+        args.artifact,
+        args.source,
+        options=app.SourceOptions(args.size, args.fps, args.format, not args.fast),
+        outputs=outputs,
+        baseline=args.baseline,
+        baseline_share=args.baseline_share,
+        score=args.score,
+        iou=args.iou,
+        threads=args.threads,
+        exact=args.exact_int8,
+        track=args.track,
+        seconds=args.seconds,
+        frames=args.frames,
+        stats=args.stats,
+        beside=beside,
+    )
+    if args.events != "-":
+        app.print_camera(result)
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not HEIGHTxWIDTH, such as 720x1280"
+        ) from None
+    if min(height, width) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: both sides are positive")
+    return height, width
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and up to 1")
+    return value
+
+
+def _mp4(text: str) -> str:
+    if not text.lower().endswith(".mp4"):
+        raise argparse.ArgumentTypeError(f"{text}: a recording is an .mp4 file")
+    return text

@@ -1,0 +1,85 @@
+"""A benchmark against the JSON of an earlier one."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from apps.statistics import Comparison, compare_ratio
+from edge.errors import DataError
+
+__all__ = ["compare_with", "read_bench"]
+
+# What one pair of runs is judged by; a suite shares out a smaller one.
+_ALARM = 0.01
+_MARGIN = 0.05
+
+
+def read_bench(source: str | Path) -> dict[str, Any]:
+    """The JSON that `edge bench --json` wrote.
+
+    Raises:
+        DataError: missing, not JSON, or not of a benchmark.
+    """
+    try:
+        data: dict[str, Any] = json.loads(Path(source).read_bytes())
+        for row in data["rows"]:
+            row["label"], row["rounds_ms"]["pipeline"]
+        data["host"]["cpu"], data["threads"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{source}: not a result of edge bench --json: {error}") from error
+    return data
+
+
+def compare_with(now: dict[str, Any], before: dict[str, Any]) -> list[dict[str, str]]:
+    """One verdict for each row that both runs have: `label`, `verdict`, `text`.
+
+    The ratio to the first row of each run is compared: whatever slowed one run slowed both its
+    rows. Where the hosts or the first rows differ nothing is compared.
+    """
+    earlier = {row["label"]: row for row in before["rows"]}
+    reason = _differs(now, before)
+    lines = []
+    for row in now["rows"][1:]:
+        known = earlier.get(row["label"])
+        if known is None or known is before["rows"][0]:
+            verdict, text = "not compared", "the earlier run has no such row"
+        elif reason:
+            verdict = "not compared"
+            text = f"{reason}; in this run it is {row['speedup']:.2f} times as fast as the baseline"
+        else:
+            found = compare_ratio(
+                _logs(row, now["rows"][0]),
+                _logs(known, before["rows"][0]),
+                margin=_MARGIN,
+                alarm=_ALARM,
+            )
+            verdict, text = found.verdict, _text(found)
+        lines.append({"label": row["label"], "verdict": verdict, "text": text})
+    return lines
+
+
+def _differs(now: dict[str, Any], before: dict[str, Any]) -> str:
+    for key in ("cpu", "cores"):
+        if now["host"].get(key) != before["host"].get(key):
+            return f"{key} was {before['host'].get(key)}, is {now['host'].get(key)}"
+    if now["threads"] != before["threads"]:
+        return f"threads were {before['threads']}, are {now['threads']}"
+    labels = [run["rows"][0]["label"] for run in (now, before)]
+    return "" if labels[0] == labels[1] else f"the baseline was {labels[1]}, is {labels[0]}"
+
+
+def _logs(row: dict[str, Any], first: dict[str, Any]) -> list[float]:
+    pairs = zip(row["rounds_ms"]["pipeline"], first["rounds_ms"]["pipeline"], strict=True)
+    return [math.log(mine / other) for mine, other in pairs]
+
+
+def _text(found: Comparison) -> str:
+    growth, low, high = (math.expm1(one) * 100 for one in (found.loss, found.low, found.high))
+    more = f"; run longer: {found.more} more rounds" if found.more else ""
+    return (
+        f"latency {growth:+.1f} % against the earlier run's ratio to the baseline "
+        f"({low:+.1f} to {high:+.1f}; margin +{_MARGIN * 100:.0f} %){more}"
+    )

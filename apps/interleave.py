@@ -1,0 +1,179 @@
+"""Detectors timed in turns: what slows the machine slows all of them alike."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from apps.sensors import Watch, energy_j, memory_bytes
+from apps.table import steps
+from edge.runtime.backend import cpu_options
+from edge.runtime.detector import Detector
+from edge.runtime.ops_cpu import preprocess
+
+__all__ = ["Runner", "affinity", "open_runner", "opencv_threads", "take_turns", "warm_up"]
+
+Frames = Sequence[NDArray[np.uint8]]
+_WARM_FRAMES, _WARM_WINDOW, _WARM_SECONDS, _STABLE = 40, 4, 3.0, 0.05
+
+
+@dataclass
+class Runner:
+    """A detector and what was measured of it, block by block.
+
+    Attributes:
+        artifact: its file.
+        block: frames a block.
+        whole: whether only the pipeline is timed.
+        engine_ms, latency_ms: milliseconds of each frame of each block: the engine on a prepared
+            tensor, the pipeline on a frame.
+        stages_ms: of each pipeline frame.
+        memory_bytes: what loading it and the first frame added to the process.
+        joules, counted: energy of the pipeline blocks and their frames, where it is counted.
+    """
+
+    artifact: Path
+    detector: Detector
+    tensor: NDArray[np.float32]
+    block: int = 1
+    whole: bool = False
+    engine_ms: list[list[float]] = field(default_factory=list)
+    latency_ms: list[list[float]] = field(default_factory=list)
+    stages_ms: list[dict[str, float]] = field(default_factory=list)
+    memory_bytes: int | None = None
+    joules: float = 0.0
+    counted: int = 0
+
+    def medians(self, kind: str) -> list[float]:
+        """Median milliseconds of each block of `engine` or `pipeline`."""
+        blocks = self.engine_ms if kind == "engine" else self.latency_ms
+        return [float(np.median(block)) for block in blocks]
+
+    def frames_ms(self) -> list[float]:
+        """Pipeline milliseconds of every frame."""
+        return [value for block in self.latency_ms for value in block]
+
+
+@contextmanager
+def opencv_threads(threads: int) -> Iterator[None]:
+    """Let OpenCV use as many threads as the backend."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(threads)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+@contextmanager
+def affinity(cores: Sequence[int]) -> Iterator[None]:
+    """Keep this process on `cores` (numbers from 0); none leaves it where it is.
+
+    Raises:
+        ValueError: a core that this process may not use.
+    """
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    if not set(cores) <= before:
+        raise ValueError(f"cores {sorted(set(cores) - before)} are not among {sorted(before)}")
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def open_runner(path: Path, frame: NDArray[np.uint8], threads: int, **options: Any) -> Runner:
+    """Open an artifact; the caller closes `Runner.detector`.
+
+    Raises:
+        ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
+    """
+    before = memory_bytes()
+    detector = Detector.open(path, **options, **cpu_options(path, threads=threads))
+    try:
+        tensor, _ = preprocess(frame, detector.contract)
+        detector(frame)
+    except BaseException:
+        detector.close()
+        raise
+    after = memory_bytes()
+    grown = None if before is None or after is None else max(0, after - before)
+    return Runner(path, detector, tensor, memory_bytes=grown)
+
+
+def warm_up(runner: Runner, held: Frames) -> float:
+    """Run frames until two neighbouring windows take the same time; milliseconds of a frame."""
+    taken: list[float] = []
+    began = time.perf_counter()
+    for frame, _ in zip(cycle(held), range(_WARM_FRAMES), strict=False):
+        start = time.perf_counter()
+        runner.detector(frame)
+        taken.append((time.perf_counter() - start) * 1e3)
+        late, early = taken[-_WARM_WINDOW:], taken[-2 * _WARM_WINDOW : -_WARM_WINDOW]
+        settled = len(early) == _WARM_WINDOW and (
+            abs(np.median(late) / np.median(early) - 1) < _STABLE
+        )
+        if settled or (len(taken) > 1 and time.perf_counter() - began > _WARM_SECONDS):
+            break
+    return float(np.median(taken[-_WARM_WINDOW:]))
+
+
+def take_turns(
+    runners: Sequence[Runner], held: Frames, rounds: int, watch: Watch | None = None
+) -> None:
+    """Give every runner one engine block and one pipeline block in each of `rounds`.
+
+    Every other round runs backwards: who comes first gains nothing.
+    """
+    endless = cycle(held)
+    for number in steps(range(rounds), "measuring", rounds):
+        turn = -1 if number % 2 else 1
+        for runner in list(runners)[::turn]:
+            kinds = (_pipeline_block,) if runner.whole else (_engine_block, _pipeline_block)
+            for kind in kinds[::turn]:
+                kind(runner, endless)
+        if watch is not None:
+            watch.look()
+
+
+def _engine_block(runner: Runner, held: Iterator[NDArray[np.uint8]]) -> None:
+    run, tensor = runner.detector.backend.run, runner.tensor
+    run(tensor)
+    taken = []
+    for _ in range(runner.block):
+        start = time.perf_counter()
+        run(tensor)
+        taken.append((time.perf_counter() - start) * 1e3)
+    runner.engine_ms.append(taken)
+
+
+def _pipeline_block(runner: Runner, held: Iterator[NDArray[np.uint8]]) -> None:
+    detector = runner.detector
+    detector(next(held))
+    taken = []
+    before = energy_j()
+    for _ in range(runner.block):
+        frame = next(held)
+        start = time.perf_counter()
+        detector(frame)
+        taken.append((time.perf_counter() - start) * 1e3)
+        runner.stages_ms.append(dict(detector.stages_ms))
+    after = energy_j()
+    # The counter wraps around; such a block tells nothing.
+    if before is not None and after is not None and after >= before:
+        runner.joules += after - before
+        runner.counted += runner.block
+    runner.latency_ms.append(taken)

@@ -1,0 +1,198 @@
+"""`edge regress`: a suite's artifacts against its stored results; fails where they got worse."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from apps.gates import Gate, detectable, gate_names, judge_all
+from apps.gather import Gathered, gather, open_data
+from apps.junit import write_junit
+from apps.markdown import write_markdown
+from apps.measurement import Measurement, read_measurements, write_measurements
+from apps.report import write_report
+from apps.suite import Entry, Suite, read_suite
+from apps.table import say, show
+from edge.errors import DataError
+
+__all__ = ["Outcome", "arguments", "print_outcome", "regress", "run"]
+
+# Gates that need no stored result.
+_IN_RUN = ("reference", "speedup", "p99_ms", "noise_db")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run of a suite came to.
+
+    Attributes:
+        suite: that was run.
+        gates: verdicts, artifact by artifact.
+        gathered: everything measured.
+        before: stored measurements by name; empty where there were none.
+        detectable: drop of AP that each accuracy gate finds with 95 %, by artifact and gate.
+    """
+
+    suite: Suite
+    gates: list[Gate]
+    gathered: Gathered
+    before: Mapping[str, Measurement]
+    detectable: Mapping[tuple[str, str], float]
+
+    @property
+    def worse(self) -> list[Gate]:
+        """The gates that failed."""
+        return [gate for gate in self.gates if gate.verdict == "worse"]
+
+    @property
+    def unsure(self) -> list[Gate]:
+        """The gates that could not tell."""
+        return [gate for gate in self.gates if gate.verdict == "cannot tell"]
+
+
+def regress(
+    suite: str | Path, *, update: bool = False, report: str | Path | None = None
+) -> Outcome:
+    """Measure every artifact of a suite and hold it against its margins.
+
+    Args:
+        suite: a TOML file, see `apps.suite`.
+        update: write what was measured to the suite's results file, whatever the verdicts.
+        report: folder for `report.html`, `report.md`, `junit.xml` and `measurements.jsonl`.
+
+    Raises:
+        DataError: the suite, its images or its stored results cannot be used: another dataset,
+            another schema, too few images.
+        ArtifactError, EngineMismatch, MissingDependency: an artifact cannot be run.
+    """
+    plan = read_suite(suite)
+    dataset, digest = open_data(plan)
+    before = _stored(plan, digest, update)
+    drops = detectable(plan, before)
+    for (artifact, name), drop in drops.items():
+        say(f"{artifact}, {name}: a drop of {drop * 100:.1f} points is found with 95 %")
+    gathered = gather(plan, dataset, digest)
+    outcome = Outcome(plan, judge_all(plan, gathered, before), gathered, before, drops)
+    if report is not None:
+        _write(outcome, Path(report))
+    if update:
+        write_measurements(gathered.measurements.values(), plan.results)
+    return outcome
+
+
+def _stored(suite: Suite, digest: str, update: bool) -> dict[str, Measurement]:
+    """Stored measurements by name; those of other images are refused."""
+    if not suite.results.is_file() and (update or not _needing(suite)):
+        return {}
+    try:
+        found = {one.name: one for one in read_measurements(suite.results)}
+        for entry in suite.entries:
+            _check(suite, entry, found.get(entry.name), digest)
+    except DataError:
+        if update:
+            return {}
+        raise
+    return found
+
+
+def _needing(suite: Suite) -> bool:
+    return any(set(gate_names(entry)) - set(_IN_RUN) for entry in suite.entries)
+
+
+def _check(suite: Suite, entry: Entry, stored: Measurement | None, digest: str) -> None:
+    if stored is None:
+        if set(gate_names(entry)) - set(_IN_RUN):
+            raise DataError(
+                f"{suite.results}: no result of {entry.name!r}; "
+                f"measure it: edge regress --suite {suite.path} --update"
+            )
+    elif stored.data_sha256 != digest:
+        raise DataError(
+            f"{suite.results}: {entry.name!r} was measured on other images or labels "
+            f"({stored.images} of {stored.data}, {stored.data_sha256[:12]}, here {digest[:12]}); "
+            f"measure again: edge regress --suite {suite.path} --update"
+        )
+
+
+def _write(outcome: Outcome, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made: {error.strerror}") from error
+    write_measurements(outcome.gathered.measurements.values(), folder / "measurements.jsonl")
+    write_junit(outcome.suite.path.stem, outcome.gates, folder / "junit.xml")
+    write_markdown(
+        outcome.suite.path.stem,
+        outcome.gates,
+        outcome.gathered.measurements,
+        outcome.before,
+        folder / "report.md",
+    )
+    write_report(
+        outcome.suite,
+        outcome.gates,
+        outcome.gathered,
+        outcome.before,
+        outcome.detectable,
+        folder / "report.html",
+    )
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Figures then and now, and a line for each gate."""
+    rows = [
+        _row(name, one, outcome.before.get(name))
+        for name, one in outcome.gathered.measurements.items()
+    ]
+    columns = ("artifact", "mAP@.5 %", "p50 ms", "speed-up", "MB")
+    data = outcome.gathered.dataset
+    show(f"{len(data)} images of {data.name}; stored -> now", columns, rows)
+    for gate in outcome.gates:
+        say(f"{gate.verdict.upper():>12}  {gate.artifact}, {gate.name}: {gate.text}")
+    warnings = next(iter(outcome.gathered.measurements.values())).warnings
+    for text in warnings:
+        say(f"warning: {text}")
+
+
+def _row(name: str, now: Measurement, before: Measurement | None) -> tuple[str, ...]:
+    old: list[float | None] = [None] * 4 if before is None else _numbers(before)
+    return (name, *(_moved(a, b) for a, b in zip(old, _numbers(now), strict=True)))
+
+
+def _numbers(one: Measurement) -> list[float | None]:
+    return [one.map50 * 100, one.latency_ms["pipeline"]["p50"], one.speedup, one.bytes / 1e6]
+
+
+def _moved(before: float | None, now: float | None) -> str:
+    new = "-" if now is None else f"{now:.2f}"
+    return new if before is None else f"{before:.2f} -> {new}"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `edge regress`."""
+    parser.add_argument("--suite", required=True, metavar="F", help="the suite's TOML file")
+    parser.add_argument(
+        "--update", action="store_true", help="store what is measured as the new results"
+    )
+    parser.add_argument(
+        "--report",
+        metavar="DIR",
+        help="write report.html, report.md, junit.xml, measurements.jsonl",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit status 2 where a gate cannot tell"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """`edge regress`: 0 where nothing got worse, 1 where it did, 2 where it cannot be told."""
+    outcome = regress(args.suite, update=args.update, report=args.report)
+    print_outcome(outcome)
+    if args.update:
+        say(f"wrote {outcome.suite.results}")
+        return 0
+    if outcome.worse:
+        return 1
+    return 2 if args.strict and outcome.unsure else 0

@@ -1,0 +1,116 @@
+"""What a machine says of itself while it is measured: clocks, heat, load, energy, memory.
+
+Files are those of Linux: Documentation/ABI/testing/sysfs-devices-system-cpu, sysfs-class-thermal,
+sysfs-class-powercap; on a Jetson the INA3221 of the kernel's hwmon. What is not there is left out.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["Watch", "clocks_mhz", "energy_j", "gpu", "memory_bytes", "power_mode", "temperatures_c"]
+
+_ROOT = Path("/")
+# A clock this much below where the run began is throttled, not jitter.
+_SLOWER = 0.9
+_HOT_C = 90.0
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def clocks_mhz(root: Path = _ROOT) -> list[float]:
+    """Present clock of each core, MHz."""
+    pattern = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"
+    found = (_number(path) for path in sorted(root.glob(pattern)))
+    return [value / 1e3 for value in found if value is not None]
+
+
+def temperatures_c(root: Path = _ROOT) -> list[float]:
+    """Every thermal zone, degrees Celsius."""
+    found = (_number(path) for path in sorted(root.glob("sys/class/thermal/thermal_zone*/temp")))
+    return [value / 1e3 for value in found if value is not None]
+
+
+def power_mode(root: Path = _ROOT) -> str | None:
+    """The Jetson's nvpmodel mode, else the governor of the first core."""
+    for name in (
+        "var/lib/nvpmodel/status",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
+    ):
+        try:
+            return (root / name).read_text().strip()
+        except OSError:
+            continue
+    return None
+
+
+def gpu(root: Path = _ROOT) -> str | None:
+    """Model of the first NVIDIA GPU, as its driver names it."""
+    for path in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
+        lines = path.read_text(errors="replace").splitlines()
+        for line in lines:
+            if line.startswith("Model:"):
+                return line.partition(":")[2].strip()
+    return None
+
+
+def energy_j(root: Path = _ROOT) -> float | None:
+    """A counter of the CPU package's energy, joules; None without a readable one."""
+    micro = _number(root / "sys/class/powercap/intel-rapl:0/energy_uj")
+    return None if micro is None else micro / 1e6
+
+
+def memory_bytes(root: Path = _ROOT) -> int | None:
+    """Resident memory of this process."""
+    try:
+        pages = int((root / "proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class Watch:
+    """Looks at the machine between blocks and says afterwards what disturbed the measurement."""
+
+    root: Path = _ROOT
+    clocks: list[float] = field(default_factory=list)
+    hottest: float = 0.0
+    loads: list[float] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Note clocks, heat and load of this moment."""
+        found = clocks_mhz(self.root)
+        if found:
+            self.clocks.append(max(found))
+        self.hottest = max([self.hottest, *temperatures_c(self.root)])
+        self.loads.append(os.getloadavg()[0])
+
+    def warnings(self, cores: int) -> list[str]:
+        """One line for each thing that makes the figures doubtful."""
+        told = []
+        third = len(self.clocks) // 3
+        if third:
+            first, last = np.median(self.clocks[:third]), np.median(self.clocks[-third:])
+            if last < _SLOWER * first:
+                told.append(
+                    f"the clock fell from {first:.0f} to {last:.0f} MHz: cool the machine or fix "
+                    "its clocks"
+                )
+        if self.hottest >= _HOT_C:
+            told.append(f"a thermal zone reached {self.hottest:.0f} C: it may be throttled")
+        if self.loads and max(self.loads) > cores + 1:
+            told.append(
+                f"other work: load {max(self.loads):.1f} on {cores} cores; ratios of the same run "
+                "hold, single figures do not"
+            )
+        return told

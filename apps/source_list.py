@@ -1,0 +1,68 @@
+"""Which cameras this machine has, asked of the kernel without opening a stream."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["CameraInfo", "list_cameras"]
+
+_SYSFS = Path("/sys/class/video4linux")
+# videodev2.h: _IOR('V', 0, struct v4l2_capability), a struct of 104 bytes.
+_QUERYCAP = 0x80685600
+_CAPTURE, _CAPTURE_MPLANE, _DEVICE_CAPS = 0x1, 0x1000, 0x80000000
+
+
+@dataclass(frozen=True)
+class CameraInfo:
+    """One camera: `source` is what `--source` takes; `kind` is `csi` or `v4l2`."""
+
+    source: str
+    name: str
+    kind: str
+
+
+def list_cameras(sysfs: Path = _SYSFS, dev: Path = Path("/dev")) -> list[CameraInfo]:
+    """The cameras of this machine, ribbon cameras first; empty where the kernel has no V4L2."""
+    if not sysfs.is_dir():
+        return []
+    nodes = sorted(sysfs.glob("video*"), key=lambda node: int(node.name[5:] or 0))
+    ribbon: list[CameraInfo] = []
+    others: list[CameraInfo] = []
+    for node in nodes:
+        name = _text(node / "name")
+        # A Jetson's ribbon camera gives raw Bayer through V4L2 and pictures through Argus.
+        if name.startswith("vi-output"):
+            ribbon.append(CameraInfo(f"csi://{len(ribbon)}", name, "csi"))
+        elif _captures(dev / node.name):
+            others.append(CameraInfo(str(dev / node.name), name, "v4l2"))
+    return ribbon + others
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return "unknown"
+
+
+def _captures(device: Path) -> bool:
+    """Whether pictures come from the device; a UVC camera has a second node of metadata only."""
+    import fcntl
+
+    try:
+        handle = os.open(device, os.O_RDWR | os.O_NONBLOCK)
+    except OSError:
+        # Busy or forbidden: still a camera, and opening it tells what is wrong.
+        return device.exists()
+    answer = bytearray(104)
+    try:
+        fcntl.ioctl(handle, _QUERYCAP, answer)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    whole, own = struct.unpack_from("=II", answer, 84)
+    return bool((own if whole & _DEVICE_CAPS else whole) & (_CAPTURE | _CAPTURE_MPLANE))

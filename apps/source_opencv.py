@@ -1,0 +1,165 @@
+"""Sources that OpenCV reads by itself: V4L2 cameras, network streams, GStreamer where it has it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from apps.source_frame import Frame, Image, SourceOptions, public_name
+from edge.errors import CameraError
+
+__all__ = ["OpenCvSource", "gstreamer_source", "has_gstreamer", "network_source", "v4l2_source"]
+
+_OPEN_MS, _READ_MS = 8000, 5000
+# A camera hiccups; one that gives nothing for so long is lost.
+_PATIENCE_S = 2.0
+_RETRY_S = 0.02
+# FFmpeg's option names; TCP, because a lost UDP packet smears a picture for seconds.
+_STREAM_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
+_environment = threading.Lock()
+
+
+class OpenCvSource:
+    """A live `cv2.VideoCapture` as a `Source`.
+
+    Args:
+        name: for people.
+        connect: makes the capture, opened or not.
+        hint: what to do when it is not opened.
+        stamped: the capture's own time stamps are those of `time.monotonic` (V4L2).
+    """
+
+    live = True
+
+    def __init__(
+        self, name: str, connect: Callable[[], cv2.VideoCapture], hint: str, stamped: bool = False
+    ) -> None:
+        self.name = name
+        self.fps: float | None = None
+        self.damaged, self.note = 0, ""
+        self._connect, self._hint, self._stamped = connect, hint, stamped
+        self._capture: cv2.VideoCapture | None = None
+        self._index = 0
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """See `Source.open`."""
+        self._closed.clear()
+        capture = self._connect()
+        if not capture.isOpened():
+            capture.release()
+            raise CameraError(f"{self.name}: cannot be opened; {self._hint}")
+        rate = float(capture.get(cv2.CAP_PROP_FPS))
+        self.fps = rate if 0 < rate <= 1000 else None
+        self._capture, self._index = capture, 0
+
+    def read(self) -> Frame | None:
+        """See `Source.read`."""
+        patience = time.monotonic() + _PATIENCE_S
+        while not self._closed.is_set():
+            taken = self._grab()
+            if taken is not None:
+                frame = Frame(*taken, self._index)
+                self._index += 1
+                return frame
+            if time.monotonic() > patience:
+                raise CameraError(f"{self.name}: lost, or it sends nothing; {self._hint}")
+            self._closed.wait(_RETRY_S)
+        return None
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._closed.set()
+        # OpenCV crashes when a capture is released under a reader; its reads have a time limit.
+        with self._lock:
+            if self._capture is not None:
+                self._capture.release()
+            self._capture = None
+
+    def _grab(self) -> tuple[Image, float] | None:
+        with self._lock:
+            if self._capture is None or not self._capture.grab():
+                return None
+            captured = self._stamp(self._capture)
+            done, image = self._capture.retrieve()
+        if not done or image is None or image.ndim != 3 or image.shape[2] != 3:
+            self.damaged += 1
+            return None
+        return np.asarray(image, np.uint8), captured
+
+    def _stamp(self, capture: cv2.VideoCapture) -> float:
+        now = time.monotonic()
+        if not self._stamped:
+            return now
+        # V4L2 drivers stamp with CLOCK_MONOTONIC (V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC); not all do.
+        driver = float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3
+        return driver if 0 <= now - driver < _PATIENCE_S else now
+
+
+def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
+    """A USB or other V4L2 camera: `0` or `/dev/video0`; without a size 1280x720 is asked for."""
+    path = f"/dev/video{device}" if device.isdigit() else device
+    hint = _device_hint(path)
+    height, width = options.hw or (720, 1280)
+    # Raw YUYV of this size is 5 to 10 frames a second through USB 2; Motion-JPEG is 30.
+    fourcc = options.pixel_format or ("MJPG" if width * height > 640 * 480 else "YUYV")
+    if len(fourcc) != 4:
+        raise CameraError(f"{path}: pixel format {fourcc!r} has not four characters, such as MJPG")
+
+    def connect() -> cv2.VideoCapture:
+        if sys.platform.startswith("linux"):
+            capture = cv2.VideoCapture(path, cv2.CAP_V4L2)
+        else:
+            capture = cv2.VideoCapture(int(device))
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*fourcc.upper()))
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
+        if options.fps:
+            capture.set(cv2.CAP_PROP_FPS, options.fps)
+        return capture
+
+    return OpenCvSource(path, connect, hint, stamped=True)
+
+
+def _device_hint(path: str) -> str:
+    return (
+        f"is it plugged in, free (fuser {path}) and readable (sudo usermod -aG video $USER, then "
+        "log in again)? edge camera --list shows what is there"
+    )
+
+
+def network_source(address: str) -> OpenCvSource:
+    """RTSP, or any stream over HTTP that FFmpeg knows; decoded on the CPU."""
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS]
+
+    def connect() -> cv2.VideoCapture:
+        key = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+        # OpenCV takes these from the environment alone, each time a stream is opened.
+        with _environment:
+            before = os.environ.get(key)
+            os.environ[key] = before or _STREAM_OPTIONS
+            try:
+                return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+            finally:
+                if before is None:
+                    del os.environ[key]
+
+    hint = "is the camera on, the address right and the password in it (rtsp://USER:PASSWORD@...)?"
+    return OpenCvSource(public_name(address), connect, hint)
+
+
+def has_gstreamer() -> bool:
+    """Whether this OpenCV was built with GStreamer; JetPack's is, pip's is not."""
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
+
+
+def gstreamer_source(name: str, pipeline: str, hint: str) -> OpenCvSource:
+    """A pipeline that ends in an `appsink` of BGR frames."""
+    return OpenCvSource(name, lambda: cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER), hint)

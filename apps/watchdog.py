@@ -1,0 +1,40 @@
+"""A word to systemd: ready, alive, stopping (sd_notify(3)); nothing where systemd is not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+__all__ = ["Watchdog", "notify"]
+
+
+def notify(text: str) -> bool:
+    """Send `text` to the socket that systemd named; False: there is none."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address or not hasattr(socket, "AF_UNIX"):
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+            door.sendto(text.encode(), address)
+    except OSError:
+        return False
+    return True
+
+
+class Watchdog:
+    """Says `WATCHDOG=1` as often as the unit's `WatchdogSec` asks for, while all is well."""
+
+    def __init__(self) -> None:
+        limit_us = os.environ.get("WATCHDOG_USEC", "")
+        self._every_s = int(limit_us) / 3e6 if limit_us.isdigit() else 0.0
+        self._next = 0.0
+
+    def beat(self, alive: bool) -> None:
+        """Called in every round of the loop."""
+        now = time.monotonic()
+        if self._every_s and alive and now >= self._next:
+            self._next = now + self._every_s
+            notify("WATCHDOG=1")

@@ -1,0 +1,311 @@
+// Pre- and post-processing on the GPU: the twin of ops_cpu.py, which says what the numbers are.
+//
+// NVRTC or nvcc compile it for the GPU; tests/host_shim.h lets g++ compile it for the tests. So it
+// includes nothing. Whatever a kernel needs to know about a frame beforehand comes in small tables.
+//
+// Atomics hand out slots in any order; every later step orders by (score, candidate's number), so
+// the result does not depend on which thread came first.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#ifndef HOST_ENTRY
+#define HOST_ENTRY(kernel)
+#define HOST_ENTRY_BLOCK(kernel)
+#endif
+
+// ------------------------------------------------------------------ frame to tensor
+
+struct Bgr {
+    int b, g, r;
+};
+
+struct Frame {
+    const u8 *pixels;
+    const u8 *chroma;  // NV12 alone: rows of U, V at half the resolution, of the same pitch
+    int pitch;         // bytes from row to row
+};
+
+__device__ __forceinline__ int clamp8(int value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
+
+// BT.601, studio range, in 20 binary digits: 1.164, 1.596, -0.813, -0.391, 2.018 as cv2.cvtColor
+// rounds them.
+__device__ __forceinline__ Bgr from_yuv(int y, int u, int v) {
+    const int half = 1 << 19, luma = (y > 16 ? y - 16 : 0) * 1220542;
+    u -= 128;
+    v -= 128;
+    Bgr pixel;
+    pixel.b = clamp8((luma + 2116026 * u + half) >> 20);
+    pixel.g = clamp8((luma - 852492 * v - 409993 * u + half) >> 20);
+    pixel.r = clamp8((luma + 1673527 * v + half) >> 20);
+    return pixel;
+}
+
+struct FromBgr {
+    __device__ __forceinline__ Bgr operator()(const Frame &frame, int x, int y) const {
+        const u8 *at = frame.pixels + (long long)y * frame.pitch + x * 3;
+        Bgr pixel = {__ldg(at), __ldg(at + 1), __ldg(at + 2)};
+        return pixel;
+    }
+};
+
+struct FromNv12 {
+    __device__ __forceinline__ Bgr operator()(const Frame &frame, int x, int y) const {
+        const u8 *chroma = frame.chroma + (long long)(y >> 1) * frame.pitch + (x & ~1);
+        int luma = __ldg(frame.pixels + (long long)y * frame.pitch + x);
+        return from_yuv(luma, __ldg(chroma), __ldg(chroma + 1));
+    }
+};
+
+struct FromYuyv {
+    __device__ __forceinline__ Bgr operator()(const Frame &frame, int x, int y) const {
+        const u8 *row = frame.pixels + (long long)y * frame.pitch, *pair = row + (x & ~1) * 2;
+        return from_yuv(__ldg(row + x * 2), __ldg(pair + 1), __ldg(pair + 3));
+    }
+};
+
+// cv2.resize's arithmetic for bytes: weights of 11 binary digits, then 8 bits again.
+__device__ __forceinline__ int blend(int a, int b, int c, int d, int4 across, int4 down) {
+    int top = a * across.z + b * across.w, bottom = c * across.z + d * across.w;
+    return ((down.z * (top >> 4) >> 16) + (down.w * (bottom >> 4) >> 16) + 2) >> 2;
+}
+
+// One thread makes one pixel of all three planes. `across` and `down` hold, for each column and row
+// of the resized frame, two source positions and their weights; `levels` what each byte becomes in
+// each plane, 3 x 256 (mean, scale and cast); `pad` is the border's byte.
+template <class Source, class Out>
+__device__ __forceinline__ void letterbox(Frame frame, const int4 *across, const int4 *down,
+                                          const Out *levels, Out *tensor, int width, int height,
+                                          int left, int top, int inner_width, int inner_height,
+                                          int rgb, int pad) {
+    int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
+    if (x >= width || y >= height) return;
+    int u = x - left, v = y - top, plane = width * height;
+    Bgr out = {pad, pad, pad};
+    if (u >= 0 && v >= 0 && u < inner_width && v < inner_height) {
+        int4 h = __ldg(across + u), w = __ldg(down + v);
+        Source read;
+        Bgr a = read(frame, h.x, w.x), b = read(frame, h.y, w.x);
+        Bgr c = read(frame, h.x, w.y), d = read(frame, h.y, w.y);
+        out.b = blend(a.b, b.b, c.b, d.b, h, w);
+        out.g = blend(a.g, b.g, c.g, d.g, h, w);
+        out.r = blend(a.r, b.r, c.r, d.r, h, w);
+    }
+    tensor += y * width + x;
+    tensor[0] = __ldg(levels + (rgb ? out.r : out.b));
+    tensor[plane] = __ldg(levels + 256 + out.g);
+    tensor[2 * plane] = __ldg(levels + 512 + (rgb ? out.b : out.r));
+}
+
+#define LETTERBOX(name, Source, Out)                                                             \
+    extern "C" __global__ void name(const u8 *pixels, const u8 *chroma, int pitch,               \
+                                    const int4 *across, const int4 *down, const Out *levels,     \
+                                    Out *tensor, int width, int height, int left, int top,       \
+                                    int inner_width, int inner_height, int rgb, int pad) {       \
+        Frame frame = {pixels, chroma, pitch};                                                   \
+        letterbox<Source, Out>(frame, across, down, levels, tensor, width, height, left, top,    \
+                               inner_width, inner_height, rgb, pad);                             \
+    }                                                                                            \
+    HOST_ENTRY(name)
+
+// A half is moved, never computed with: its bits do.
+LETTERBOX(letterbox_bgr_float32, FromBgr, float)
+LETTERBOX(letterbox_bgr_float16, FromBgr, u16)
+LETTERBOX(letterbox_nv12_float32, FromNv12, float)
+LETTERBOX(letterbox_nv12_float16, FromNv12, u16)
+LETTERBOX(letterbox_yuyv_float32, FromYuyv, float)
+LETTERBOX(letterbox_yuyv_float16, FromYuyv, u16)
+
+// ------------------------------------------------------------------ heads to candidates
+
+// What passed the threshold, in any order. A key sorts by score, then by the lower number first.
+struct Candidates {
+    u64 *keys;
+    float4 *boxes;
+    int *labels;
+    u32 *count;
+};
+
+__device__ __forceinline__ void append(Candidates to, float score, u32 number, float4 box, int label) {
+    u32 slot = atomicAdd(to.count, 1u);
+    to.keys[slot] = (u64)__float_as_uint(score) << 32 | (0xffffffffu - number);
+    to.boxes[slot] = box;
+    to.labels[slot] = label;
+}
+
+// Comparisons, not fminf: a NaN must stay one, and then fails every test that follows.
+__device__ __forceinline__ float bound(float x, float low, float high) {
+    return x < low ? low : x > high ? high : x;
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-bound(x, -80.f, 80.f))); }
+
+enum { SOFTMAX, SIGMOID, LINEAR };
+
+__device__ __forceinline__ float probability(const float *logits, int classes, int step, float top,
+                                             int activation) {
+    if (activation == SIGMOID) return sigmoid(top);
+    if (activation == LINEAR) return top;
+    float sum = 0.f;
+    for (int c = 0; c < classes; ++c) sum += expf(bound(__ldg(logits + c * step) - top, -80.f, 0.f));
+    return 1.f / sum;
+}
+
+// One thread looks at one anchor of one cell. A field of anchor `a` is the plane `at + a * step`, for
+// boxes, objectness and classes; `number` is the head's first candidate.
+extern "C" __global__ void decode(const float *raw, const float2 *anchors, int count, int rows,
+                                  int columns, int classes, int box_at, int box_step, int object_at,
+                                  int object_step, int class_at, int class_step, int convdet,
+                                  int activation, int multi_label, float step_x, float step_y,
+                                  float stretch, float gate, float score, u32 number, u64 *keys,
+                                  float4 *boxes, int *labels, u32 *found) {
+    int cells = rows * columns, i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count * cells) return;
+    int a = i / cells, cell = i - a * cells;
+    float objectness = __ldg(raw + (object_at + a * object_step) * cells + cell);
+    if (!(objectness > gate)) return;
+    objectness = sigmoid(objectness);
+
+    const float *box = raw + (box_at + a * box_step) * cells + cell;
+    float2 anchor = __ldg(anchors + a);
+    float x = (float)(cell % columns), y = (float)(cell / columns);
+    float tx = __ldg(box), ty = __ldg(box + cells);
+    float width = anchor.x * expf(bound(__ldg(box + 2 * cells), -1e30f, 20.f)) / 2.f;
+    float height = anchor.y * expf(bound(__ldg(box + 3 * cells), -1e30f, 20.f)) / 2.f;
+    if (convdet) {
+        x = (x + 1.f) * step_x + tx * anchor.x;
+        y = (y + 1.f) * step_y + ty * anchor.y;
+    } else {
+        x = (x + (sigmoid(tx) * stretch - (stretch - 1.f) / 2.f)) * step_x;
+        y = (y + (sigmoid(ty) * stretch - (stretch - 1.f) / 2.f)) * step_y;
+    }
+    float4 corners = {x - width, y - height, x + width, y + height};
+    if (!(corners.z - corners.x > 0.f && corners.w - corners.y > 0.f)) return;
+
+    const float *logits = raw + (class_at + a * class_step) * cells + cell;
+    Candidates to = {keys, boxes, labels, found};
+    number += i;
+    if (multi_label) {
+        for (int c = 0; c < classes; ++c) {
+            float each = sigmoid(__ldg(logits + c * cells)) * objectness;
+            if (each > score) append(to, each, number * classes + c, corners, c);
+        }
+        return;
+    }
+    int best = 0;
+    float top = __ldg(logits);
+    for (int c = 1; c < classes && top == top; ++c) {
+        float each = __ldg(logits + c * cells);
+        if (each > top || each != each) {
+            top = each;
+            best = c;
+        }
+    }
+    float each = probability(logits, classes, cells, top, activation) * objectness;
+    if (each > score) append(to, each, number, corners, best);
+}
+HOST_ENTRY(decode)
+
+// Detections that are there already, as candidates: for suppression alone.
+extern "C" __global__ void collect(const float4 *from, const float *scores, const int *classes, int count,
+                                   u64 *keys, float4 *boxes, int *labels, u32 *found) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    Candidates to = {keys, boxes, labels, found};
+    if (i < count && scores[i] > 0.f) append(to, scores[i], i, from[i], classes[i]);
+}
+HOST_ENTRY(collect)
+
+// ------------------------------------------------------------------ candidates to detections
+
+// Sorting by counting: a candidate's place is the number of those before it. The first `top` stay.
+extern "C" __global__ void rank(const u64 *keys, const float4 *boxes, const int *labels, const u32 *found,
+                                u32 top, float4 *sorted_boxes, float *sorted_scores,
+                                int *sorted_labels) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x, count = *found;
+    if (i >= count) return;
+    u64 mine = keys[i];
+    u32 place = 0;
+#pragma unroll 8
+    for (u32 j = 0; j < count; ++j) place += keys[j] > mine;
+    if (place >= top) return;
+    sorted_boxes[place] = boxes[i];
+    sorted_scores[place] = __uint_as_float((u32)(mine >> 32));
+    sorted_labels[place] = labels[i];
+}
+HOST_ENTRY(rank)
+
+__device__ __forceinline__ float area(float4 box) { return (box.z - box.x) * (box.w - box.y); }
+
+__device__ __forceinline__ float intersection(float4 a, float4 b) {
+    float width = (a.z < b.z ? a.z : b.z) - (a.x > b.x ? a.x : b.x);
+    float height = (a.w < b.w ? a.w : b.w) - (a.y > b.y ? a.y : b.y);
+    return width > 0.f && height > 0.f ? width * height : 0.f;
+}
+
+// Bit k of word w of box i: box 64 w + k comes later, is of its class and overlaps it too much.
+// A word's rows lie side by side, `top` of them.
+extern "C" __global__ void overlap(const float4 *boxes, const int *labels, const u32 *found, u32 top,
+                                   float iou, u64 *mask) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x, first = blockIdx.y * 64;
+    u32 count = *found < top ? *found : top;
+    if (i >= count || first >= count || first + 63 <= i) return;
+    float4 mine = boxes[i];
+    float my_area = area(mine);
+    int label = labels[i];
+    u64 word = 0;
+    for (u32 j = first > i ? first : i + 1; j < first + 64 && j < count; ++j) {
+        float4 other = boxes[j];
+        float both = intersection(mine, other);
+        if (labels[j] == label && both / (my_area + area(other) - both) > iou) word |= 1ull << (j - first);
+    }
+    mask[(u64)blockIdx.y * top + i] = word;
+}
+HOST_ENTRY(overlap)
+
+struct Row {
+    float x0, y0, x1, y1, score;
+    int label;
+};
+
+// Greedy suppression by one block of 64 threads, 64 boxes at a time. Thread t owns word t of what is
+// gone; within a chunk all threads come to the same decision, so that only one word is exchanged.
+// Row 0 of the result tells how many follow (label) and how many candidates there were (in x0's
+// bits). 64 words hold 4096 boxes: `top` is at most that.
+extern "C" __global__ void keep(const float4 *boxes, const float *scores, const int *labels,
+                                const u32 *found, u32 top, u32 limit, const u64 *mask, Row *result) {
+    __shared__ u64 diagonal[64];
+    __shared__ u64 handed;
+    u32 t = threadIdx.x, count = *found < top ? *found : top, total = 0;
+    u64 gone = 0;
+    for (u32 chunk = 0; chunk * 64 < count && total < limit; ++chunk) {
+        u32 base = chunk * 64, size = count - base < 64 ? count - base : 64, i = base + t;
+        // The last row of a chunk has no later box in it, and `overlap` wrote no word for it.
+        diagonal[t] = t < 63 && t < size ? mask[(u64)chunk * top + i] : 0;
+        if (t == chunk) handed = gone;
+        __syncthreads();
+        u64 lost = handed, kept = 0;
+        for (u32 k = 0; k < size; ++k)
+            if (!(lost >> k & 1)) {
+                kept |= 1ull << k;
+                lost |= diagonal[k];
+            }
+        __syncthreads();
+        if (t > chunk && t * 64 < count)
+            for (u32 k = 0; k < size; ++k)
+                if (kept >> k & 1) gone |= mask[(u64)t * top + base + k];
+        u32 slot = total + __popcll(kept & ((1ull << t) - 1));
+        if ((kept >> t & 1) && slot < limit) {
+            float4 box = boxes[i];
+            Row row = {box.x, box.y, box.z, box.w, scores[i], labels[i]};
+            result[1 + slot] = row;
+        }
+        total += __popcll(kept);
+    }
+    if (t == 0) {
+        Row head = {__uint_as_float(*found), 0.f, 0.f, 0.f, 0.f, (int)(total < limit ? total : limit)};
+        result[0] = head;
+    }
+}
+HOST_ENTRY_BLOCK(keep)

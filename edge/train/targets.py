@@ -1,0 +1,120 @@
+"""Which predictions answer for which objects.
+
+Targets are one float32 tensor (M, 6): image in the batch, class, then centre x, centre y, width
+and height in pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from edge.spec import HeadSpec
+
+__all__ = ["Matches", "anchor_grid", "assign_convdet", "assign_yolo", "box_iou"]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Positive predictions of one head, (P,) int64 each: where they are, whose they are."""
+
+    image: torch.Tensor
+    anchor: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+    target: torch.Tensor
+
+
+def _shape_iou(sizes: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    inter = torch.minimum(sizes[:, None], anchors[None]).prod(dim=2)
+    return inter / (sizes.prod(dim=1)[:, None] + anchors.prod(dim=1)[None] - inter)
+
+
+def assign_yolo(
+    targets: torch.Tensor, heads: tuple[HeadSpec, ...], hw: tuple[int, int], threshold: float = 0.3
+) -> list[Matches]:
+    """Matches of each `[yolo]` head.
+
+    An object takes its best anchor over all heads (YOLOv3) and every other whose shape has an IoU
+    above `threshold` with it, in the cell of its centre. Where `scale_xy` lets a centre leave its
+    cell by half a cell, the nearer neighbours across and down take it as well (as in YOLOv5).
+    """
+    sizes = [torch.tensor(head.anchors, dtype=torch.float32) for head in heads]
+    fit = _shape_iou(targets[:, 4:6], torch.cat(sizes))
+    good = fit > threshold
+    if len(targets):
+        good[torch.arange(len(targets)), fit.argmax(dim=1)] = True
+    found, start = [], 0
+    for head, anchors in zip(heads, sizes, strict=True):
+        target, anchor = good[:, start : start + len(anchors)].nonzero(as_tuple=True)
+        found.append(_cells(targets, target, anchor, head, hw))
+        start += len(anchors)
+    return found
+
+
+def _cells(
+    targets: torch.Tensor,
+    target: torch.Tensor,
+    anchor: torch.Tensor,
+    head: HeadSpec,
+    hw: tuple[int, int],
+) -> Matches:
+    rows, columns = head.grid_hw
+    x = targets[target, 2] * columns / hw[1]
+    y = targets[target, 3] * rows / hw[0]
+    moves = [(torch.zeros_like(x), torch.zeros_like(y))]
+    if head.scale_xy >= 2:
+        moves.append((torch.where(x.frac() < 0.5, -1.0, 1.0), torch.zeros_like(y)))
+        moves.append((torch.zeros_like(x), torch.where(y.frac() < 0.5, -1.0, 1.0)))
+    column = torch.cat([x.floor() + dx for dx, _ in moves]).long()
+    row = torch.cat([y.floor() + dy for _, dy in moves]).long()
+    inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+    target, anchor = target.repeat(len(moves))[inside], anchor.repeat(len(moves))[inside]
+    return Matches(targets[target, 0].long(), anchor, row[inside], column[inside], target)
+
+
+def anchor_grid(head: HeadSpec, hw: tuple[int, int]) -> torch.Tensor:
+    """ConvDet's anchors (K, rows, columns, 4): centre x, centre y, width, height, input pixels."""
+    rows, columns = head.grid_hw
+    grid = torch.empty(len(head.anchors), rows, columns, 4)
+    grid[..., 0] = (torch.arange(columns) + 1) * (hw[1] / (columns + 1))
+    grid[..., 1] = ((torch.arange(rows) + 1) * (hw[0] / (rows + 1)))[:, None]
+    grid[..., 2:] = torch.tensor(head.anchors)[:, None, None]
+    return grid
+
+
+def box_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """IoU of boxes (..., 4) given by centre and size, broadcast."""
+    low = torch.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
+    high = torch.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
+    inter = (high - low).clamp(min=0).prod(dim=-1)
+    return inter / (a[..., 2:].prod(dim=-1) + b[..., 2:].prod(dim=-1) - inter + 1e-9)
+
+
+def assign_convdet(
+    targets: torch.Tensor, head: HeadSpec, hw: tuple[int, int], threshold: float = 0.5
+) -> Matches:
+    """Matches of a ConvDet head.
+
+    As in SqueezeDet (arXiv:1612.01051), the anchor of the highest IoU answers for an object; so
+    does, which the paper has not, every other with an IoU above `threshold`: it trains faster.
+    """
+    grid = anchor_grid(head, hw)
+    overlap = box_iou(targets[:, None, 2:6], grid.reshape(1, -1, 4))
+    good = overlap > threshold
+    if len(targets):
+        good[torch.arange(len(targets)), overlap.argmax(dim=1)] = True
+        # One anchor, one object: the one that it fits best.
+        good &= _owned(overlap * good, targets[:, 0].long())
+    target, cell = good.nonzero(as_tuple=True)
+    rows, columns = head.grid_hw
+    anchor, rest = cell // (rows * columns), cell % (rows * columns)
+    return Matches(targets[target, 0].long(), anchor, rest // columns, rest % columns, target)
+
+
+def _owned(overlap: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Whether no other object of the same image overlaps the anchor more: (M, anchors)."""
+    most = torch.zeros(int(image.max()) + 1, overlap.shape[1])
+    most.scatter_reduce_(0, image[:, None].expand_as(overlap), overlap, "amax")
+    return overlap >= most[image]

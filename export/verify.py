@@ -1,0 +1,258 @@
+"""The same inputs through two artifacts: noise of each tensor, and where it begins.
+
+Tensor names are the join: every graph made from one model carries its module paths, and a Q/DQ
+graph adds `NAME.dequantized`, which is compared with NAME. Engines show only their heads.
+Neither torch nor the onnx package is needed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.artifact import read_manifest
+from edge.detections import Detections, iou_matrix
+from edge.errors import ArtifactError
+from edge.optional import require
+from edge.runtime.backend import open_backend
+from edge.runtime.onnx_proto import model_class
+from edge.runtime.ort_lowering import fold_weights, is_quantized
+
+__all__ = [
+    "LIMITS_DB",
+    "Agreement",
+    "Network",
+    "TensorNoise",
+    "agreement",
+    "compare_tensors",
+    "first_departure",
+    "open_network",
+]
+
+Tensors = Mapping[str, NDArray[Any]]
+_DEQUANTIZED = ".dequantized"
+# Below this a tensor departs. FP32 sums in another order keep 100 dB and more, FP16's 11 bits some
+# 50 dB after twenty layers; a sound INT8 network keeps 12 dB to its heads.
+LIMITS_DB = {"fp32": 80.0, "fp16": 30.0, "int8": 12.0, "mixed": 12.0}
+# Equal to the last bit; keeps figures finite.
+_MOST_DB = 300.0
+
+
+@dataclass(frozen=True)
+class Network:
+    """Something that can be looked into.
+
+    Attributes:
+        name: for messages.
+        precision: of its convolutions.
+        run: (1, 3, H, W) float32 to its tensors by name, in the graph's order.
+        inputs: the tensors that each tensor is made from; empty where they are not known.
+        shape: of the input.
+        contract: digest of its pre-processing.
+    """
+
+    name: str
+    precision: str
+    run: Callable[[NDArray[np.float32]], Tensors]
+    inputs: Mapping[str, tuple[str, ...]]
+    shape: tuple[int, ...]
+    contract: str
+
+
+@dataclass(frozen=True)
+class TensorNoise:
+    """How a tensor of the second network differs from the first's.
+
+    Attributes:
+        name: of the tensor; with `.dequantized`, what its quantizer makes of it.
+        db: signal to noise, 10 log10(sum a² / sum (a - b)²); 20 dB is a tenth of the amplitude.
+        own_db: the same of the noise that arises here: what the noisiest of the tensors that it
+            is made from brings along is taken away.
+    """
+
+    name: str
+    db: float
+    own_db: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike the detections of two networks are.
+
+    Attributes:
+        share: of boxes with a partner of the same class at IoU 0.5 or more, both sides, 0..1.
+        iou: mean over the pairs; nan without any.
+        score: mean absolute difference of scores over the pairs; nan without any.
+        boxes: of the first and the second.
+    """
+
+    share: float
+    iou: float
+    score: float
+    boxes: tuple[int, int]
+
+
+def open_network(artifact: str | Path, threads: int | None = None) -> Network:
+    """An ONNX file of edge with all its tensors, or an engine with its heads.
+
+    Raises:
+        ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
+    """
+    path = Path(artifact)
+    manifest = read_manifest(path)
+    facts = (manifest.inputs[0].shape, manifest.spec.contract.digest)
+    if path.suffix == ".onnx":
+        run, inputs = _onnx(path, threads)
+        return Network(str(path), manifest.precision, run, inputs, *facts)
+    backend = open_backend(path)
+    heads = [tensor.name for tensor in manifest.outputs]
+
+    def engine(tensor: NDArray[np.float32]) -> Tensors:
+        return dict(zip(heads, backend.run(tensor), strict=True))
+
+    return Network(str(path), manifest.precision, engine, {}, *facts)
+
+
+def _onnx(
+    path: Path, threads: int | None
+) -> tuple[Callable[[NDArray[np.float32]], Tensors], dict[str, tuple[str, ...]]]:
+    ort = require("onnxruntime")
+    try:
+        data = path.read_bytes()
+        model = model_class().FromString(fold_weights(data) if is_quantized(data) else data)
+        inputs = {name: tuple(n.input) for n in model.graph.node for name in n.output if name}
+        present = {output.name for output in model.graph.output}
+        for name in inputs:
+            if name not in present:
+                model.graph.output.add(name=name)
+        options = ort.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 3, threads or 0
+        session = ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's and protobuf's exceptions share no other base
+        raise ArtifactError(f"{path}: its tensors cannot be shown: {error}") from error
+    feed = session.get_inputs()[0].name
+    names = list(inputs)
+
+    def run(tensor: NDArray[np.float32]) -> Tensors:
+        return {feed: tensor, **dict(zip(names, session.run(names, {feed: tensor}), strict=True))}
+
+    return run, inputs
+
+
+def compare_tensors(
+    first: Network, second: Network, images: Iterable[NDArray[np.float32]]
+) -> list[TensorNoise]:
+    """Noise of every tensor of `second` that `first` has too, in the order of `second`.
+
+    Args:
+        images: network inputs (1, 3, H, W), at least one.
+
+    Raises:
+        ArtifactError: another input shape or pre-processing, or no tensor in common.
+    """
+    if (first.shape, first.contract) != (second.shape, second.contract):
+        raise ArtifactError(
+            f"{second.name}: its input or its pre-processing is not that of {first.name}; "
+            "compare two artifacts of one model"
+        )
+    signal: dict[str, float] = {}
+    noise: dict[str, float] = {}
+    for image in images:
+        wanted = first.run(image)
+        for name, found in second.run(image).items():
+            same = wanted.get(name.removesuffix(_DEQUANTIZED))
+            if same is None or same.shape != found.shape:
+                continue
+            a, b = same.astype(np.float64), found.astype(np.float64)
+            signal[name] = signal.get(name, 0.0) + float(np.square(a).sum())
+            noise[name] = noise.get(name, 0.0) + float(np.square(a - b).sum())
+    if not signal:
+        raise ArtifactError(f"{second.name}: no tensor in common with {first.name}")
+    db = {name: _db(signal[name], noise[name]) for name in signal}
+    return [TensorNoise(name, db[name], _own(name, db, second.inputs)) for name in db]
+
+
+def _db(signal: float, noise: float) -> float:
+    if not math.isfinite(noise):
+        return -_MOST_DB
+    if noise == 0:
+        return _MOST_DB
+    if signal == 0:
+        return -_MOST_DB
+    return max(-_MOST_DB, min(_MOST_DB, 10 * math.log10(signal / noise)))
+
+
+def _own(name: str, db: Mapping[str, float], inputs: Mapping[str, tuple[str, ...]]) -> float:
+    sources = (_source(one, db, inputs) for one in inputs.get(name, ()))
+    brought = max((10 ** (-one / 10) for one in sources if one is not None), default=0.0)
+    added = 10 ** (-db[name] / 10) - brought
+    return _MOST_DB if added <= 0 else min(_MOST_DB, -10 * math.log10(added))
+
+
+def _source(
+    name: str, db: Mapping[str, float], inputs: Mapping[str, tuple[str, ...]]
+) -> float | None:
+    """Noise of a tensor, or of what it was made from where itself cannot be compared."""
+    for _ in range(3):
+        if name in db:
+            return db[name]
+        if not inputs.get(name):
+            return None
+        name = inputs[name][0]
+    return None
+
+
+def first_departure(
+    noises: Sequence[TensorNoise], limit_db: float, before: Mapping[str, float] | None = None
+) -> TensorNoise | None:
+    """The tensor at which a network departs from its reference; None where none does.
+
+    Args:
+        limit_db: signal to noise that a sound network keeps.
+        before: by tensor, of the same comparison earlier; then the first that lost 6 dB, half of
+            its amplitude's accuracy, is where it departs.
+    """
+    for one in noises:
+        known = before.get(one.name) if before else None
+        if known is not None and known - one.db > 6.0:
+            return one
+    if before:
+        return None
+    return next((one for one in noises if one.db < limit_db), None)
+
+
+def agreement(
+    first: Sequence[Detections], second: Sequence[Detections], score: float = 0.25
+) -> Agreement:
+    """Pair the detections of two networks image by image, best scores first, at IoU 0.5."""
+    ious: list[float] = []
+    scores: list[float] = []
+    boxes = [0, 0]
+    for one, other in zip(first, second, strict=True):
+        a, b = one[one.score >= score], other[other.score >= score]
+        boxes = [boxes[0] + len(a), boxes[1] + len(b)]
+        for i, j, iou in _pairs(a, b):
+            ious.append(iou)
+            scores.append(abs(float(a.score[i]) - float(b.score[j])))
+    share = 2 * len(ious) / sum(boxes) if sum(boxes) else 1.0
+    means = [float(np.mean(each)) if each else math.nan for each in (ious, scores)]
+    return Agreement(share, means[0], means[1], (boxes[0], boxes[1]))
+
+
+def _pairs(a: Detections, b: Detections) -> Iterable[tuple[int, int, float]]:
+    overlap = iou_matrix(a.xyxy, b.xyxy) * (a.class_id[:, None] == b.class_id[None, :])
+    for i in np.argsort(-a.score, kind="stable").tolist():
+        if not len(b):
+            return
+        j = int(overlap[i].argmax())
+        if overlap[i, j] >= 0.5:
+            yield i, j, float(overlap[i, j])
+            overlap[:, j] = 0

@@ -1,0 +1,219 @@
+"""`edge doctor` tells what is there and what to do about the rest, and survives what is broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import onnxruntime
+import pytest
+
+from apps import doctor as app
+from apps.doctor import Check, doctor, print_doctor
+from edge.errors import DeviceError
+from export.engine import BuilderInfo
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("doctor") / "r.json"
+    found = doctor(path)
+    assert json.loads(path.read_text()) == json.loads(json.dumps(found))
+    return found
+
+
+def by_name(checks: Iterable[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_here_every_check_works_and_advises_where_something_lacks(result: dict[str, Any]) -> None:
+    checks = {check["name"]: check for check in result["checks"]}
+    assert {check["status"] for check in checks.values()} <= {"ok", "missing", "problem"}
+    assert not [check for check in checks.values() if "check itself" in check["found"]]
+    assert checks["torch"]["found"] == metadata.version("torch")
+    assert checks["onnxruntime"]["found"].startswith(onnxruntime.__version__)
+    assert "CPUExecutionProvider" in checks["onnxruntime"]["found"]
+    assert checks["OpenCV"]["found"] == cv2.__version__
+    streamer = "GStreamer:                   YES" in cv2.getBuildInformation()
+    assert (checks["OpenCV with GStreamer"]["status"] == "ok") == streamer
+    assert result["can_run_onnx"]
+    needed = {"CUDA driver", "engines run here", "gst-launch-1.0", "Jetson"}
+    assert needed <= set(checks)
+
+
+def test_table_shows_every_check(
+    result: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_doctor(result)
+    out = capsys.readouterr().out
+    assert "runs .onnx: yes" in out
+    assert all(check["name"] in out for check in result["checks"])
+
+
+def test_a_check_that_fails_is_a_problem_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def _broken_part() -> Iterable[Check]:
+        raise OSError("no such thing")
+
+    monkeypatch.setattr(app, "_CHECKS", (_broken_part, lambda: [Check("fine", "ok", "yes")]))
+    found = doctor()
+    assert [(check["name"], check["status"]) for check in found["checks"]] == [
+        ("broken part", "problem"),
+        ("fine", "ok"),
+    ]
+    assert not found["ok"] and "no such thing" in found["checks"][0]["found"]
+
+
+def test_it_works_where_build_packages_cannot_be_imported(tmp_path: Path) -> None:
+    """Those and all child processes meet packages that fail on import."""
+    names = ("torch", "onnx", "safetensors", "pycocotools", "tensorrt", "tensorrt_rtx", "cuda")
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not here')\n")
+    code = "import json; from apps.doctor import doctor; print(json.dumps(doctor()))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    checks = {check["name"]: check for check in found["checks"]}
+    assert not [check for check in checks.values() if "check itself" in check["found"]]
+    assert found["can_run_onnx"] and not found["can_build_engines"]
+    assert checks["torch"]["status"] == "problem" and "not here" in checks["torch"]["found"]
+    assert "edge-deploy[build]" in checks["torch"]["advice"]
+    assert checks["builder tensorrt_rtx"]["status"] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise ImportError('libfoo.so.3: cannot open')", "libfoo.so.3"),
+        ("import os; os.kill(os.getpid(), 11)", "signal 11"),
+        ("import sys; sys.exit(3)", "no reason given"),
+    ],
+)
+def test_a_package_that_breaks_on_import_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
+) -> None:
+    (tmp_path / "fragile.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(app, "_version", lambda *_: "2.0")
+    check = app._package("fragile", "fragile", "a test", "build")
+    assert check.status == "problem" and reason in check.found and "2.0" in check.found
+
+
+def test_a_package_that_is_not_installed_is_missing() -> None:
+    check = app._package("no_such_package", "no-such-package", "a test", "")
+    assert check == Check("no-such-package", "missing", "for a test", "pip install no-such-package")
+
+
+def test_a_jetson_is_named_with_its_jetpack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As JetPack 6.1 writes them.
+    (tmp_path / "model").write_bytes(b"NVIDIA Jetson Orin Nano Engineering Reference Kit\0")
+    (tmp_path / "l4t").write_text("# R36 (release), REVISION: 4.0, GCID: 37537400, BOARD: generic")
+    monkeypatch.setattr(app, "BOARD", tmp_path / "model")
+    monkeypatch.setattr(app, "L4T", tmp_path / "l4t")
+    monkeypatch.setattr(app, "_package_version", lambda _: "")
+    (check,) = app._jetson()
+    assert check.status == "ok"
+    assert check.found.endswith("Orin Nano Engineering Reference Kit, JetPack 6.x, L4T 36.4.0")
+    (tmp_path / "l4t").write_text("?")
+    (check,) = app._jetson()
+    assert check.status == "problem"
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "status", "found"),
+    [
+        ("x86_64", "flags\t\t: fpu avx2 avx512_vnni\nflags\t\t: fpu\n", "ok", "avx512_vnni"),
+        ("x86_64", "flags\t\t: fpu avx2\n", "missing", "none of"),
+        ("aarch64", "Features\t: fp asimd asimddp\n", "ok", "asimddp"),
+        ("riscv64", "isa: rv64\n", "missing", "unknown for riscv64"),
+    ],
+)
+def test_int8_instructions_are_those_of_the_cpu(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    cpuinfo: str,
+    status: str,
+    found: str,
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(app, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(app.platform, "machine", lambda: machine)
+    check = app._int8_instructions()
+    assert check.status == status and check.found.startswith(found)
+
+
+class Gpu:
+    """What `open_device` gives for the GPUs 0 and 1 of a machine with two."""
+
+    name, compute_capability, integrated = "NVIDIA Orin", (8, 7), True
+    driver_version, binding = "12.6", "ctypes"
+
+    def __init__(self, index: int) -> None:
+        if index > 1:
+            raise DeviceError("there is no GPU of that index")
+        self.index = index
+
+    def __enter__(self) -> Gpu:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_gpus_and_a_runtime_make_engines_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    rtx = BuilderInfo("tensorrt_rtx", "1.7.1", True, "")
+    broken = BuilderInfo("tensorrt", "", False, "No module named 'tensorrt'")
+    monkeypatch.setattr(app, "open_device", Gpu)
+    monkeypatch.setattr(app, "available_builders", lambda: [broken, rtx])
+    checks = by_name(app._engines())
+    assert checks["CUDA driver"].found == "serves CUDA 12.6, through ctypes"
+    assert checks["GPU 1"].found.startswith("NVIDIA Orin, compute capability 8.7, shares memory")
+    assert checks["engines run here"] == Check("engines run here", "ok", "tensorrt_rtx 1.7.1")
+    assert checks["builder tensorrt"].advice == 'pip install "edge-deploy[tensorrt]"'
+
+
+def test_without_a_gpu_the_driver_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(index: int) -> Gpu:
+        raise DeviceError(f"no driver for {index}")
+
+    monkeypatch.setattr(app, "open_device", absent)
+    monkeypatch.setattr(app, "available_builders", list)
+    checks = by_name(app._engines())
+    assert checks["CUDA driver"].found == "no driver for 0"
+    assert checks["engines run here"].found == "needs TensorRT and an NVIDIA GPU"
+
+
+def test_a_camera_without_permission_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "video0").touch()
+    (tmp_path / "names" / "video0").mkdir(parents=True)
+    (tmp_path / "names" / "video0" / "name").write_text("HD Webcam\n")
+    monkeypatch.setattr(app, "DEV", tmp_path)
+    monkeypatch.setattr(app, "VIDEO4LINUX", tmp_path / "names")
+    monkeypatch.setattr(app, "os", SimpleNamespace(access=lambda *_: True, R_OK=4, W_OK=2))
+    camera = str(tmp_path / "video0")
+    assert by_name(app._cameras())[camera] == Check(camera, "ok", "HD Webcam")
+    monkeypatch.setattr(app, "os", SimpleNamespace(access=lambda *_: False, R_OK=4, W_OK=2))
+    refused = by_name(app._cameras())[camera]
+    assert refused.status == "problem" and "usermod" in refused.advice
+
+
+def test_little_memory_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, status in ((0, "missing"), (500, "problem"), (5000, "ok")):
+        monkeypatch.setattr(app, "memory_available_mib", lambda free=free: free)
+        assert app._memory().status == status

@@ -1,0 +1,158 @@
+"""A measurement is one JSON line that holds all that its figures come from."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apps.image_results import ClassResults
+from apps.measurement import Measurement, read_measurements, same_host, write_measurements
+from apps.sensors import Watch, clocks_mhz, energy_j, gpu, memory_bytes, power_mode, temperatures_c
+from edge.errors import DataError
+
+RESULTS = {
+    "cat": ClassResults(
+        "cat",
+        np.array([1, 0, 2], np.int32),
+        np.array([0.9, 0.8, 0.7], np.float32),
+        np.array([True, False, True]),
+        np.array([0, 1, 2], np.int32),
+    )
+}
+
+
+def measurement(**changes: object) -> Measurement:
+    one = Measurement(
+        name="a",
+        label="a 64x64 int8",
+        artifact="a.onnx",
+        sha256="0" * 64,
+        bytes=1000,
+        backend="fake",
+        precision="int8",
+        data="set",
+        data_sha256="1" * 64,
+        images=3,
+        host={"cpu": "x", "cores": 2, "packages": {"numpy": "1"}},
+        threads=2,
+        fps={"engine": 200.0, "pipeline": 100.0},
+        latency_ms={"pipeline": {"p50": 10.0, "p95": 11.0, "p99": 12.0}},
+        speedup=3.0,
+        map50=0.5,
+        map50_95=0.4,
+        by_class={},
+        by_size={},
+        memory_bytes=None,
+        energy_j=None,
+        rounds_ms={"engine": [5.0, 5.0], "pipeline": [10.0, 10.0], "baseline": [30.0, 20.0]},
+        results=RESULTS,
+        small={},
+        made="2026-01-01T00:00:00+00:00",
+    )
+    return replace(one, **changes)
+
+
+def test_lines_there_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write_measurements([measurement(), measurement(name="b", energy_j=0.5)], path)
+    assert len(path.read_text().splitlines()) == 2
+    a, b = read_measurements(path)
+    assert (a.name, b.name, b.energy_j) == ("a", "b", 0.5)
+    for each in fields(Measurement):
+        if each.name != "results":
+            assert getattr(a, each.name) == getattr(measurement(), each.name)
+    for each in fields(ClassResults):
+        np.testing.assert_array_equal(
+            getattr(a.results["cat"], each.name), getattr(RESULTS["cat"], each.name)
+        )
+
+
+def test_pairs_are_the_logs_of_neighbouring_blocks() -> None:
+    assert measurement().pairs == pytest.approx([math.log(1 / 3), math.log(1 / 2)])
+    assert measurement(rounds_ms={"pipeline": [1.0], "engine": []}).pairs == []
+
+
+def test_keys_of_newer_writers_are_ignored_and_newer_schemas_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    data = json.loads(measurement().to_json())
+    path.write_text(json.dumps({**data, "colour": "red"}))
+    assert read_measurements(path)[0].name == "a"
+    path.write_text(json.dumps({**data, "schema": 2}))
+    with pytest.raises(DataError, match=r"m\.jsonl:1: .*schema 2, this reads 1.*--update"):
+        read_measurements(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1}', "\x00"])
+def test_damage_is_one_line_that_names_the_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        read_measurements(path)
+    assert str(path) in str(error.value)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_measurements(tmp_path / "none.jsonl")
+
+
+def test_another_machine_is_told_and_other_packages_are_not() -> None:
+    one = measurement()
+    assert same_host(one, measurement(host={**one.host, "packages": {"numpy": "2"}})) == []
+    assert same_host(one, measurement(host={**one.host, "cpu": "y"})) == ["cpu was y, is x"]
+    assert same_host(one, measurement(threads=4)) == ["threads were 4, are 2"]
+
+
+def put(root: Path, name: str, text: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    for core, khz in ((0, 2_000_000), (1, 1_500_000)):
+        put(tmp_path, f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq", f"{khz}\n")
+    put(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "performance\n")
+    put(tmp_path, "sys/class/thermal/thermal_zone0/temp", "45500\n")
+    put(tmp_path, "sys/class/powercap/intel-rapl:0/energy_uj", "2500000\n")
+    put(tmp_path, "proc/self/statm", "5000 300 200 1 0 1 0\n")
+    put(tmp_path, "proc/driver/nvidia/gpus/0/information", "Model: \t\t NVIDIA X\nIRQ: 1\n")
+    return tmp_path
+
+
+def test_sensors_read_what_linux_shows(machine: Path) -> None:
+    assert clocks_mhz(machine) == [2000, 1500]
+    assert temperatures_c(machine) == [45.5]
+    assert (power_mode(machine), energy_j(machine), gpu(machine)) == (
+        "performance",
+        2.5,
+        "NVIDIA X",
+    )
+    assert (memory_bytes(machine) or 0) % 300 == 0
+
+
+def test_sensors_that_are_absent_are_left_out(tmp_path: Path) -> None:
+    assert clocks_mhz(tmp_path) == temperatures_c(tmp_path) == []
+    for absent in (power_mode, energy_j, memory_bytes, gpu):
+        assert absent(tmp_path) is None
+
+
+def test_watch_tells_of_throttling_heat_and_other_work(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (1.0, 0.0, 0.0))
+    watch = Watch(machine)
+    for khz in (2_000_000,) * 3 + (1_500_000,) * 3:
+        put(machine, "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", str(khz))
+        watch.look()
+    assert watch.warnings(2) == [
+        "the clock fell from 2000 to 1500 MHz: cool the machine or fix its clocks"
+    ]
+    put(machine, "sys/class/thermal/thermal_zone0/temp", "95000")
+    monkeypatch.setattr("os.getloadavg", lambda: (5.5, 0.0, 0.0))
+    watch.look()
+    heat, load = watch.warnings(2)[1:]
+    assert "95 C" in heat
+    assert "load 5.5 on 2 cores" in load

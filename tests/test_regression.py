@@ -1,0 +1,264 @@
+"""`edge regress` fails what got worse, names where, and says what it cannot measure."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+
+from apps.measurement import read_measurements, write_measurements
+from apps.regression import Outcome, arguments, regress, run
+from edge.errors import ArtifactError, DataError
+from tests.painted import write_painted, write_painted_int8, write_pictures
+
+SUITE = """schema = 1
+data = "set"
+source = "set/images"
+baseline = "full.onnx"
+seconds = 0.2
+rounds = 6
+threads = 1
+[margins]
+map50 = 0.05
+small = 0.05
+classes = {dog = 0.1}
+slowdown = 0.5
+bytes = 0.1
+[[artifact]]
+name = "int8"
+path = "now.onnx"
+reference = "fp32.onnx"
+[artifact.margins]
+reference = 0.05
+noise_db = 12
+speedup = 0.2
+p99_ms = 10000
+"""
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite with its stored results."""
+    folder = tmp_path_factory.mktemp("suite")
+    write_pictures(folder / "set")
+    write_painted(folder / "fp32.onnx")
+    write_painted(folder / "full.onnx", work=48)
+    write_painted_int8(folder / "fp32.onnx", folder / "now.onnx")
+    (folder / "s.toml").write_text(SUITE)
+    regress(folder / "s.toml", update=True)
+    return folder
+
+
+@pytest.fixture
+def suite(measured: Path, tmp_path: Path) -> Path:
+    """A copy of the suite that a test may damage."""
+    shutil.copytree(measured, tmp_path / "s")
+    return tmp_path / "s" / "s.toml"
+
+
+def command(*argv: object) -> int:
+    parser = argparse.ArgumentParser()
+    arguments(parser)
+    return run(parser.parse_args([str(arg) for arg in argv]))
+
+
+def verdicts(outcome: Outcome) -> dict[str, str]:
+    return {gate.name: gate.verdict for gate in outcome.gates}
+
+
+def text(outcome: Outcome, name: str) -> str:
+    return next(gate.text for gate in outcome.gates if gate.name == name)
+
+
+def test_nothing_changed_is_no_regression(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--suite", suite) == 0
+    printed = capsys.readouterr()
+    assert "a drop of" in printed.err
+    assert "SAME  int8, map50: mAP@.5 is the same" in printed.err
+    assert "40 images of set" in printed.out
+
+
+def test_a_stale_calibration_is_found_and_its_layer_is_named(suite: Path) -> None:
+    folder = suite.parent
+    write_painted_int8(folder / "fp32.onnx", folder / "now.onnx", stale=0.1)
+    report = folder / "report"
+    assert command("--suite", suite, "--report", report) == 1
+    outcome = regress(suite)
+    found = verdicts(outcome)
+    for name in ("map50", "small", "class dog", "reference", "noise_db"):
+        assert found[name] == "worse", name
+    for name in ("bytes", "p99_ms"):
+        assert found[name] == "same", name
+    words = text(outcome, "map50")
+    assert "first layer that departs: layers.1.pool.dequantized" in words
+    assert "most in: " in words
+    assert "small -" in words
+    stored = read_measurements(folder / "s.jsonl")[0].map50
+    fell = (stored - outcome.gathered.measurements["int8"].map50) * 100
+    assert f"fell by {fell:.1f} points" in words
+    assert outcome.detectable["int8", "map50"] < fell / 100
+
+
+def test_a_blind_spot_for_one_class_names_that_class(suite: Path) -> None:
+    write_painted(suite.parent / "now.onnx", dog=0.0)
+    outcome = regress(suite)
+    assert verdicts(outcome)["class dog"] == "worse"
+    assert "most in: dog" in text(outcome, "map50")
+
+
+def test_a_slower_artifact_is_found_in_the_same_run(suite: Path) -> None:
+    folder = suite.parent
+    shutil.copy(folder / "now.onnx", folder / "last.onnx")
+    write_painted(folder / "now.onnx", work=64)
+    changed = SUITE.replace('reference = "fp32.onnx"', 'faster_than = "last.onnx"')
+    changed = changed.replace("reference = 0.05\nnoise_db = 12\n", "")
+    suite.write_text(changed)
+    outcome = regress(suite)
+    assert verdicts(outcome)["slowdown"] == "worse"
+    assert "last.onnx of the same run" in text(outcome, "slowdown")
+    ratio = math.exp(np.median(outcome.gathered.rivals["int8"]))
+    assert ratio > 1.5
+    assert f"latency {(ratio - 1) * 100:+.1f} %" in text(outcome, "slowdown")
+
+
+def test_a_speed_up_that_is_not_reached_is_worse(suite: Path) -> None:
+    suite.write_text(SUITE.replace("speedup = 0.2", "speedup = 500"))
+    assert verdicts(regress(suite))["speedup"] == "worse"
+
+
+def test_a_larger_file_is_worse(suite: Path) -> None:
+    write_painted(suite.parent / "now.onnx", work=32)
+    assert verdicts(regress(suite))["bytes"] == "worse"
+
+
+def test_figures_follow_from_the_raw_records(measured: Path) -> None:
+    one = read_measurements(measured / "s.jsonl")[0]
+    rounds = one.rounds_ms
+    ratios = [
+        slow / fast for slow, fast in zip(rounds["baseline"], rounds["pipeline"], strict=True)
+    ]
+    assert one.speedup == pytest.approx(np.exp(np.median(np.log(ratios))))
+    assert one.fps["engine"] == pytest.approx(1000 / np.median(rounds["engine"]))
+    assert one.fps["pipeline"] == pytest.approx(1000 / one.latency_ms["pipeline"]["p50"])
+    assert len(rounds["pipeline"]) >= 6
+    assert one.map50 == pytest.approx(np.mean([c["ap50"] for c in one.by_class.values()]), abs=1e-6)
+    assert one.bytes == (measured / "now.onnx").stat().st_size
+
+
+def test_another_host_falls_back_to_the_ratio_of_this_run(suite: Path) -> None:
+    path = suite.with_suffix(".jsonl")
+    one = read_measurements(path)[0]
+    write_measurements([replace(one, host={**one.host, "cpu": "Z80"})], path)
+    outcome = regress(suite)
+    assert verdicts(outcome)["slowdown"] == "not compared"
+    words = text(outcome, "slowdown")
+    assert "cannot be compared with the stored figure (cpu was Z80" in words
+    assert "times as fast as its baseline" in words
+    assert verdicts(outcome)["speedup"] in ("same", "cannot tell")
+    assert verdicts(outcome)["map50"] == "same"
+
+
+def test_another_baseline_is_not_compared(suite: Path) -> None:
+    write_painted(suite.parent / "full.onnx", work=40)
+    assert verdicts(regress(suite))["slowdown"] == "not compared"
+    assert "the baseline was painted" in text(regress(suite), "slowdown")
+
+
+def refused(suite: Path, words: str, error: type[Exception] = DataError) -> None:
+    with pytest.raises(error, match=words) as found:
+        regress(suite)
+    assert "\n" not in str(found.value)
+
+
+def test_other_images_are_refused(suite: Path) -> None:
+    cv2.imwrite(str(suite.parent / "set" / "images" / "007.png"), np.zeros((128, 128, 3)))
+    refused(suite, "measured on other images or labels.*--update")
+
+
+def test_other_labels_are_refused(suite: Path) -> None:
+    (suite.parent / "set" / "labels" / "007.txt").write_text("0 .5 .5 .1 .1")
+    refused(suite, "measured on other images or labels")
+
+
+def test_another_schema_is_refused(suite: Path) -> None:
+    path = suite.with_suffix(".jsonl")
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 9'))
+    refused(suite, "schema 9, this reads 1")
+
+
+def test_a_missing_artifact_is_named(suite: Path) -> None:
+    (suite.parent / "now.onnx").unlink()
+    refused(suite, r"now\.onnx", ArtifactError)
+
+
+def test_results_that_are_not_there_are_asked_for(suite: Path) -> None:
+    suite.with_suffix(".jsonl").unlink()
+    refused(suite, "--update")
+    suite.write_text(SUITE.replace('name = "int8"', 'name = "new"'))
+    (suite.parent / "s.jsonl").write_text(
+        (regress(suite, update=True), suite.with_suffix(".jsonl").read_text())[1]
+    )
+    suite.write_text(SUITE)
+    refused(suite, "no result of 'int8'.*--update")
+
+
+def test_too_few_images_for_the_statistics_are_refused(suite: Path) -> None:
+    suite.write_text(SUITE.replace('data = "set"', 'data = "set"\nimages = 29'))
+    refused(suite, "29 images; the statistics need at least 30")
+
+
+def test_a_suite_of_in_run_margins_needs_no_stored_results(suite: Path) -> None:
+    suite.with_suffix(".jsonl").unlink()
+    start, _, rest = SUITE.partition("[margins]")
+    suite.write_text(start + rest[rest.index("[[artifact]]") :])
+    assert set(verdicts(regress(suite))) == {"reference", "speedup", "p99_ms", "noise_db"}
+
+
+def test_update_stores_what_got_worse_and_the_next_run_accepts_it(
+    suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_painted(suite.parent / "now.onnx", dog=0.0)
+    stored = read_measurements(suite.with_suffix(".jsonl"))[0].map50
+    assert command("--suite", suite, "--update") == 0
+    now = read_measurements(suite.with_suffix(".jsonl"))[0].map50
+    assert f"{stored * 100:.2f} -> {now * 100:.2f}" in capsys.readouterr().out
+    assert now < stored - 0.1
+    assert verdicts(regress(suite))["map50"] == "same"
+
+
+def test_strict_fails_what_cannot_be_told(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import apps.regression as app
+
+    real = app.judge_all
+
+    def unsure(*args: object) -> list:
+        return [replace(gate, verdict="cannot tell") for gate in real(*args)]
+
+    monkeypatch.setattr(app, "judge_all", unsure)
+    assert command("--suite", suite) == 0
+    assert command("--suite", suite, "--strict") == 2
+
+
+def test_ci_files_say_the_same_as_the_gates(suite: Path) -> None:
+    write_painted(suite.parent / "now.onnx", dog=0.0)
+    folder = suite.parent / "out" / "report"
+    outcome = regress(suite, report=folder)
+    root = ElementTree.parse(folder / "junit.xml").getroot()
+    cases = root.findall(".//testcase")
+    assert [case.get("name") for case in cases] == [gate.name for gate in outcome.gates]
+    failed = {case.get("name") for case in cases if case.find("failure") is not None}
+    assert failed == {gate.name for gate in outcome.worse} >= {"map50", "class dog"}
+    assert root.get("failures") == str(len(failed))
+    markdown = (folder / "report.md").read_text()
+    assert f"{len(failed)} regressions" in markdown
+    assert all(gate.text in markdown for gate in outcome.worse)
+    lines = (folder / "measurements.jsonl").read_text().splitlines()
+    assert [json.loads(line)["name"] for line in lines] == ["int8"]

@@ -1,0 +1,192 @@
+"""`edge show` tells of each artifact what torch counts and what its manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from apps import show
+from apps.show import show_artifact
+from calibration.calibrate import calibrate
+from calibration.table import CalibrationTable, write_table
+from edge.artifact import layers_path, manifest_path, read_manifest
+from edge.errors import ArtifactError, CalibrationError, EngineMismatch, MissingDependency
+from edge.models.zoo import LoadedModel, load_model
+from export.onnx_writer import write_onnx
+from export.quantize import write_half, write_int8
+
+CFG = """[net]
+width=64
+height=32
+channels=3
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+[convolutional]
+filters=8
+groups=8
+size=3
+stride=2
+pad=1
+activation=leaky
+[convolutional]
+filters=14
+size=1
+stride=1
+pad=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=10,14, 23,27
+classes=2
+num=2
+"""
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, Path]:
+    folder = tmp_path_factory.mktemp("net")
+    (folder / "small.cfg").write_text(CFG)
+    loaded = load_model(folder / "small.cfg", random_weights=True)
+    path = folder / "small.onnx"
+    arguments = {"seed": 0}
+    write_onnx(loaded.module, loaded.spec, path, labels=loaded.labels, arguments=arguments)
+    return loaded, path
+
+
+def engine(folder: Path, onnx: Path) -> Path:
+    """What `build_engine` leaves behind, without a builder."""
+    path = folder / "small.engine"
+    path.write_bytes(b"a plan")
+    manifest = replace(read_manifest(onnx), sha256=hashlib.sha256(b"a plan").hexdigest())
+    manifest_path(path).write_text(manifest.to_json())
+    convolutions = [
+        {"name": f"c{i}", "dtype": dtype, "layer": "l"}
+        for i, dtype in enumerate(("int8", "int8", "half"))
+    ]
+    summary = {"convolutions": convolutions, "reformats": 4, "layers": 9}
+    layers_path(path).write_text(json.dumps({"summary": summary, "layers": []}))
+    return path
+
+
+def test_work_and_parameters_are_what_torch_counts(net: tuple[LoadedModel, Path]) -> None:
+    loaded, path = net
+    layers = show_artifact(path)["layers"]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        loaded.module(torch.zeros(1, 3, 32, 64))
+    assert layers["macs"] == counter.get_total_flops() / 2 > 0
+    convolutions = [m for m in loaded.module.modules() if isinstance(m, torch.nn.Conv2d)]
+    # The batch norm becomes the bias that its convolution has not.
+    wanted = sum(m.weight.numel() + m.out_channels for m in convolutions)
+    assert layers["parameters"] == wanted
+    shapes = [(conv["input"], conv["output"]) for conv in layers["convolutions"]]
+    assert shapes[0] == ([1, 3, 32, 64], [1, 8, 16, 32])
+    assert [conv["groups"] for conv in layers["convolutions"]] == [1, 8, 1]
+
+
+def test_manifest_size_and_checksum_are_the_files(
+    net: tuple[LoadedModel, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded, path = net
+    result = show_artifact(path, tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text()) == json.loads(json.dumps(result))
+    assert result["kind"] == "onnx" and result["bytes"] == path.stat().st_size
+    assert result["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert result["contract_digest"] == loaded.spec.contract.digest
+    out = capsys.readouterr().out
+    for fact in ("random weights", "10x14 23x27", "1x3x32x64", "seed 0", result["sha256"], "yolo"):
+        assert fact in out
+
+
+def test_precision_of_each_convolution_is_told(
+    net: tuple[LoadedModel, Path], tmp_path: Path
+) -> None:
+    _, path = net
+    table = calibrate(path, "scenes://?seed=1&count=1").table
+    int8, half = tmp_path / "q.onnx", tmp_path / "h.onnx"
+    write_int8(path, table, int8, keep=["layers.0.conv"])
+    write_half(path, half)
+    plain, quantized, halved = (show_artifact(p)["layers"] for p in (path, int8, half))
+    assert plain["by_dtype"] == {"float": 3}
+    assert quantized["by_dtype"] == {"float": 1, "int8": 2}
+    assert halved["by_dtype"] == {"half": 3}
+    for other in (quantized, halved):
+        assert [other[k] for k in ("macs", "parameters")] == [plain["macs"], plain["parameters"]]
+
+
+def test_without_onnx_the_manifest_is_shown_and_the_reason_told(
+    net: tuple[LoadedModel, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def absent(name: str) -> Any:
+        raise MissingDependency(f"{name} is needed: pip install it")
+
+    monkeypatch.setattr(show, "require", absent)
+    result = show_artifact(net[1])
+    assert "layers" not in result and "onnx is needed" in result["layers_missing"]
+    out, err = capsys.readouterr()
+    assert "random weights" in out and "onnx is needed" in err
+
+
+def test_engine_is_shown_with_its_layer_report(
+    net: tuple[LoadedModel, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = engine(tmp_path, net[1])
+    result = show_artifact(path)
+    assert result["kind"] == "engine"
+    assert result["layers"]["by_dtype"] == {"int8": 2, "half": 1}
+    assert (result["layers"]["reformats"], result["layers"]["count"]) == (4, 9)
+    assert "2 int8, 1 half" in capsys.readouterr().out
+    layers_path(path).unlink()
+    assert "does not lie beside it" in show_artifact(path)["layers_missing"]
+    layers_path(path).write_text("[]")
+    with pytest.raises(ArtifactError, match="not a layer report"):
+        show_artifact(path)
+
+
+def test_calibration_table_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.calib.json"
+    amax = (("images", 1.0), ("layers.1.pool", 12.7))
+    write_table(CalibrationTable(amax, "mse", "g" * 64, "c" * 64, ("a", "b", "c")), path)
+    result = show_artifact(path)
+    assert result["kind"] == "calibration" and result["method"] == "mse"
+    assert result["amax"] == {"images": 1.0, "layers.1.pool": 12.7}
+    assert len(result["images"]) == 3
+    out = capsys.readouterr().out
+    assert "layers.1.pool" in out and "12.7" in out and "0.1" in out
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.json", "x.onnx", "x.engine"])
+@pytest.mark.parametrize("content", [b"", bytes(range(256)) * 20])
+def test_anything_else_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    for wrong in (path, tmp_path / "gone.onnx", tmp_path):
+        with pytest.raises(ArtifactError) as caught:
+            show_artifact(wrong, tmp_path / "r.json")
+        assert "\n" not in str(caught.value) and str(wrong.name) in str(caught.value)
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_damaged_table_and_a_changed_engine_are_refused(
+    net: tuple[LoadedModel, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "x.calib.json").write_text("{}")
+    with pytest.raises(CalibrationError, match=r"x\.calib\.json"):
+        show_artifact(tmp_path / "x.calib.json")
+    path = engine(tmp_path, net[1])
+    path.write_bytes(b"another plan")
+    with pytest.raises(EngineMismatch):
+        show_artifact(path)
