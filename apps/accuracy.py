@@ -99,7 +99,8 @@ def detect(
             # Labels end at the image's edge, and so must boxes that are compared with them.
             clipped = np.clip(boxes.xyxy, 0, (width, height, width, height))
             found.append(replace(boxes, xyxy=clipped))
-            items.append(known)
+            # With its seed a scene can be rendered again, for the report.
+            items.append(replace(known, seed=item.seed))
     return found, replace(dataset, items=tuple(items)), detector
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from apps.agreement import Baseline
-from apps.camera_loop import detect_frames, track_counts
+from apps.camera_loop import Session, detect_frames, track_counts
 from apps.capture import Capture
 from apps.host import fingerprint
 from apps.live import LiveState
@@ -87,43 +87,23 @@ def camera(
     _quiet()
     chosen = _sources(sources, options or SourceOptions())
     settings: dict[str, Any] = {"score": score, "iou": iou, "threads": threads, "exact": exact}
-    stop = threading.Event()
+    path, stop = Path(artifact or built_in()), threading.Event()
     with ExitStack() as stack:
         stack.enter_context(_signals(stop))
-        path = Path(artifact or built_in())
         detector = stack.enter_context(_detector(path, chosen, **settings))
         beyond = None
         if baseline is not None:
             second = stack.enter_context(_detector(Path(baseline), (), **settings))
             beyond = Baseline(Path(baseline), second, detector, baseline_share)
-        slots = Slots(len(chosen))
-        captures = [Capture(index, each, slots, say) for index, each in enumerate(chosen)]
-        workers: list[SinkWorker] = []
-        stack.callback(_close, captures, workers)
-        for capture in captures:
-            capture.open()
-        workers += start_sinks(outputs or Outputs(), chosen, say, stop)
-        trackers = [Tracker() for _ in chosen if track]
-        live = _live(path, detector, captures, workers, beyond, trackers)
+        session = _session(stack, path, detector, chosen, outputs or Outputs(), stop, beyond, track)
         for enter in (_reports, *beside):
-            stack.enter_context(enter(live))
+            stack.enter_context(enter(session.live))
         notify("READY=1")
-        detect_frames(
-            detector,
-            slots,
-            captures,
-            live,
-            workers=workers,
-            baseline=beyond,
-            trackers=trackers,
-            seconds=seconds,
-            frames=frames,
-            stop=stop,
-        )
+        detect_frames(session, stop, seconds, frames)
         notify("STOPPING=1")
-        result = {**live.snapshot(), "host": fingerprint()}
-        _close(captures, workers)
-        result["sinks"] = [worker.facts() for worker in workers]
+        result = {**session.live.snapshot(), "host": fingerprint()}
+        _close(session.captures, session.workers)
+        result["sinks"] = [worker.facts() for worker in session.workers]
     if stats is not None:
         write_atomic(Path(stats), json.dumps(result, indent=1).encode())
     return result
@@ -178,14 +158,24 @@ def _detector(
     return detector
 
 
-def _live(
+def _session(
+    stack: ExitStack,
     path: Path,
     detector: Detector,
-    captures: Sequence[Capture],
-    workers: Sequence[SinkWorker],
+    sources: Sequence[Source],
+    outputs: Outputs,
+    stop: threading.Event,
     baseline: Baseline | None,
-    trackers: Sequence[Tracker],
-) -> LiveState:
+    track: bool,
+) -> Session:
+    """Open the sources and start the sinks; `stack` closes both."""
+    slots, workers = Slots(len(sources)), list[SinkWorker]()
+    captures = [Capture(index, each, slots, say) for index, each in enumerate(sources)]
+    stack.callback(_close, captures, workers)
+    for capture in captures:
+        capture.open()
+    workers += start_sinks(outputs, sources, say, stop)
+    trackers = [Tracker() for _ in sources if track]
     manifest, classes = detector.manifest, detector.spec.classes
     facts = {
         "artifact": str(path),
@@ -193,8 +183,9 @@ def _live(
         "labels": list(manifest.labels),
         "backend": detector.backend.name,
     }
-    counts = (lambda: track_counts(trackers, classes)) if trackers else None
-    return LiveState(facts, classes, captures, workers, baseline, counts)
+    counts = (lambda: track_counts(trackers, classes)) if track else None
+    live = LiveState(facts, classes, captures, workers, baseline, counts)
+    return Session(detector, slots, captures, workers, trackers, baseline, live)
 
 
 def _close(captures: Sequence[Capture], workers: Sequence[SinkWorker]) -> None:

@@ -18,7 +18,7 @@ from apps.accuracy import Accuracy, data_digest, labelled, score
 from apps.accuracy import detect as run_over
 from apps.frames import hold_frames
 from apps.host import fingerprint
-from apps.interleave import Runner, open_runner, opencv_threads, take_turns, warm_up
+from apps.interleave import Runner, open_runner, opencv_threads, take_turns_until, warm_up
 from apps.measurement import Measurement
 from apps.statistics import compare_ratio
 from apps.suite import Entry, Suite
@@ -35,7 +35,7 @@ __all__ = ["LEAST_IMAGES", "Gathered", "gather", "host_facts", "log_ratios", "op
 LEAST_IMAGES = 30
 _HELD = 16
 # A run that cannot tell goes on for so many times its rounds.
-_LONGEST = 3
+_LONGEST = 4
 
 
 @dataclass(eq=False)
@@ -158,11 +158,10 @@ def _time(suite: Suite) -> tuple[dict[Path, Runner], list[str]]:
     with ExitStack() as stack:
         stack.enter_context(opencv_threads(suite.threads))
         runners = {path: _start(stack, path, suite, held) for path in dict.fromkeys(paths)}
-        take_turns(list(runners.values()), held, suite.rounds, watch)
-        for _ in range(2 * (_LONGEST - 1)):
-            if _precise(suite, runners):
-                break
-            take_turns(list(runners.values()), held, max(2, suite.rounds // 2), watch)
+        every = list(runners.values())
+        take_turns_until(
+            lambda: _precise(suite, runners), every, held, suite.rounds, _LONGEST, watch
+        )
     return runners, watch.warnings(int(str(fingerprint()["cores"])))
 
 
@@ -171,15 +170,13 @@ def _start(stack: ExitStack, path: Path, suite: Suite, held: list[NDArray[np.uin
     stack.callback(runner.detector.close)
     once_ms = warm_up(runner, held)
     runner.block = max(1, round(suite.seconds * 1e3 / (2 * suite.rounds) / once_ms))
-    runner.whole = path == suite.baseline
+    # A baseline that is no artifact of the suite is slow, and its engine is nobody's concern.
+    runner.whole = path not in {entry.path for entry in suite.entries}
     return runner
 
 
 def _precise(suite: Suite, runners: Mapping[Path, Runner]) -> bool:
-    """Whether a growth of the margin's size would be seen.
-
-    Looks at the spread alone and never at the ratio, so that stopping here favours no verdict.
-    """
+    """Whether every ratio is known to within its margin."""
     for entry in suite.entries:
         other = entry.faster_than or suite.baseline
         if entry.margins.slowdown is None or other is None:
@@ -199,13 +196,8 @@ def _measurement(
     digest: str,
     warnings: Iterable[str],
 ) -> Measurement:
-    runner, right = runners[entry.path], gathered.accuracies[entry.path]
+    runner = runners[entry.path]
     manifest = runner.detector.manifest
-    metrics, latency = right.metrics, runner.medians("pipeline")
-    baseline = runners[suite.baseline] if suite.baseline else None
-    rounds = {"engine": runner.medians("engine"), "pipeline": latency}
-    if baseline is not None:
-        rounds["baseline"] = baseline.medians("pipeline")
     return Measurement(
         name=entry.name,
         label=_label(manifest),
@@ -220,28 +212,43 @@ def _measurement(
         images=len(gathered.dataset),
         host=host_facts(),
         threads=suite.threads,
-        fps={
-            "engine": 1e3 / float(np.median(rounds["engine"] or latency)),
-            "pipeline": 1e3 / float(np.median(runner.frames_ms())),
-        },
-        latency_ms=_percentiles(runner),
-        speedup=None
-        if baseline is None
-        else math.exp(-float(np.median(log_ratios(runner, baseline)))),
-        map50=metrics.map50,
-        map50_95=metrics.map50_95,
-        by_class=metrics.by_class,
-        by_size=metrics.by_size,
-        memory_bytes=runner.memory_bytes,
-        energy_j=runner.joules / runner.counted if runner.counted else None,
-        rounds_ms=rounds,
-        results=right.results,
-        small=right.small,
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        baseline="" if baseline is None else _named(baseline),
         noise_db={one.name: round(one.db, 2) for one in gathered.noises[entry.name]},
         warnings=list(warnings),
+        **_speed(runner, runners[suite.baseline] if suite.baseline else None),
+        **_rightness(gathered.accuracies[entry.path]),
     )
+
+
+def _speed(runner: Runner, baseline: Runner | None) -> dict[str, Any]:
+    latency = runner.medians("pipeline")
+    rounds = {"engine": runner.medians("engine"), "pipeline": latency}
+    if baseline is not None:
+        rounds["baseline"] = baseline.medians("pipeline")
+    return {
+        "fps": {
+            "engine": 1e3 / float(np.median(rounds["engine"])),
+            "pipeline": 1e3 / float(np.median(runner.frames_ms())),
+        },
+        "latency_ms": _percentiles(runner),
+        "speedup": None if baseline is None else _speedup(runner, baseline),
+        "baseline": "" if baseline is None else _named(baseline),
+        "memory_bytes": runner.memory_bytes,
+        "energy_j": runner.joules / runner.counted if runner.counted else None,
+        "rounds_ms": rounds,
+    }
+
+
+def _rightness(right: Accuracy) -> dict[str, Any]:
+    metrics = right.metrics
+    return {
+        "map50": metrics.map50,
+        "map50_95": metrics.map50_95,
+        "by_class": metrics.by_class,
+        "by_size": metrics.by_size,
+        "results": right.results,
+        "small": right.small,
+    }
 
 
 def _speedup(runner: Runner, baseline: Runner) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -21,7 +22,15 @@ from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import preprocess
 
-__all__ = ["Runner", "affinity", "open_runner", "opencv_threads", "take_turns", "warm_up"]
+__all__ = [
+    "Runner",
+    "affinity",
+    "open_runner",
+    "opencv_threads",
+    "take_turns",
+    "take_turns_until",
+    "warm_up",
+]
 
 Frames = Sequence[NDArray[np.uint8]]
 _WARM_FRAMES, _WARM_WINDOW, _WARM_SECONDS, _STABLE = 40, 4, 3.0, 0.05
@@ -136,17 +145,39 @@ def take_turns(
 ) -> None:
     """Give every runner one engine block and one pipeline block in each of `rounds`.
 
-    Every other round runs backwards: who comes first gains nothing.
+    Each round has an order of its own, drawn from a fixed seed: who follows whom leaves traces in
+    caches and clocks, and no runner may always follow the same one.
     """
     endless = cycle(held)
+    draw = random.Random(sum(len(runner.latency_ms) for runner in runners))
     for number in steps(range(rounds), "measuring", rounds):
         turn = -1 if number % 2 else 1
-        for runner in list(runners)[::turn]:
+        for runner in draw.sample(list(runners), len(runners)):
             kinds = (_pipeline_block,) if runner.whole else (_engine_block, _pipeline_block)
             for kind in kinds[::turn]:
                 kind(runner, endless)
         if watch is not None:
             watch.look()
+
+
+def take_turns_until(
+    enough: Callable[[], bool],
+    runners: Sequence[Runner],
+    held: Frames,
+    rounds: int,
+    longest: int,
+    watch: Watch | None = None,
+) -> None:
+    """`take_turns` of `rounds`, and on until `enough`, `longest` times `rounds` at most.
+
+    So that stopping favours no verdict, `enough` must look at how sure a ratio is and never at
+    the ratio itself.
+    """
+    take_turns(runners, held, rounds, watch)
+    for _ in range(longest - 1):
+        if enough():
+            return
+        take_turns(runners, held, rounds, watch)
 
 
 def _engine_block(runner: Runner, held: Iterator[NDArray[np.uint8]]) -> None:

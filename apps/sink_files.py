@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections import deque
 from datetime import datetime, timezone
@@ -44,11 +46,11 @@ class EventSink:
             return
         if self._file is None:
             self._file = _append(self._path)
-        end = self._file.tell()
+        end = os.fstat(self._file.fileno()).st_size
         try:
             # Unbuffered, the number of bytes written is the truth about the disk.
             if self._file.write(line) != len(line):
-                raise OSError(28, "no space left on the disk", str(self._path))
+                raise OSError(errno.ENOSPC, "no space left on the disk", str(self._path))
         except OSError:
             self._file.truncate(end)
             raise

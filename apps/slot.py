@@ -1,16 +1,21 @@
-"""Where capture threads leave their frames for the detector: one place each, the newest wins."""
+"""Where capture threads leave their frames for the detector; of a camera the newest wins."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 from apps.source_frame import Frame
 
 __all__ = ["Slots"]
 
 
+# Who waits may be ahead by so many frames, so that decoding and detection overlap.
+_AHEAD = 3
+
+
 class Slots:
-    """One place for a frame per source, taken in turn; safe for any number of threads.
+    """A place for the frames of each source, taken in turn; safe for any number of threads.
 
     Attributes:
         dropped: by source, frames that a newer one replaced before they were taken.
@@ -18,7 +23,7 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self.dropped = [0] * count
-        self._frames: list[Frame | None] = [None] * count
+        self._frames: list[deque[Frame]] = [deque() for _ in range(count)]
         self._ended = [False] * count
         self._last = count - 1
         self._changed = threading.Condition()
@@ -28,16 +33,19 @@ class Slots:
     def finished(self) -> bool:
         """Whether every source has ended and its last frame is taken."""
         with self._changed:
-            return all(self._ended) and not any(frame is not None for frame in self._frames)
+            return all(self._ended) and not any(self._frames)
 
     def put(self, source: int, frame: Frame, wait: bool = False) -> None:
-        """Leave a frame; with `wait` after the one before is taken, else in its place."""
+        """Leave a frame: in the place of the one before, or with `wait` behind it."""
         with self._changed:
+            waiting = self._frames[source]
             if wait:
-                self._changed.wait_for(lambda: self._closed or self._frames[source] is None)
-            if self._frames[source] is not None:
+                self._changed.wait_for(lambda: self._closed or len(waiting) < _AHEAD)
+            elif waiting:
+                waiting.clear()
                 self.dropped[source] += 1
-            self._frames[source] = None if self._closed else frame
+            if not self._closed:
+                waiting.append(frame)
             self._changed.notify_all()
 
     def end(self, source: int) -> None:
@@ -52,10 +60,12 @@ class Slots:
             self._changed.wait_for(self._ready, timeout_s)
             count = len(self._frames)
             for source in ((self._last + step) % count for step in range(1, count + 1)):
-                frame = self._frames[source]
-                if frame is not None:
-                    self._frames[source], self._last = None, source
-                    self._changed.notify_all()
+                waiting = self._frames[source]
+                if waiting:
+                    self._last, frame = source, waiting.popleft()
+                    # Each waking of a reader may cost the detector a switch of threads.
+                    if len(waiting) <= 1:
+                        self._changed.notify_all()
                     return source, frame
         return None
 
@@ -66,5 +76,4 @@ class Slots:
             self._changed.notify_all()
 
     def _ready(self) -> bool:
-        has_frame = any(frame is not None for frame in self._frames)
-        return has_frame or self._closed or all(self._ended)
+        return any(self._frames) or self._closed or all(self._ended)

@@ -95,5 +95,6 @@ def pipeline_source(pipeline: str, options: SourceOptions) -> Source:
         tail = f"videoconvert ! videoscale ! video/x-raw,format=BGR{asked} ! {_NEWEST}"
         whole = pipeline if "appsink" in pipeline else f"{pipeline} ! {tail}"
         return gstreamer_source(name, whole, _RAW_HINT)
-    tail = f"videoconvert ! videoscale ! video/x-raw,format=I420{size}"
+    # GStreamer takes BT.709 for large pictures, OpenCV BT.601 for all.
+    tail = f"videoconvert ! videoscale ! video/x-raw,format=I420,colorimetry=bt601{size}"
     return PipeSource(name, f"{pipeline} ! {tail}", (height, width), _RAW_HINT, options.fps)

@@ -54,7 +54,8 @@ class MjpegSource:
         try:
             reply = _opener(self._address).open(_bare(self._address), timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
+            status = isinstance(error, urllib.error.HTTPError)
+            reason = error if status else getattr(error, "reason", None) or error
             raise CameraError(f"{self.name}: no answer: {reason}; {_HINT}") from error
         kind = reply.headers.get("Content-Type", "")
         if not kind.startswith("multipart/"):

@@ -21,7 +21,7 @@ _OPEN_MS, _READ_MS = 8000, 5000
 _PATIENCE_S = 2.0
 _RETRY_S = 0.02
 # FFmpeg's option names; TCP, because a lost UDP packet smears a picture for seconds.
-_STREAM_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
+_RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 _environment = threading.Lock()
 
 
@@ -137,6 +137,8 @@ def _device_hint(path: str) -> str:
 
 def network_source(address: str) -> OpenCvSource:
     """RTSP, or any stream over HTTP that FFmpeg knows; decoded on the CPU."""
+    # Over HTTP it may be a file, whose first key frame "nobuffer" would lose.
+    wanted = _RTSP_OPTIONS if address.startswith("rtsp") else "flags;low_delay"
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS]
 
     def connect() -> cv2.VideoCapture:
@@ -144,7 +146,7 @@ def network_source(address: str) -> OpenCvSource:
         # OpenCV takes these from the environment alone, each time a stream is opened.
         with _environment:
             before = os.environ.get(key)
-            os.environ[key] = before or _STREAM_OPTIONS
+            os.environ[key] = before or wanted
             try:
                 return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
             finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 
 __all__ = ["Watchdog", "notify"]
 
@@ -32,9 +33,9 @@ class Watchdog:
         self._every_s = int(limit_us) / 3e6 if limit_us.isdigit() else 0.0
         self._next = 0.0
 
-    def beat(self, alive: bool) -> None:
-        """Called in every round of the loop."""
+    def beat(self, alive: Callable[[], bool]) -> None:
+        """Called in every round of the loop; `alive` is asked when it is time."""
         now = time.monotonic()
-        if self._every_s and alive and now >= self._next:
+        if self._every_s and now >= self._next and alive():
             self._next = now + self._every_s
             notify("WATCHDOG=1")

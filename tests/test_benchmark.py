@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 
 import edge.runtime.detector
-from apps import bench_command, rebuilds
+from apps import bench_command
 from apps.benchmark import bench, print_bench
 from apps.frames import hold_frames
-from apps.interleave import affinity, open_runner, warm_up
+from apps.interleave import affinity, open_runner, take_turns_until, warm_up
 from apps.rebuilds import print_rebuilds, rebuild
 from edge.errors import ArtifactError, DataError
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
@@ -210,7 +211,7 @@ def test_process_stays_on_the_cores_it_is_given() -> None:
     assert os.sched_getaffinity(0) == before
     with pytest.raises(ValueError, match="4096"), affinity([4096]):
         pass
-    with pytest.raises(DataError, match="--cores.*4096"):
+    with pytest.raises(DataError, match=r"--cores.*4096"):
         bench(["x.onnx"], source=None, cores=[4096])
 
 
@@ -248,32 +249,53 @@ def test_what_is_no_earlier_run_is_refused(
 
 
 def test_rebuilds_show_how_far_builds_lie_apart(
-    models: list[Path],
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    models: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made: list[Path] = []
-
     def build(source: Path, target: Path) -> SimpleNamespace:
-        fast_or_slow = target.with_name(f"{3 + 6 * (len(made) % 2)}.engine")
-        fast_or_slow.write_bytes(b"x" * (100 + len(made)))
-        made.append(fast_or_slow)
-        return SimpleNamespace(seconds=1.0 + len(made))
+        # The fake network takes as many milliseconds as the file's name says: 3.0, 3.1, 3.2.
+        target.write_bytes(b"x" * (100 + int(target.stem[-1])))
+        return SimpleNamespace(seconds=1.0)
 
-    monkeypatch.setattr(
-        rebuilds, "_build", lambda b, s, f, n, c: (b(s, f / str(n)) and made[-1], 1.0)
-    )
-    result = rebuild(models[0], 2, build=build, source=folder, frames=20)
-    assert [one["bytes"] for one in result["builds"]] == [100, 101]
+    result = rebuild(models[0], 3, build=build, source=folder, frames=20)
+    assert [one["bytes"] for one in result["builds"]] == [100, 101, 102]
+    assert len({one["sha256"] for one in result["builds"]}) == 3
     spread = result["spread"]["p50_ms"]
-    assert (spread["lowest"] >= 3, spread["highest"] >= 9) == (True, True)
+    assert 3 <= spread["lowest"] <= spread["median"] <= spread["highest"]
     assert spread["apart"] == pytest.approx(
         (spread["highest"] - spread["lowest"]) / spread["median"]
     )
     print_rebuilds(result)
-    assert "2 builds" in capsys.readouterr().out
+    assert "3 builds" in capsys.readouterr().out
     with pytest.raises(ArtifactError, match="count from 2"):
         rebuild(models[0], 1)
     with pytest.raises(DataError, match="without --baseline"):
         command(models[0], models[1], "--rebuilds", 2)
+
+
+@pytest.mark.parametrize(("enough", "rounds"), [(1, 4), (2, 8), (99, 12)])
+def test_a_run_goes_on_until_it_is_sure_enough(
+    models: list[Path], enough: int, rounds: int
+) -> None:
+    held = [np.zeros((48, 64, 3), np.uint8)]
+    runners = [open_runner(path, held[0], 1) for path in models]
+    asked: list[int] = []
+
+    def sure() -> bool:
+        asked.append(1)
+        return len(asked) >= enough
+
+    take_turns_until(sure, runners, held, 4, 3)
+    assert [len(runner.latency_ms) for runner in runners] == [rounds] * 2
+
+
+def test_every_runner_follows_every_other(models: list[Path]) -> None:
+    held = [np.zeros((48, 64, 3), np.uint8)]
+    runners = [open_runner(path, held[0], 1) for path in models]
+    for runner in runners:
+        runner.whole = True
+    CALLS.clear()
+    take_turns_until(lambda: True, runners, held, 20, 2)
+    # Blocks of two calls: one that does not count, one that does.
+    blocks = CALLS[::2]
+    assert blocks == CALLS[1::2]
+    assert set(pairwise(blocks)) == {(a, b) for a in ("3", "9r") for b in ("3", "9r")}

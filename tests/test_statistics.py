@@ -251,7 +251,7 @@ def test_the_announced_drop_is_found_and_half_of_it_is_not() -> None:
 
 
 def test_more_images_find_smaller_drops() -> None:
-    drops = [minimum_detectable_drop(results(count), margin=0, alarm=0.01) for count in (40, 160)]
+    drops = [minimum_detectable_drop(results(count), margin=0, alarm=0.01) for count in (100, 400)]
     # With the square root of the images, and faster where the losses themselves are the noise.
     assert 1 / 5 < drops[1] / drops[0] < 1 / 1.7
 

@@ -26,7 +26,7 @@ from torch import nn
 from edge.data.datasets import load, open_dataset
 from edge.data.metrics import Metrics, evaluate_detections
 from edge.data.scenes import scene_set
-from edge.models.checkpoint import save_safetensors
+from edge.models.checkpoint import load_safetensors, save_safetensors
 from edge.runtime.detector import Detector
 from edge.spec import ModelSpec
 from edge.train.builtin import NAMES, build
@@ -50,6 +50,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument(
+        "--start", type=Path, help="a checkpoint whose fitting tensors to begin with"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has AMX")
     parser.add_argument("--images", type=int, default=500, help="fresh scenes for the evaluation")
@@ -68,6 +71,18 @@ def reporter(log: Path) -> Callable[[str], None]:
     return report
 
 
+def begin_with(model: nn.Module, checkpoint: Path) -> str:
+    """Copy what has the same name and shape in `checkpoint`; says how much that was."""
+    mine, theirs = model.state_dict(), load_safetensors(checkpoint)[0].state_dict()
+    fitting = {
+        name: value
+        for name, value in theirs.items()
+        if name in mine and mine[name].shape == value.shape
+    }
+    model.load_state_dict(mine | fitting)
+    return f"{len(fitting)} of {len(mine)} tensors begin as in {checkpoint.name}"
+
+
 def train(
     options: argparse.Namespace, model: nn.Module, spec: ModelSpec, report: Callable[[str], None]
 ) -> nn.Module:
@@ -76,7 +91,9 @@ def train(
     pool = make_pool(scenes, options.scenes, spec.contract)
     report(f"{options.scenes} scenes rendered in {time.monotonic() - start:.0f} s")
     rng = np.random.default_rng(options.seed)
-    schedule = Schedule(steps=options.steps, peak=options.peak, bfloat16=options.bfloat16)
+    schedule = Schedule(
+        options.steps, options.peak, min(200, options.steps // 10), bfloat16=options.bfloat16
+    )
     model = model.to(memory_format=torch.channels_last)
     with ThreadPoolExecutor(1) as painter:
         ahead = [painter.submit(pool.batch, rng, options.batch) for _ in range(2)]
@@ -124,10 +141,14 @@ def main(argv: list[str] | None = None) -> int:
     report(f"{versions}, Python {platform.python_version()}, {options.threads} threads")
     model, spec, facts = build(options.name, options.seed)
     report(f"{sum(p.numel() for p in model.parameters())} parameters")
+    if options.start:
+        report(begin_with(model, options.start))
     start = time.monotonic()
     model = train(options, model, spec, report)
     report(f"trained in {(time.monotonic() - start) / 60:.1f} min")
-    settings = {key: str(value) for key, value in vars(options).items() if key != "out"}
+    settings = {
+        key: str(value) for key, value in vars(options).items() if key not in ("out", "start")
+    }
     write(model, spec, {**settings, **facts}, stem, report)
     for line in describe(evaluate(stem.with_suffix(".onnx"), options.images)):
         report(line)
