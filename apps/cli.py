@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import edge
+from apps import bench_arguments, camera_arguments, regression_arguments, verify_arguments
 from edge.errors import EdgeError
 
 __all__ = ["export_engine", "main"]
@@ -264,36 +265,6 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bench_arguments(parser: Arguments) -> None:
-    parser.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help=".onnx or .engine of edge")
-    parser.add_argument("--baseline", metavar="ARTIFACT", help="what speed-ups are relative to")
-    parser.add_argument(
-        "--source", metavar="S", help="video or folder; left out: scenes held in memory"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=5.0, metavar="N", help="of each artifact (%(default)s)"
-    )
-    _thresholds(parser, 0.25)
-    _threads(parser, 2)
-    _json(parser)
-
-
-def _bench(args: argparse.Namespace) -> int:
-    app = import_module("apps.benchmark")
-    result = app.bench(
-        args.artifacts,
-        args.baseline,
-        source=args.source,
-        seconds=args.seconds,
-        score=args.score,
-        iou=args.iou,
-        threads=args.threads,
-        json_path=args.json,
-    )
-    app.print_bench(result)
-    return 0
-
-
 def _calibrate_arguments(parser: Arguments) -> None:
     parser.add_argument("onnx", metavar="ONNX", help="NAME.fp32.onnx of export-engine")
     parser.add_argument("--data", metavar="DIR", help="pictures; left out: built-in scenes")
@@ -342,14 +313,6 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
-def _camera_arguments(parser: Arguments) -> None:
-    import_module("apps.camera_arguments").add_camera_arguments(parser)
-
-
-def _camera(args: argparse.Namespace) -> int:
-    return int(import_module("apps.camera_arguments").run_camera(args))
-
-
 def _demo_arguments(parser: Arguments) -> None:
     parser.add_argument(
         "-o",
@@ -386,8 +349,26 @@ _COMMANDS: dict[
     "export-engine": ("weights to an engine, with all files between", _export_arguments, _export),
     "detect": ("boxes in pictures", _detect_arguments, _detect),
     "evaluate": ("average precision over labelled pictures", _evaluate_arguments, _evaluate),
-    "bench": ("FPS and latency, beside a baseline in the same run", _bench_arguments, _bench),
-    "camera": ("live detection from a camera, a video or scenes", _camera_arguments, _camera),
+    "bench": (
+        "FPS and latency, beside a baseline in the same run",
+        bench_arguments.arguments,
+        bench_arguments.run,
+    ),
+    "regress": (
+        "fail where a suite's artifacts got slower or blinder",
+        regression_arguments.arguments,
+        regression_arguments.run,
+    ),
+    "verify": (
+        "are two artifacts one detector, and from which layer not",
+        verify_arguments.arguments,
+        verify_arguments.run,
+    ),
+    "camera": (
+        "live detection from a camera, a video or scenes",
+        camera_arguments.add_camera_arguments,
+        camera_arguments.run_camera,
+    ),
     "calibrate": ("measure the scales of an FP32 graph", _calibrate_arguments, _calibrate),
     "quantize": ("INT8 graph from an FP32 graph and a table", _quantize_arguments, _quantize),
     "show": ("what an artifact is and where it comes from", _show_arguments, _show),

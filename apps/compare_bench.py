@@ -37,7 +37,8 @@ def compare_with(now: dict[str, Any], before: dict[str, Any]) -> list[dict[str, 
     """One verdict for each row that both runs have: `label`, `verdict`, `text`.
 
     The ratio to the first row of each run is compared: whatever slowed one run slowed both its
-    rows. Where the hosts or the first rows differ nothing is compared.
+    rows. Where the hosts or the first rows differ nothing is compared, and where the machine was
+    disturbed nothing is called worse.
     """
     earlier = {row["label"]: row for row in before["rows"]}
     reason = _differs(now, before)
@@ -57,6 +58,9 @@ def compare_with(now: dict[str, Any], before: dict[str, Any]) -> list[dict[str, 
                 alarm=_ALARM,
             )
             verdict, text = found.verdict, _text(found)
+            disturbed = [*now["warnings"], *before.get("warnings", ())]
+            if verdict == "worse" and disturbed:
+                verdict, text = "cannot tell", f"{text}; {disturbed[0]}"
         lines.append({"label": row["label"], "verdict": verdict, "text": text})
     return lines
 

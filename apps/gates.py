@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apps.gather import Gathered
 from apps.image_results import ClassResults
@@ -23,6 +23,8 @@ __all__ = ["Gate", "detectable", "gate_names", "judge_all"]
 Results = Mapping[str, ClassResults]
 _SLICES = 3
 _POWER = 0.95
+# What an allocator keeps or gives back differs by some megabytes from run to run.
+_ALLOCATOR_BYTES = 16e6
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,16 @@ def _slowdown(case: _Case) -> Gate:
     found = compare_ratio(
         case.now.pairs, case.stored.pairs, margin=case.margin, alarm=case.suite.alarm
     )
-    return _latency(case, found, "the stored ratio to the baseline")
+    gate = _latency(case, found, "the stored ratio to the baseline")
+    return _unless_disturbed(gate, [*case.now.warnings, *case.stored.warnings])
+
+
+def _unless_disturbed(gate: Gate, warnings: list[str]) -> Gate:
+    """Two runs on a machine that did other work differ by what it did, whatever each interval."""
+    if gate.verdict != "worse" or not warnings:
+        return gate
+    advice = "cannot be told from a stored figure; give faster_than, or run on a quiet machine"
+    return replace(gate, verdict="cannot tell", text=f"{gate.text}; {warnings[0]}: {advice}")
 
 
 def _latency(case: _Case, found: Comparison, against: str) -> Gate:
@@ -283,7 +294,8 @@ def _speedup(case: _Case) -> Gate:
 def _p99(case: _Case) -> Gate:
     p99 = case.now.latency_ms["pipeline"]["p99"]
     verdict = "worse" if p99 > case.margin else "same"
-    return case.gate(verdict, f"p99 of the pipeline is {p99:.2f} ms; at most {case.margin:g} ms")
+    gate = case.gate(verdict, f"p99 of the pipeline is {p99:.2f} ms; at most {case.margin:g} ms")
+    return _unless_disturbed(gate, case.now.warnings)
 
 
 def _size(case: _Case) -> Gate:
@@ -294,6 +306,8 @@ def _size(case: _Case) -> Gate:
         return case.absent()
     growth = now / before - 1
     verdict = "worse" if growth > case.margin else "better" if growth < 0 else "same"
+    if field == "memory_bytes" and abs(now - before) < _ALLOCATOR_BYTES:
+        verdict = "same"
     text = (
         f"{'file' if field == 'bytes' else 'memory'} {before / 1e6:.2f} -> {now / 1e6:.2f} MB "
         f"({growth * 100:+.1f} %; margin +{case.margin * 100:.0f} %)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from apps.suite import Entry, Suite, read_suite
 from apps.table import say, show
 from edge.errors import DataError
 
-__all__ = ["Outcome", "arguments", "print_outcome", "regress", "run"]
+__all__ = ["Outcome", "print_outcome", "regress"]
 
 # Gates that need no stored result.
 _IN_RUN = ("reference", "speedup", "p99_ms", "noise_db")
@@ -168,31 +167,3 @@ def _numbers(one: Measurement) -> list[float | None]:
 def _moved(before: float | None, now: float | None) -> str:
     new = "-" if now is None else f"{now:.2f}"
     return new if before is None else f"{before:.2f} -> {new}"
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `edge regress`."""
-    parser.add_argument("--suite", required=True, metavar="F", help="the suite's TOML file")
-    parser.add_argument(
-        "--update", action="store_true", help="store what is measured as the new results"
-    )
-    parser.add_argument(
-        "--report",
-        metavar="DIR",
-        help="write report.html, report.md, junit.xml, measurements.jsonl",
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="exit status 2 where a gate cannot tell"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """`edge regress`: 0 where nothing got worse, 1 where it did, 2 where it cannot be told."""
-    outcome = regress(args.suite, update=args.update, report=args.report)
-    print_outcome(outcome)
-    if args.update:
-        say(f"wrote {outcome.suite.results}")
-        return 0
-    if outcome.worse:
-        return 1
-    return 2 if args.strict and outcome.unsure else 0

@@ -1,7 +1,7 @@
 """What a machine says of itself while it is measured: clocks, heat, load, energy, memory.
 
 Files are those of Linux: Documentation/ABI/testing/sysfs-devices-system-cpu, sysfs-class-thermal,
-sysfs-class-powercap; on a Jetson the INA3221 of the kernel's hwmon. What is not there is left out.
+sysfs-class-powercap. What is not there is left out.
 """
 
 from __future__ import annotations

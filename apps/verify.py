@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -29,7 +28,7 @@ from export.verify import (
     open_network,
 )
 
-__all__ = ["arguments", "print_verification", "run", "verify"]
+__all__ = ["print_verification", "verify"]
 
 _ARTIFACTS = (".onnx", ".engine")
 _SHOWN = 12
@@ -148,41 +147,3 @@ def print_verification(result: dict[str, Any], every: bool = False) -> None:
         say(f"departs at {result['departs']}: below {limit:g} dB")
     else:
         say(f"no tensor is below {limit:g} dB")
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `edge verify`."""
-    parser.add_argument("first", metavar="A", help=".onnx, .engine, or a model that torch runs")
-    parser.add_argument("second", metavar="B", help="the same; compared with A")
-    parser.add_argument(
-        "--data", default="scenes", metavar="DIR", help="pictures; left out: built-in scenes"
-    )
-    parser.add_argument("--images", type=int, default=8, metavar="N", help="(%(default)s)")
-    parser.add_argument(
-        "--limit-db",
-        type=float,
-        metavar="DB",
-        help="a tensor below it departs; by default 12 for INT8, 30 for FP16, 80 for FP32",
-    )
-    parser.add_argument("--names", metavar="F", help="class names of a torch model")
-    parser.add_argument("--resize", choices=("letterbox", "stretch"), help="of a torch model")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of onnxruntime")
-    parser.add_argument("--every", action="store_true", help="show every tensor, in order")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
-
-
-def run(args: argparse.Namespace) -> int:
-    """`edge verify`: 0 where the two agree, 1 where B departs."""
-    result = verify(
-        args.first,
-        args.second,
-        args.data,
-        images=args.images,
-        limit_db=args.limit_db,
-        names=args.names,
-        resize=args.resize,
-        threads=args.threads,
-        json_path=args.json,
-    )
-    print_verification(result, args.every)
-    return 0 if result["ok"] else 1

@@ -55,6 +55,8 @@ class Network:
         inputs: the tensors that each tensor is made from; empty where they are not known.
         shape: of the input.
         contract: digest of its pre-processing.
+        heads: its raw outputs.
+        equalised: whether its inner tensors have gains of their own (`calibration.equalise`).
     """
 
     name: str
@@ -63,6 +65,8 @@ class Network:
     inputs: Mapping[str, tuple[str, ...]]
     shape: tuple[int, ...]
     contract: str
+    heads: frozenset[str] = frozenset()
+    equalised: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,14 @@ def open_network(artifact: str | Path, threads: int | None = None) -> Network:
     """
     path = Path(artifact)
     manifest = read_manifest(path)
-    facts = (manifest.inputs[0].shape, manifest.spec.contract.digest)
+    equalised = dict(manifest.arguments).get("equalised_tensors", "0") != "0"
+    heads = [tensor.name for tensor in manifest.outputs]
+    digest = manifest.spec.contract.digest
+    facts = (manifest.inputs[0].shape, digest, frozenset(heads), equalised)
     if path.suffix == ".onnx":
         run, inputs = _onnx(path, threads)
         return Network(str(path), manifest.precision, run, inputs, *facts)
     backend = open_backend(path)
-    heads = [tensor.name for tensor in manifest.outputs]
 
     def engine(tensor: NDArray[np.float32]) -> Tensors:
         return dict(zip(heads, backend.run(tensor), strict=True))
@@ -163,24 +169,41 @@ def compare_tensors(
             f"{second.name}: its input or its pre-processing is not that of {first.name}; "
             "compare two artifacts of one model"
         )
-    signal: dict[str, float] = {}
-    noise: dict[str, float] = {}
+    sums: dict[str, NDArray[np.float64]] = {}
     for image in images:
         wanted = first.run(image)
         for name, found in second.run(image).items():
             same = wanted.get(name.removesuffix(_DEQUANTIZED))
-            if same is None or same.shape != found.shape:
-                continue
-            a, b = same.astype(np.float64), found.astype(np.float64)
-            signal[name] = signal.get(name, 0.0) + float(np.square(a).sum())
-            noise[name] = noise.get(name, 0.0) + float(np.square(a - b).sum())
-    if not signal:
+            if same is not None and same.shape == found.shape:
+                sums[name] = sums.get(name, np.float64(0)) + _sums(same, found)
+    if not sums:
         raise ArtifactError(f"{second.name}: no tensor in common with {first.name}")
-    db = {name: _db(signal[name], noise[name]) for name in signal}
+    free = first.equalised != second.equalised
+    db = {name: _db(one, free and name not in second.heads) for name, one in sums.items()}
     return [TensorNoise(name, db[name], _own(name, db, second.inputs)) for name in db]
 
 
-def _db(signal: float, noise: float) -> float:
+def _sums(wanted: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums by channel of a², a b, b² and (a - b)²: (4, C)."""
+    channels = wanted.shape[1] if wanted.ndim > 1 else 1
+    a, b = (side.astype(np.float64).reshape(channels, -1) for side in (wanted, found))
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums: NDArray[np.float64] = np.stack([(x * y).sum(1) for x, y in ((a, a), (a, b), (b, b))])
+        return np.vstack([sums, np.square(a - b).sum(1)])
+
+
+def _db(sums: NDArray[np.float64], free: bool) -> float:
+    """Signal to noise; where `free`, at the gain of each channel that fits best.
+
+    Equalisation multiplies channels by gains that the next convolution takes back: such a tensor
+    differs from its original without any loss.
+    """
+    signal, noises = float(sums[0].sum()), sums[3]
+    if free:
+        aa, ab, bb = sums[:3]
+        fitted = np.divide(np.square(np.maximum(ab, 0)), bb, out=np.zeros_like(bb), where=bb > 0)
+        noises = np.maximum(aa - fitted, 0)
+    noise = float(noises.sum())
     if not math.isfinite(noise):
         return -_MOST_DB
     if noise == 0:

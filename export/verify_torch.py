@@ -42,7 +42,8 @@ def open_torch(model: str | Path, **options: Any) -> Network:
         return {**shown, **outputs}
 
     contract = spec.contract
-    return Network(str(model), "fp32", run, {}, (1, 3, *contract.hw), contract.digest)
+    heads = frozenset(head.tensor for head in spec.heads)
+    return Network(str(model), "fp32", run, {}, (1, 3, *contract.hw), contract.digest, heads)
 
 
 def _one(heads: Any) -> Any:

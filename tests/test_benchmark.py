@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import edge.runtime.detector
-from apps import bench_command
+from apps import bench_arguments
 from apps.benchmark import bench, print_bench
 from apps.frames import hold_frames
 from apps.interleave import affinity, open_runner, take_turns_until, warm_up
@@ -217,15 +217,20 @@ def test_process_stays_on_the_cores_it_is_given() -> None:
 
 def command(*argv: object) -> int:
     parser = argparse.ArgumentParser()
-    bench_command.arguments(parser)
-    return bench_command.run(parser.parse_args([str(arg) for arg in argv]))
+    bench_arguments.arguments(parser)
+    return bench_arguments.run(parser.parse_args([str(arg) for arg in argv]))
 
 
 def test_an_earlier_run_is_compared_by_its_ratios(
-    models: list[Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    models: list[Path],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     path = tmp_path / "b.json"
-    options = ("--baseline", models[1], "--source", folder, "--seconds", 0.8, "--rounds", 20)
+    options = ("--baseline", models[1], "--source", folder, "--seconds", 0.4, "--rounds", 12)
     assert command(models[0], *options, "--json", path) == 0
     data = json.loads(path.read_text())
     row = data["rows"][1]
@@ -233,6 +238,9 @@ def test_an_earlier_run_is_compared_by_its_ratios(
     path.write_text(json.dumps(data))
     assert command(models[0], *options, "--compare", path) == 1
     assert "WORSE  3 96x64 int8: latency +" in capsys.readouterr().err
+    monkeypatch.setattr("os.getloadavg", lambda: (4096.0, 0.0, 0.0))
+    assert command(models[0], *options, "--compare", path) == 0
+    assert "CANNOT TELL  3 96x64 int8: latency +" in capsys.readouterr().err
     data["host"]["cpu"] = "Z80"
     path.write_text(json.dumps(data))
     assert command(models[0], *options, "--compare", path) == 0

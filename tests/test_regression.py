@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from apps.measurement import read_measurements, write_measurements
-from apps.regression import Outcome, arguments, regress, run
+from apps.regression import Outcome, regress
+from apps.regression_arguments import arguments, run
 from edge.errors import ArtifactError, DataError
 from tests.painted import write_painted, write_painted_int8, write_pictures
 
@@ -164,6 +165,20 @@ def test_another_host_falls_back_to_the_ratio_of_this_run(suite: Path) -> None:
     assert "times as fast as its baseline" in words
     assert verdicts(outcome)["speedup"] in ("same", "cannot tell")
     assert verdicts(outcome)["map50"] == "same"
+
+
+@pytest.mark.parametrize(("load", "verdict"), [(0.0, "worse"), (4096.0, "cannot tell")])
+def test_a_stored_ratio_accuses_nobody_on_a_disturbed_machine(
+    suite: Path, monkeypatch: pytest.MonkeyPatch, load: float, verdict: str
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    path = suite.with_suffix(".jsonl")
+    one = read_measurements(path)[0]
+    faster = {**one.rounds_ms, "pipeline": [ms / 9 for ms in one.rounds_ms["pipeline"]]}
+    write_measurements([replace(one, rounds_ms=faster, warnings=[])], path)
+    outcome = regress(suite)
+    assert verdicts(outcome)["slowdown"] == verdict
+    assert ("give faster_than" in text(outcome, "slowdown")) == (verdict == "cannot tell")
 
 
 def test_another_baseline_is_not_compared(suite: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from apps.verify import arguments, run, verify
+from apps.verify import verify
+from apps.verify_arguments import arguments, run
+from edge.artifact import read_manifest
 from edge.detections import Detections
 from edge.errors import ArtifactError
+from export.onnx_writer import attach_manifest
 from export.quantize import write_half
 from export.verify import agreement, compare_tensors, first_departure, open_network
 from tests.painted import write_painted, write_painted_int8, write_pictures
@@ -100,6 +104,25 @@ def test_a_layer_that_got_noisier_than_before_is_where_it_departs(files: Path) -
     assert first_departure(noises, 12, before) is None
     before["layers.0.act"] += 10
     assert first_departure(noises, 12, before).name == "layers.0.act"
+
+
+def test_gains_of_an_equalisation_are_no_noise(files: Path, tmp_path: Path) -> None:
+    model = onnx.load(files / "fp32.onnx")
+    gains = np.array([0.25, 1, 8], np.float32)
+    for one in model.graph.initializer:
+        values = numpy_helper.to_array(one)
+        if one.name == "layers.0.conv.weight":
+            one.CopyFrom(numpy_helper.from_array(values * gains[:, None, None, None], one.name))
+        if one.name == "layers.2.conv.weight":
+            one.CopyFrom(numpy_helper.from_array(values / gains[None, :, None, None], one.name))
+    manifest = read_manifest(files / "fp32.onnx")
+    for count, departs in (("0", "layers.0.conv"), ("1", None)):
+        told = replace(manifest, arguments=(("equalised_tensors", count),))
+        attach_manifest(model, told)
+        onnx.save(model, tmp_path / "b.onnx")
+        result = verify(files / "fp32.onnx", tmp_path / "b.onnx", files / "set", threads=1)
+        assert result["departs"] == departs
+        assert result["agreement"]["share"] == 1
 
 
 def test_torch_and_its_onnx_are_one_network(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
-"""`edge bench` on the command line."""
+"""`edge bench` on the command line; what it runs is imported when it runs."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from apps.benchmark import ROUNDS, bench, print_bench
-from apps.rebuilds import print_rebuilds, rebuild
 from edge.artifact import write_atomic
 from edge.errors import DataError
 
@@ -26,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--baseline", metavar="ARTIFACT", help="what speed-ups are relative to")
     add("--source", metavar="S", help="video or folder; left out: scenes held in memory")
     add("--seconds", type=float, default=5.0, metavar="N", help="of each artifact (%(default)s)")
-    add("--rounds", type=int, default=ROUNDS, metavar="N", help="turns of each (%(default)s)")
+    add("--rounds", type=int, default=10, metavar="N", help="turns of each (%(default)s)")
     add("--score", type=float, default=0.25, metavar="S", help="leave out lower (%(default)s)")
     add("--iou", type=float, default=0.45, metavar="I", help="of suppression (%(default)s)")
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (%(default)s)")
@@ -53,18 +52,20 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.rebuilds:
         return _rebuild(args, options)
-    result = bench(
+    app = import_module("apps.benchmark")
+    result = app.bench(
         args.artifacts, args.baseline, compare=args.compare, json_path=args.json, **options
     )
-    print_bench(result)
+    app.print_bench(result)
     return int(any(line["verdict"] == "worse" for line in result.get("comparison", ())))
 
 
 def _rebuild(args: argparse.Namespace, options: dict[str, Any]) -> int:
     if len(args.artifacts) > 1 or args.baseline or args.compare:
         raise DataError("--rebuilds takes one .onnx, without --baseline and --compare")
-    result = rebuild(args.artifacts[0], args.rebuilds, data=args.data, **options)
-    print_rebuilds(result)
+    app = import_module("apps.rebuilds")
+    result = app.rebuild(args.artifacts[0], args.rebuilds, data=args.data, **options)
+    app.print_rebuilds(result)
     if args.json:
         write_atomic(Path(args.json), json.dumps(result, indent=1).encode())
     return 0
