@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from edge.errors import ArtifactError
-from edge.models.class_names import COCO, VOC, class_names, read_names
+from edge.models.class_names import COCO, VOC, class_names
 from edge.models.darknet import Darknet, load_darknet
 from edge.models.darknet_cfg import parse_cfg, read_cfg
 from edge.models.darknet_weights import Header, count_floats, load_weights, save_weights
 from edge.models.initialise import initialise
 from edge.models.tracing import trace
+from edge.names import read_names
 
 TRAINED = [
     "mbv2-yolo-fastest-voc-v1",

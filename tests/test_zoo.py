@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge.errors import ArtifactError
+from edge.errors import ArtifactError, DataError
 from edge.models import zoo
 from edge.models.cfgs import CFGS, cfg_text
 from edge.models.checkpoint import load_safetensors, save_safetensors
@@ -237,7 +237,7 @@ def test_names_replace_the_classes(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="1 names for the 2 classes"):
         load_model(cfg, names=names, random_weights=True)
     names.write_text("\n")
-    with pytest.raises(ArtifactError, match="empty"):
+    with pytest.raises(DataError, match="no class names"):
         load_model(cfg, names=names, random_weights=True)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from edge.data.items import Dataset, Item, Label, Problem, images_in, make_item, thin
 from edge.errors import DataError
+from edge.names import read_names
 
-__all__ = ["has_yolo_labels", "read_names", "read_yolo"]
+__all__ = ["has_yolo_labels", "read_yolo"]
 
 
 def has_yolo_labels(folder: Path) -> bool:
@@ -45,22 +46,6 @@ def read_yolo(
         problems.extend(told)
     names = _names(folder, classes, items)
     return Dataset(folder.name, "yolo", names, tuple(items), str(folder), tuple(problems))
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """Class names, one a line; empty lines at the end do not count.
-
-    Raises:
-        DataError: the file is missing, is not text or has no names.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a list of class names: {error}") from error
-    names = tuple(line.strip() for line in text.rstrip().splitlines())
-    if not names:
-        raise DataError(f"{path}: no class names in it; it takes one a line")
-    return names
 
 
 def _label_path(image: Path, root: Path, folder: Path) -> Path:

@@ -1,12 +1,8 @@
-"""Names of the classes of COCO and VOC in Darknet's order, and `.names` files."""
+"""Names of the classes of COCO and VOC, in Darknet's order."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from edge.errors import ArtifactError
-
-__all__ = ["COCO", "KITTI", "VOC", "class_names", "read_names"]
+__all__ = ["COCO", "KITTI", "VOC", "class_names"]
 
 COCO = tuple(
     (
@@ -40,18 +36,3 @@ def class_names(count: int) -> tuple[str, ...]:
     """COCO's names for 80 classes, VOC's for 20, else class0, class1, ..."""
     known = {len(COCO): COCO, len(VOC): VOC}
     return known.get(count) or tuple(f"class{index}" for index in range(count))
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """The names in a Darknet `.names` file, one on each line; blank lines at its end do not count.
-
-    Raises:
-        ArtifactError: it cannot be read, or holds no names.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: not a readable text file of class names: {error}") from error
-    if not lines:
-        raise ArtifactError(f"{path}: empty; it takes one class name on each line")
-    return tuple(line.strip() for line in lines)

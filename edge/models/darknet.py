@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from edge.errors import ArtifactError
-from edge.models.class_names import class_names, read_names
+from edge.models.class_names import class_names
 from edge.models.darknet_cfg import DarknetCfg, Section, read_cfg
 from edge.models.darknet_layers import Layer, Shape, build_layer
 from edge.models.darknet_weights import load_weights
 from edge.models.initialise import initialise
+from edge.names import read_names
 from edge.spec import HeadSpec, InputContract, ModelSpec
 
 __all__ = ["Darknet", "load_darknet"]

@@ -14,7 +14,7 @@ from edge.artifact import sha256_of, write_atomic
 from edge.errors import ArtifactError
 from edge.models.cfgs import cfg_text
 from edge.models.checkpoint import load_safetensors
-from edge.models.class_names import class_names, read_names
+from edge.models.class_names import class_names
 from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import DarknetCfg, parse_cfg, read_cfg
 from edge.models.darknet_weights import load_weights
@@ -22,6 +22,7 @@ from edge.models.download import Progress, download
 from edge.models.initialise import initialise
 from edge.models.squeezedet import KITTI_CONFIG, SqueezeDet, squeezedet_spec
 from edge.models.squeezedet_npz import load_squeezedet_npz
+from edge.names import read_names
 from edge.spec import ModelSpec
 
 __all__ = ["BUILT_IN", "ZOO", "LoadedModel", "ZooEntry", "cached_path", "fetch", "load_model"]
