@@ -18,6 +18,7 @@ _EXTRA = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "rtx",
     "cuda": "cuda",
+    "pycuda": "pycuda",
 }
 _BY_HAND = {
     "cv2": "pip install opencv-python  (a Jetson has it from JetPack: apt install python3-opencv)",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +12,9 @@ from edge.runtime import cuda_driver, ops_gpu
 from edge.runtime.compile import SOURCE
 from edge.runtime.device import driver_facts, open_device
 from edge.runtime.ops_gpu import Kernels
+from tests.fake_build import HERE, build
 
-HERE = Path(__file__).parent
 HOST = ("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
-
-
-def build(program: str, target: Path, *options: str) -> Path:
-    compiler = shutil.which(program)
-    if compiler is None:
-        pytest.skip(f"no {program} for the fake GPU")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", target, *options], check=True)
-    return target
 
 
 @pytest.fixture(scope="session")

@@ -128,6 +128,9 @@ int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, Queue *que
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, Queue *queue) {
     return copy(queue, to, fake_host(from), bytes);
 }
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Queue *queue) {
+    return put(queue, (Op){.to = fake_host(to), .from = fake_host(from), .bytes = bytes});
+}
 int cuMemsetD32Async(uint64_t to, uint32_t value, size_t count, Queue *queue) {
     return put(queue, (Op){.to = fake_host(to), .value = value, .fills = 1, .bytes = count * 4});
 }

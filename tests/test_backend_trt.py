@@ -7,27 +7,25 @@ as it is. The fake TensorRT has only methods that the real one has; a test holds
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import shutil
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from enum import IntEnum
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edge.errors import ArtifactError, DeviceError, EngineMismatch, MissingDependency
-from edge.runtime import backend_trt, device
+from edge.runtime import backend_trt
 from edge.runtime.backend import open_backend
 from edge.runtime.backend_trt import TrtBackend
 from edge.runtime.device import driver_facts, open_device
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
+from tests.fake_tensorrt import FakeTensorRT, write_engine
+
+pytest_plugins = ("tests.fake_driver",)
 
 SHAPES = {"images": (1, 3, 4, 6), "wide": (1, 3, 4, 6), "sum": (1, 1, 4, 6)}
 SPEC = ModelSpec(
@@ -46,107 +44,9 @@ MANIFEST = Manifest(
 )
 
 
-@pytest.fixture(scope="session")
-def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler for the fake driver")
-    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    source = Path(__file__).with_name("fake_libcuda.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
-    loaded = ctypes.CDLL(str(library))
-    loaded.fake_host.argtypes, loaded.fake_host.restype = [ctypes.c_uint64], ctypes.c_void_p
-    loaded.fake_enqueue.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    return loaded
-
-
-@pytest.fixture
-def driver(fake_driver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.CDLL]:
-    """The fake driver, called by ctypes; nothing of it may be left over."""
-    monkeypatch.setattr(device, "_LIBRARY", fake_driver._name)
-    monkeypatch.setattr(device, "_BINDINGS", {"ctypes": device._BINDINGS["ctypes"]})
-    yield fake_driver
-    fake_driver.fake_devices(1)
-    assert fake_driver.fake_depth() == 0
-    assert fake_driver.fake_live() == 0
-
-
-class FakeTensorRT(SimpleNamespace):
-    """A module `tensorrt` that runs `wide = images * 2` and `sum = sum over channels`."""
-
-    __version__ = "10.3.0.30"
-
-    def __init__(self, driver: ctypes.CDLL) -> None:
-        super().__init__(driver=driver, calls=[], loads=True, fits=True, starts=True, half=())
-        module = self
-
-        class ILogger:
-            class Severity(IntEnum):
-                INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
-
-        class IExecutionContext:
-            def __init__(self) -> None:
-                self._bound: dict[str, int] = {}
-                self._kept: list[Any] = []
-
-            def set_tensor_address(self, name: str, memory: int) -> bool:
-                module.calls.append(("set_tensor_address", name))
-                self._bound[name] = memory
-                return True
-
-            def execute_async_v3(self, stream_handle: int) -> bool:
-                assert driver.fake_depth() == 1, "no current context"
-                module.calls.append(("execute_async_v3", stream_handle))
-                work = ctypes.CFUNCTYPE(None)(self._compute)
-                self._kept.append(work)
-                driver.fake_enqueue(stream_handle, ctypes.cast(work, ctypes.c_void_p))
-                return bool(module.starts)
-
-            def _compute(self) -> None:
-                images, wide, total = (self._array(name) for name in ("images", "wide", "sum"))
-                wide[:] = images * 2
-                total[:] = images.sum(1, keepdims=True)
-
-            def _array(self, name: str) -> Any:
-                count = int(np.prod(SHAPES[name]))
-                at = driver.fake_host(self._bound[name])
-                kind = ctypes.c_float * count
-                return np.ctypeslib.as_array(kind.from_address(at)).reshape(SHAPES[name])
-
-        class ICudaEngine:
-            num_io_tensors = 3
-
-            def get_tensor_name(self, index: int) -> str:
-                return ("images", "wide", "sum")[index]
-
-            def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-                return SHAPES[name]
-
-            def get_tensor_dtype(self, name: str) -> Any:
-                return SimpleNamespace(name="HALF" if name in module.half else "FLOAT")
-
-            def create_execution_context(self) -> IExecutionContext | None:
-                return IExecutionContext() if module.fits else None
-
-        class Runtime:
-            def __init__(self, logger: ILogger) -> None:
-                self._logger: Any = logger
-
-            def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
-                module.calls.append(("deserialize_cuda_engine", bytes(serialized_engine)))
-                if not module.loads:
-                    self._logger.log(ILogger.Severity.WARNING, "a warning")
-                    self._logger.log(ILogger.Severity.ERROR, "wrong\n magic tag")
-                    return None
-                return ICudaEngine()
-
-        self.classes = (Runtime, ICudaEngine, IExecutionContext)
-        self.Runtime, self.ILogger = Runtime, ILogger
-
-
 @pytest.fixture
 def trt(driver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRT]:
-    fake = FakeTensorRT(driver)
+    fake = FakeTensorRT(driver, SHAPES, _compute)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     for cached in (backend_trt._logger, backend_trt._log):
         cached.cache_clear()
@@ -154,12 +54,13 @@ def trt(driver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTe
     backend_trt._logger.cache_clear()
 
 
+def _compute(arrays: dict[str, Any]) -> None:
+    arrays["wide"][:] = arrays["images"] * 2
+    arrays["sum"][:] = arrays["images"].sum(1, keepdims=True)
+
+
 def _engine(folder: Path, plan: bytes = b"plan", manifest: Manifest = MANIFEST) -> Path:
-    path = folder / "mini.int8.engine"
-    path.write_bytes(plan)
-    whole = replace(manifest, sha256=hashlib.sha256(plan).hexdigest())
-    path.with_name(path.name + ".json").write_text(whole.to_json())
-    return path
+    return write_engine(folder, manifest, plan)
 
 
 def _images(seed: int) -> Any:
@@ -324,84 +225,49 @@ def test_the_real_library_refuses_a_foreign_plan(tmp_path: Path, driver: ctypes.
     assert "0.0.1" in str(caught.value) and "\n" not in str(caught.value)
 
 
-# ---------------------------------------------------------------- the device itself
+# ---------------------------------------------------------------- several contexts, layers
 
 
-def test_the_driver_tells_of_the_gpu(driver: ctypes.CDLL) -> None:
-    facts = driver_facts()
-    assert facts is not None
-    assert (facts.name, facts.compute_capability, facts.driver) == ("Fake Orin", "SM87", "12.6")
-    with open_device() as gpu:
-        assert (gpu.name, gpu.compute_capability) == ("Fake Orin", (8, 7))
-        assert gpu.integrated and gpu.driver_version == "12.6" and gpu.binding == "ctypes"
+def test_contexts_of_one_engine_run_apart_and_the_last_closes_the_device(
+    tmp_path: Path, trt: FakeTensorRT
+) -> None:
+    first = TrtBackend(_engine(tmp_path))
+    second = first.another()
+    assert first.stream_handle != second.stream_handle
+    assert [name for name, _ in trt.calls].count("deserialize_cuda_engine") == 1
+    heads: dict[int, Any] = {}
+
+    def run(number: int, backend: TrtBackend) -> None:
+        heads[number] = [backend.run(_images(number))[1] for _ in range(5)]
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate((first, second))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in (0, 1):
+        for wide in heads[number]:
+            np.testing.assert_array_equal(wide, _images(number) * 2)
+    first.close()
+    np.testing.assert_array_equal(second.run(_images(3))[1], _images(3) * 2)
+    with pytest.raises(DeviceError, match="closed"):
+        first.another()
+    second.close()
 
 
-def test_copies_wait_for_the_stream(driver: ctypes.CDLL) -> None:
-    source = np.arange(12, dtype=np.float32).reshape(3, 4)
-    with open_device() as gpu, gpu.current():
-        stream, memory = gpu.stream(), gpu.allocate((3, 4), np.float32)
-        host = gpu.pinned((3, 4), np.float32).array
-        gpu.copy_to_device_async(memory, source, stream)
-        gpu.copy_to_host_async(host, memory, stream)
-        assert not host.any()
-        gpu.synchronize(stream)
-        np.testing.assert_array_equal(host, source)
-        assert memory.pointer != 0 and memory.nbytes == 48 and memory.dtype == np.float32
+def test_want_of_memory_for_another_context_leaves_the_first(
+    tmp_path: Path, trt: FakeTensorRT
+) -> None:
+    with TrtBackend(_engine(tmp_path)) as backend:
+        trt.fits = False
+        with pytest.raises(DeviceError, match="memory"):
+            backend.another()
+        np.testing.assert_array_equal(backend.run(_images(0))[1], _images(0) * 2)
 
 
-def test_copies_of_another_size_are_refused(driver: ctypes.CDLL) -> None:
-    with open_device() as gpu:
-        stream, memory = gpu.stream(), gpu.allocate(8)
-        for array in (np.zeros(9, np.uint8), np.zeros((8, 2), np.uint8)[:, 0]):
-            with pytest.raises(ValueError, match="8 bytes"):
-                gpu.copy_to_device_async(memory, array, stream)
-            with pytest.raises(ValueError, match="8 bytes"):
-                gpu.copy_to_host_async(array, memory, stream)
-        with pytest.raises(ValueError, match="no bytes"):
-            gpu.allocate((0, 3))
-
-
-def test_errors_carry_cudas_name_and_advice(driver: ctypes.CDLL) -> None:
-    with open_device() as gpu, pytest.raises(DeviceError, match=r"OUT_OF_MEMORY: close"):
-        gpu.allocate(1 << 40)
-    with pytest.raises(DeviceError, match="CUDA_ERROR_INVALID_DEVICE"):
-        open_device(3)
-    driver.fake_devices(0)
-    assert driver_facts() is None
-    with pytest.raises(DeviceError, match=r"CUDA_ERROR_NO_DEVICE.*nvidia-smi"):
-        open_device()
-
-
-def test_closed_memory_is_not_used(driver: ctypes.CDLL) -> None:
-    gpu = open_device()
-    memory, stream, host = gpu.allocate(8), gpu.stream(), gpu.pinned(8)
-    gpu.close()
-    gpu.close()
-    uses: list[Callable[[], Any]] = [
-        lambda: memory.pointer,
-        lambda: stream.handle,
-        lambda: host.array,
-        lambda: gpu.allocate(8),
-    ]
-    for use in uses:
-        with pytest.raises(DeviceError, match="closed"):
-            use()
-    memory.close()
-
-
-def test_without_a_driver_the_text_says_what_runs_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_LIBRARY", "libnothing-of-that-name.so.1")
-    assert driver_facts() is None
-    with pytest.raises(DeviceError, match=r"no NVIDIA driver.*\.onnx"):
-        open_device()
-
-
-def test_the_bindings_names_are_the_drivers(fake_driver: ctypes.CDLL) -> None:
-    for function, (symbol, _, _) in device._SIGNATURES.items():
-        assert symbol.startswith(function) and hasattr(fake_driver, symbol)
-
-
-def test_cuda_python_has_the_same_functions() -> None:
-    real = pytest.importorskip("cuda.bindings.driver")
-    for function in (*device._SIGNATURES, "cuDeviceGetName"):
-        assert callable(getattr(real, function))
+def test_layers_are_timed_in_a_context_of_their_own(tmp_path: Path, trt: FakeTensorRT) -> None:
+    with TrtBackend(_engine(tmp_path)) as backend:
+        assert backend.layer_times(3) == [("conv", 0.5), ("head", 1.5)]
+        trt.fits = False
+        with pytest.raises(DeviceError, match="profile"):
+            backend.layer_times()

@@ -19,7 +19,7 @@ from edge.errors import DeviceError, MissingDependency
 from edge.runtime import cuda_driver
 from edge.runtime.cuda_driver import BINDINGS, open_binding
 from edge.runtime.device import driver_facts, open_device
-from tests.fake_driver import HERE, build
+from tests.fake_build import HERE, build
 
 pytest_plugins = ("tests.fake_driver",)
 
@@ -58,6 +58,11 @@ def test_copies_of_another_size_are_refused(driver: ctypes.CDLL) -> None:
                 gpu.copy_to_host_async(array, memory, stream)
         with pytest.raises(ValueError, match="no bytes"):
             gpu.allocate((0, 3))
+
+
+def test_a_copy_on_the_device_takes_two_of_one_size(driver: ctypes.CDLL) -> None:
+    with open_device() as gpu, pytest.raises(ValueError, match="8 bytes into 9"):
+        gpu.copy_async(gpu.allocate(9), gpu.allocate(8), gpu.stream())
 
 
 def test_errors_carry_cudas_name_and_advice(driver: ctypes.CDLL) -> None:
@@ -250,8 +255,10 @@ def use(gpu):
     stream, first, second = gpu.stream(), gpu.event(), gpu.event()
     memory, host = gpu.allocate(2, np.float32), gpu.pinned(2, np.float32)
     gpu.record(first, stream)
+    twin = gpu.allocate(2, np.float32)
     gpu.copy_to_device_async(memory, np.array([1, 2], np.float32), stream)
-    gpu.copy_to_host_async(host.array, memory, stream)
+    gpu.copy_async(twin, memory, stream)
+    gpu.copy_to_host_async(host.array, twin, stream)
     gpu.record(second, stream)
     gpu.synchronize(stream)
     assert host.array.tolist() == [1, 2] and gpu.elapsed_ms(first, second) >= 0
@@ -297,19 +304,18 @@ def _there(package: str) -> bool:
 
 
 def _whole_driver(folder: Path) -> Path:
-    """The fake driver with a stub for whatever else PyCUDA's extension is linked to."""
+    """The fake driver and, doing nothing, whatever else PyCUDA is linked to."""
     spec = importlib.util.find_spec("pycuda")
     assert spec is not None and spec.origin is not None
     extension = next(Path(spec.origin).parent.glob("_driver*.so"))
     command = ["nm", "-D", "--undefined-only", str(extension)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     fake = HERE / "fake_libcuda.c"
-    names = {line.split()[-1] for line in said.splitlines()}
-    missing = [
-        name for name in names if re.match(r"cu[A-Z]", name) and name not in fake.read_text()
-    ]
+    needed = {line.split()[-1] for line in said.splitlines()}
+    missing = {name for name in needed if re.match(r"cu[A-Z]", name)}
+    missing -= set(re.findall(r"\bcu\w+", fake.read_text()))
     stubs = folder / "stubs.c"
-    stubs.write_text("\n".join(f"int {name}(void) {{ return 801; }}" for name in sorted(missing)))
+    stubs.write_text("\n".join(f"int {name}(void) {{ return 0; }}" for name in sorted(missing)))
     return build("gcc", folder / "libcuda.so.1", str(fake), str(stubs), "-ldl")
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge.artifact import read_engine, rebuild_command
 from edge.errors import DeviceError, EngineMismatch
 from edge.optional import require
-from edge.runtime.device import Device, DeviceBuffer, PinnedBuffer, open_device
+from edge.runtime.device import Device, DeviceBuffer, PinnedBuffer, Stream, open_device
 from edge.spec import Manifest, TensorSpec
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class TrtBackend:
         version = str(require(library).__version__)
         self._owned, self.device = device is None, device or _open(path)
         self.name = f"{_TITLES[library]} {_short(version)} on {self.device.name}"
+        self._path, self._library = path, library
+        self._sharing: set[TrtBackend] = {self}
         self._closed = False
         self._context: trt.IExecutionContext | None = None
         try:
@@ -66,6 +68,31 @@ class TrtBackend:
         except BaseException:
             self.close()
             raise
+
+    def another(self) -> TrtBackend:
+        """The same engine with a context, a stream and buffers of its own, for another thread.
+
+        Weights are shared; the engine and the device go with the last of those that share them.
+
+        Raises:
+            DeviceError: not enough memory of the GPU, or this one is closed.
+        """
+        if self._closed:
+            raise DeviceError(f"{self.name}: used after it was closed")
+        twin = object.__new__(TrtBackend)
+        for name in ("manifest", "_owned", "device", "name", "_path", "_library", "_sharing"):
+            setattr(twin, name, getattr(self, name))
+        twin._runtime, twin._engine = self._runtime, self._engine
+        twin._closed, twin._context = False, None
+        self._sharing.add(twin)
+        try:
+            with self.device.current():
+                twin._context = twin._engine.create_execution_context()
+            twin._bind(self._path)
+        except BaseException:
+            twin.close()
+            raise
+        return twin
 
     def _load(self, path: Path, library: str, plan: bytes) -> tuple[trt.Runtime, trt.ICudaEngine]:
         log = _log(library)
@@ -100,6 +127,9 @@ class TrtBackend:
         self.outputs = [_on_device(device, spec) for spec in self.manifest.outputs]
         self._staged = _pinned(device, self.manifest.inputs[0])
         self._heads = [_pinned(device, spec) for spec in self.manifest.outputs]
+        self._bind_to(context, path)
+
+    def _bind_to(self, context: trt.IExecutionContext, path: Path) -> None:
         specs = (*self.manifest.inputs, *self.manifest.outputs)
         for spec, buffer in zip(specs, (self.input, *self.outputs), strict=True):
             if not context.set_tensor_address(spec.name, buffer.pointer):
@@ -133,6 +163,34 @@ class TrtBackend:
             if not context.execute_async_v3(self._stream.handle):
                 raise DeviceError(f"{self.name}: TensorRT could not start the network")
 
+    def layer_times(self, runs: int = 20) -> list[tuple[str, float]]:
+        """The median milliseconds of each layer, in the engine's order.
+
+        A context of its own measures, on what the input holds now: TensorRT waits after every
+        layer, so that the sum is more than a run takes.
+
+        Raises:
+            DeviceError: not enough memory of the GPU, or the network does not start.
+        """
+        times: dict[str, list[float]] = defaultdict(list)
+        with self.device.current():
+            context = self._engine.create_execution_context()
+            if context is None:
+                raise DeviceError(f"{self._path}: not enough memory free to profile it")
+            self._bind_to(context, self._path)
+            context.profiler = _profiler(self._library, times)
+            for _ in range(runs + 1):  # the first warms up
+                if not context.execute_async_v3(self._stream.handle):
+                    raise DeviceError(f"{self.name}: TensorRT could not start the network")
+                self.device.synchronize(self._stream)
+            del context
+        return [(name, float(np.median(each[1:]))) for name, each in times.items()]
+
+    @property
+    def stream(self) -> Stream:
+        """The stream that `enqueue` uses."""
+        return self._stream
+
     @property
     def stream_handle(self) -> int:
         """The CUDA stream that `enqueue` uses."""
@@ -150,7 +208,8 @@ class TrtBackend:
                     delattr(self, name)
         for resource in self._resources():
             resource.close()
-        if self._owned:
+        self._sharing.discard(self)
+        if self._owned and not self._sharing:
             self.device.close()
 
     def _resources(self) -> list[Any]:
@@ -216,6 +275,21 @@ def _logger(library: str) -> trt.ILogger:
                 _log(library).append(" ".join(msg.split()))
 
     return Logger()
+
+
+def _profiler(library: str, times: dict[str, list[float]]) -> trt.IProfiler:
+    """Adds each layer's milliseconds to `times`."""
+    if not TYPE_CHECKING:
+        trt = require(library)
+
+    class Profiler(trt.IProfiler):
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            times[layer_name].append(ms)
+
+    return Profiler()
 
 
 def _runtime(library: str) -> trt.Runtime:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +133,12 @@ def nvrtc() -> Compiler | None:
         known = (ctypes.c_int * count.value)()
         library.nvrtcGetSupportedArchs(known)
         title = f"NVRTC {major.value}.{minor.value}"
-        return Compiler(title, tuple(sorted(known)), lambda *args: _with_nvrtc(library, *args))
+        return Compiler(title, tuple(sorted(known)), partial(_with_nvrtc, library))
     return None
 
 
 def _nvrtc_libraries() -> Iterator[str]:
-    """Candidates: the wheels' folders (nvidia/cu13/lib, nvidia/cuda_nvrtc/lib), then the loader's."""
+    """The wheels' (nvidia/cu13/lib, nvidia/cuda_nvrtc/lib), the loader's, then the toolkit's."""
     for folder in sys.path:
         wheels = Path(folder) / "nvidia"
         yield from (str(path) for path in sorted(wheels.glob("*/lib/libnvrtc.so.*"), reverse=True))
@@ -196,7 +196,7 @@ def nvcc() -> Compiler | None:
         return None
     architectures = tuple(sorted({int(number) for number in known}))
     name = f"nvcc {version.group(1)}"
-    return Compiler(name, architectures, lambda *args: _with_nvcc(program, *args))
+    return Compiler(name, architectures, partial(_with_nvcc, program))
 
 
 def _said(program: str, option: str) -> str:

@@ -110,6 +110,7 @@ _SIGNATURES: dict[str, tuple[str, Any, tuple[Any, ...]]] = {
     "cuMemFreeHost": ("cuMemFreeHost", None, (_HANDLE,)),
     "cuMemcpyHtoDAsync": ("cuMemcpyHtoDAsync_v2", None, (_ADDRESS, _HANDLE, _SIZE, _HANDLE)),
     "cuMemcpyDtoHAsync": ("cuMemcpyDtoHAsync_v2", None, (_HANDLE, _ADDRESS, _SIZE, _HANDLE)),
+    "cuMemcpyDtoDAsync": ("cuMemcpyDtoDAsync_v2", None, (_ADDRESS, _ADDRESS, _SIZE, _HANDLE)),
     "cuMemsetD32Async": ("cuMemsetD32Async", None, (_ADDRESS, _UINT, _SIZE, _HANDLE)),
     "cuStreamCreate": ("cuStreamCreate", _HANDLE, (_UINT,)),
     "cuStreamSynchronize": ("cuStreamSynchronize", None, (_HANDLE,)),
@@ -186,6 +187,7 @@ class _PyCuda:
         self._pycuda: Any = importlib.import_module("pycuda.driver")
         self._library = _load_library()
         self._held: dict[int, Any] = {}
+        self._of_module: dict[int, list[int]] = {}
         self._functions: dict[str, Call] = {
             "cuInit": self._pycuda.init,
             "cuDriverGetVersion": self._pycuda.get_driver_version,
@@ -206,6 +208,9 @@ class _PyCuda:
             "cuMemFreeHost": self._drop,
             "cuMemcpyHtoDAsync": self._to_device,
             "cuMemcpyDtoHAsync": self._to_host,
+            "cuMemcpyDtoDAsync": lambda to, source, nbytes, stream: self._pycuda.memcpy_dtod_async(
+                to, source, nbytes, self._held[stream]
+            ),
             "cuMemsetD32Async": lambda to, value, count, stream: self._pycuda.memset_d32_async(
                 to, value, count, self._held[stream]
             ),
@@ -217,10 +222,8 @@ class _PyCuda:
             "cuEventElapsedTime": lambda a, b: self._held[b].time_since(self._held[a]),
             "cuEventDestroy": self._drop,
             "cuModuleLoadData": lambda image: self._hold(self._pycuda.module_from_buffer(image)),
-            "cuModuleGetFunction": lambda module, name: self._hold(
-                self._held[module].get_function(name.decode())
-            ),
-            "cuModuleUnload": self._drop,
+            "cuModuleGetFunction": self._function,
+            "cuModuleUnload": self._unload,
             "cuLaunchKernel": self._launch,
         }
 
@@ -280,6 +283,16 @@ class _PyCuda:
     def _to_host(self, target: int, source: int, nbytes: int, stream: int) -> None:
         data = (ctypes.c_uint8 * nbytes).from_address(target)
         self._pycuda.memcpy_dtoh_async(data, source, self._held[stream])
+
+    def _function(self, module: int, name: bytes) -> int:
+        handle = self._hold(self._held[module].get_function(name.decode()))
+        self._of_module.setdefault(module, []).append(handle)
+        return handle
+
+    def _unload(self, module: int) -> None:
+        for handle in self._of_module.pop(module, []):  # each keeps its module loaded
+            self._drop(handle)
+        self._drop(module)
 
     def _launch(self, kernel: int, grid: Any, block: Any, values: Any, stream: int) -> None:
         given = [np.dtype(type(value)).type(value.value) for value in values]

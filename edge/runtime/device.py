@@ -191,6 +191,14 @@ class Device:
         with self.current():
             self.call("cuMemcpyDtoHAsync", *args)
 
+    def copy_async(self, target: DeviceBuffer, source: DeviceBuffer, stream: Stream) -> None:
+        """Queue a copy from one buffer of the device to another of the same size."""
+        if target.nbytes != source.nbytes:
+            raise ValueError(f"a copy of {source.nbytes} bytes into {target.nbytes}")
+        args = (target.pointer, source.pointer, target.nbytes, stream.handle)
+        with self.current():
+            self.call("cuMemcpyDtoDAsync", *args)
+
     def zero_async(self, target: DeviceBuffer, stream: Stream) -> None:
         """Queue the filling of a buffer of whole 32-bit words with zeros."""
         if target.nbytes % 4:

@@ -121,14 +121,13 @@ def frame_hw(frame: NDArray[np.uint8], layout: FrameFormat) -> tuple[int, int]:
         ValueError: `frame` is not of that layout.
     """
     shape, kind = frame.shape, frame.dtype
-    if kind == np.uint8 and layout == "bgr" and len(shape) == 3 and shape[2] == 3:
-        return shape[0], shape[1]
-    if kind == np.uint8 and layout == "yuyv" and len(shape) == 3 and shape[1:] == (shape[1], 2):
-        if shape[1] % 2 == 0:
-            return shape[0], shape[1]
-    elif kind == np.uint8 and layout == "nv12" and len(shape) == 2 and shape[0] % 3 == 0:
-        if shape[1] % 2 == 0 and shape[0] // 3 * 2 % 2 == 0:
-            return shape[0] // 3 * 2, shape[1]
+    fits = {
+        "bgr": len(shape) == 3 and shape[2] == 3,
+        "yuyv": len(shape) == 3 and shape[2] == 2 and shape[1] % 2 == 0,
+        "nv12": len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0,
+    }
+    if kind == np.uint8 and fits[layout]:
+        return (shape[0] // 3 * 2 if layout == "nv12" else shape[0]), shape[1]
     wanted = {"bgr": "(H, W, 3)", "yuyv": "(H, W, 2), W even", "nv12": "(H * 3 / 2, W), both even"}
     raise ValueError(f"a {layout} frame is {wanted[layout]} uint8, not {shape} {kind}")
 
@@ -329,8 +328,9 @@ class Decoder:
 
     def close(self) -> None:
         """Give the memory back."""
-        for buffer in (*self._anchors, self.candidates):
-            buffer.close()
+        self.candidates.close()
+        for anchors in self._anchors:
+            anchors.close()
 
 
 def _planes(head: HeadSpec, classes: int) -> tuple[int, ...]:
@@ -394,7 +394,8 @@ class Suppressor:
 
     def close(self) -> None:
         """Give the memory back."""
-        for buffer in (self._boxes, self._scores, self._labels, self._mask, self.result):
+        self.result.close()
+        for buffer in (self._boxes, self._scores, self._labels, self._mask):
             buffer.close()
 
 
@@ -409,6 +410,8 @@ def nms(found: Detections, iou: float = 0.45, limit: int = 300, *, kernels: Kern
     suppressor.enqueue(candidates, iou)
     kernels.device.synchronize(kernels.stream)
     kept = suppressor.collect()
-    for buffer in (*given, candidates, suppressor):
+    candidates.close()
+    suppressor.close()
+    for buffer in given:
         buffer.close()
     return kept

@@ -1,0 +1,200 @@
+"""Frame in, detections out, on the GPU: pixels go there once and boxes come back once.
+
+Everything between is queued on the engine's own stream. From the second frame of a size on it is
+one CUDA graph, where TensorRT and the binding have graphs; a changed threshold captures it anew.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.detections import Detections
+from edge.errors import ArtifactError, DeviceError
+from edge.letterbox import Letterbox
+from edge.runtime.backend_trt import TrtBackend
+from edge.runtime.device import Event, Graph
+from edge.runtime.ops_gpu import (
+    Decoder,
+    FrameFormat,
+    Kernels,
+    Preprocessor,
+    Suppressor,
+    frame_hw,
+)
+from edge.spec import InputContract, Manifest, ModelSpec
+
+__all__ = ["DevicePipeline"]
+
+_STAGES = ("preprocess", "engine", "decode", "nms")
+
+
+class DevicePipeline:
+    """A `Detector` whose every stage runs on the GPU of its engine. Same call, same attributes.
+
+    Not for several threads at once: give each one its own, on `backend.another()`.
+
+    Attributes:
+        score, iou: thresholds; may be changed between frames.
+        stages_ms: milliseconds of the last frame by stage, told by the GPU's own clock:
+            preprocess (with the copy of the frame), engine, decode, nms (with the copy back).
+        graph: why there is no CUDA graph, if it was refused; else empty.
+    """
+
+    def __init__(
+        self,
+        backend: TrtBackend,
+        *,
+        score: float = 0.25,
+        iou: float = 0.45,
+        limit: int = 300,
+        contract: InputContract | None = None,
+        multi_label: bool = False,
+        layout: FrameFormat = "bgr",
+        use_graph: bool = True,
+    ) -> None:
+        """Compile or load the kernels and allocate every buffer but the frame's.
+
+        Raises:
+            MissingDependency: there is no compiler for the kernels.
+            DeviceError: the kernels do not compile or load, or not enough memory.
+            ArtifactError: the engine's heads are not float32.
+        """
+        spec = backend.manifest.spec
+        contract = contract or spec.contract
+        if contract.hw != spec.contract.hw:
+            raise ValueError(f"the network takes {spec.contract.hw}, the contract {contract.hw}")
+        _check(backend.manifest)
+        self.backend, self.score, self.iou, self.limit = backend, score, iou, limit
+        self.contract, self.layout = contract, layout
+        self.graph, self._use_graph = "", use_graph
+        self.stages_ms: dict[str, float] = {}
+        self._kernels = Kernels.load(backend.device, backend.stream)
+        dtype: Any = backend.manifest.inputs[0].dtype
+        self._preprocess = Preprocessor(
+            contract, self._kernels, layout=layout, dtype=dtype, tensor=backend.input
+        )
+        self._decode = Decoder(spec, self._kernels, multi_label=multi_label)
+        self._suppress = Suppressor(self._kernels, limit)
+        self._marks: list[Event] = [backend.device.event() for _ in range(len(_STAGES) + 1)]
+        self._captured: Graph | None = None
+        self._captured_for: tuple[Any, ...] = ()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The artifact's manifest."""
+        return self.backend.manifest
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The artifact's model."""
+        return self.backend.manifest.spec
+
+    def frame_buffer(self, source_hw: tuple[int, int]) -> NDArray[np.uint8]:
+        """Where a source may write its frames of that size; detecting them then saves a copy."""
+        self._preprocess.place(source_hw)
+        assert self._preprocess.frame is not None
+        return self._preprocess.frame.array
+
+    def __call__(self, frame: NDArray[np.uint8]) -> Detections:
+        """Detections in one frame of the layout, in its pixels, best first; see `Detector`."""
+        start = time.perf_counter()
+        fit = self._preprocess.place(frame_hw(frame, self.layout))
+        assert self._preprocess.frame is not None
+        if self._preprocess.frame.array is not frame:
+            np.copyto(self._preprocess.frame.array, frame)
+        copied_ms = (time.perf_counter() - start) * 1e3
+        self._queue(fit)
+        self.backend.device.synchronize(self.backend.stream)
+        found = self._suppress.collect()
+        self._tell(copied_ms)
+        return Detections(fit.to_source(found.xyxy), found.score, found.class_id)  # type: ignore[arg-type]
+
+    def _queue(self, fit: Letterbox) -> None:
+        key = (fit, self.score, self.iou)
+        if self._captured is not None and self._captured_for == key:
+            self.backend.device.replay(self._captured, self.backend.stream)
+            return
+        # TensorRT wants one run outside a capture after each change.
+        if self._use_graph and not self.graph and self._captured_for == key:
+            self._capture()
+            if self._captured is not None:
+                self.backend.device.replay(self._captured, self.backend.stream)
+                return
+        self._forget()
+        self._captured_for = key
+        self._enqueue()
+
+    def _capture(self) -> None:
+        try:
+            with self.backend.device.capture(self.backend.stream) as graph:
+                self._enqueue()
+            self._captured = graph
+        except DeviceError as error:
+            self.graph = str(error)
+
+    def _enqueue(self) -> None:
+        device, stream = self.backend.device, self.backend.stream
+        device.record(self._marks[0], stream)
+        self._preprocess.enqueue()
+        device.record(self._marks[1], stream)
+        self.backend.enqueue()
+        device.record(self._marks[2], stream)
+        candidates = self._decode.enqueue(self.backend.outputs, self.score)
+        device.record(self._marks[3], stream)
+        self._suppress.enqueue(candidates, self.iou)
+        device.record(self._marks[4], stream)
+
+    def _tell(self, copied_ms: float) -> None:
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        each = [self.backend.device.elapsed_ms(first, second) for first, second in pairs]
+        self.stages_ms = dict(zip(_STAGES, each, strict=True))
+        self.stages_ms["preprocess"] += copied_ms
+
+    def _forget(self) -> None:
+        if self._captured is not None:
+            self._captured.close()
+        self._captured = None
+
+    def close(self) -> None:
+        """Give back the buffers and close the backend; a second call does nothing."""
+        if not self._marks:
+            return
+        self._forget()
+        for mark in self._marks:
+            mark.close()
+        self._marks = []
+        self._preprocess.close()
+        self._decode.close()
+        self._suppress.close()
+        self._kernels.module.close()
+        self.backend.close()
+
+    def __enter__(self) -> DevicePipeline:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check(manifest: Manifest) -> None:
+    classes = len(manifest.spec.classes)
+    heads = [
+        (head.tensor, (1, head.channels(classes), *head.grid_hw), "float32")
+        for head in manifest.spec.heads
+    ]
+    outputs = [(tensor.name, tensor.shape, tensor.dtype) for tensor in manifest.outputs]
+    if heads != outputs:
+        raise ArtifactError(
+            f"{manifest.spec.name}: the GPU decodes {heads}, the engine's outputs are {outputs}; "
+            "export the model again, for a batch of 1"
+        )

@@ -1,0 +1,98 @@
+"""kernels.cu compiles for GPUs that are not here, once; what does not compile says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge.errors import DeviceError, MissingDependency
+from edge.runtime import compile
+from edge.runtime.compile import SOURCE, Compiler, compile_kernels, find_compiler
+
+KERNELS = (b"letterbox_bgr_float32", b"letterbox_nv12_float16", b"decode", b"rank", b"keep")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path))
+    return tmp_path / "kernels"
+
+
+@pytest.fixture(params=["nvrtc", "nvcc"])
+def compiler(request: pytest.FixtureRequest) -> Compiler:
+    found: Compiler | None = getattr(compile, request.param)()
+    if found is None:
+        pytest.skip(f"no {request.param} here")
+    return found
+
+
+def fake(calls: list[str], architectures: tuple[int, ...] = (75, 87, 90)) -> Compiler:
+    def work(source: str, target: str) -> bytes:
+        calls.append(target)
+        return f"{target} {len(source)}".encode()
+
+    return Compiler("fake 1.0", architectures, work)
+
+
+@pytest.mark.parametrize("architecture", [75, 87, 110])  # the oldest, Orin, Thor
+def test_kernels_compile(compiler: Compiler, architecture: int) -> None:
+    if architecture not in compiler.architectures:
+        pytest.skip(f"{compiler.name} does not know SM{architecture}")
+    image = compile_kernels(architecture, compiler=compiler)
+    assert image.startswith(b"\x7fELF")
+    for name in KERNELS:
+        assert name in image
+
+
+def test_a_gpu_newer_than_the_compiler_gets_ptx(compiler: Compiler) -> None:
+    older = replace(compiler, architectures=(75,))
+    image = compile_kernels(87, compiler=older)
+    assert b".target sm_75" in image
+
+
+def test_an_error_in_the_source_is_named_with_its_line(compiler: Compiler) -> None:
+    with pytest.raises(DeviceError, match=r"kernels\.cu.*sm_87.*nonsense") as caught:
+        compiler.compile(SOURCE.read_text() + "\nnonsense f() {}\n", "sm_87")
+    assert "\n" not in str(caught.value)
+
+
+def test_kernels_compile_once_for_each_source_architecture_and_compiler(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    compiler = fake(calls)
+    for _ in range(2):
+        assert compile_kernels(87, compiler=compiler).startswith(b"sm_87")
+    assert calls == ["sm_87"]
+    compile_kernels(75, compiler=compiler)
+    compile_kernels(87, compiler=replace(compiler, name="fake 1.1"))
+    changed = cache.parent / "kernels.cu"
+    changed.write_text(SOURCE.read_text() + "\n")
+    monkeypatch.setattr(compile, "SOURCE", changed)
+    compile_kernels(87, compiler=compiler)
+    assert calls == ["sm_87", "sm_75", "sm_87", "sm_87"]
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("a file where the folder would be")
+    assert compile_kernels(87, compiler=fake([])).startswith(b"sm_87")
+
+
+def test_architectures_that_the_compiler_does_not_know() -> None:
+    compiler = fake([])
+    assert compiler.target(87) == "sm_87"
+    assert compiler.target(89) == "compute_87" and compiler.target(130) == "compute_90"
+    with pytest.raises(DeviceError, match=r"SM75 and newer.*SM62.*older CUDA"):
+        compiler.target(62)
+
+
+def test_without_any_compiler_the_text_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile, "nvrtc", lambda: None)
+    monkeypatch.setattr(compile, "nvcc", lambda: None)
+    with pytest.raises(MissingDependency, match=r"nvidia-cuda-nvrtc.*nvcc.*JetPack"):
+        find_compiler()
