@@ -10,7 +10,6 @@ Nothing of edge is imported before one of these is used.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--edge-suite")
     if path is None:
         return
-    if os.environ.get("PYTEST_XDIST_WORKER") or config.getoption("numprocesses", None):
+    if hasattr(config, "workerinput") or config.getoption("numprocesses", None):
         raise pytest.UsageError(
             "--edge-suite measures time, which processes beside it would disturb: leave out -n"
         )

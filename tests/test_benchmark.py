@@ -108,9 +108,10 @@ def test_contestants_take_turns(models: list[Path], folder: Path) -> None:
     runs = [0]
     for i in range(1, len(calls)):
         runs = [*runs[:-1], runs[-1] + 1] if calls[i] == calls[i - 1] else [*runs, 0]
-    # Ten rounds; the order turns round each time, so that two neighbouring blocks join.
+    # Ten rounds; the order turns round each time, so that two neighbouring blocks join. Each
+    # contestant's warm-up comes before them and lasts until its times are steady.
     assert len(runs) >= 11
-    assert max(runs) <= 15
+    assert max(runs[2:]) <= 15
 
 
 def test_seconds_bound_the_measurement(models: list[Path], folder: Path) -> None:
