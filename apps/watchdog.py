@@ -11,7 +11,7 @@ __all__ = ["Watchdog", "notify"]
 
 
 def notify(text: str) -> bool:
-    """Send `text` to the socket that systemd named; False: there is none."""
+    """Send `text` to the socket that systemd named; False: there is none, or it is full."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address or not hasattr(socket, "AF_UNIX"):
         return False
@@ -19,6 +19,8 @@ def notify(text: str) -> bool:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+            # A full queue (ten messages by default) must not hold up the camera.
+            door.setblocking(False)
             door.sendto(text.encode(), address)
     except OSError:
         return False

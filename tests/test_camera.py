@@ -459,13 +459,24 @@ def test_systemd_hears_that_the_app_is_ready_alive_and_stopping(
         door.bind(str(tmp_path / "notify"))
         door.settimeout(2)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        monkeypatch.setenv("WATCHDOG_USEC", "300000")
+        monkeypatch.setenv("WATCHDOG_USEC", "600000")
         camera(artifact, [WORLD], seconds=1, **OPTIONS)
         heard = []
         while not heard or heard[-1] != b"STOPPING=1":
             heard.append(door.recv(100))
     assert heard[0] == b"READY=1"
     assert 3 <= heard.count(b"WATCHDOG=1") <= 11
+
+
+def test_a_service_manager_that_never_reads_does_not_hold_up_the_camera(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+        door.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "30000")
+        # A hundred words, ten times what the queue of a datagram socket holds.
+        assert camera(artifact, [WORLD], seconds=1, **OPTIONS)["frames"] > 5
 
 
 def test_systemd_hears_nothing_while_a_driver_holds_a_read(
