@@ -259,7 +259,7 @@ def test_nms_of_many_and_of_more_than_it_takes_equals_the_cpu(kernels: Kernels, 
 
 
 def test_nms_takes_as_many_as_the_cpu() -> None:
-    assert ops_cpu._MAX_CANDIDATES == CANDIDATES <= 64 * 64
+    assert ops_cpu.MAX_CANDIDATES == CANDIDATES <= 64 * 64
 
 
 def test_nms_of_equal_boxes_keeps_the_first_of_each_class(kernels: Kernels) -> None:

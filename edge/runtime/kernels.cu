@@ -140,7 +140,7 @@ __device__ __forceinline__ float bound(float x, float low, float high) {
     return x < low ? low : x > high ? high : x;
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-bound(x, -80.f, 80.f))); }
+__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-bound(x, -40.f, 40.f))); }
 
 enum { SOFTMAX, SIGMOID, LINEAR };
 
@@ -149,7 +149,7 @@ __device__ __forceinline__ float probability(const float *logits, int classes, i
     if (activation == SIGMOID) return sigmoid(top);
     if (activation == LINEAR) return top;
     float sum = 0.f;
-    for (int c = 0; c < classes; ++c) sum += expf(bound(__ldg(logits + c * step) - top, -80.f, 0.f));
+    for (int c = 0; c < classes; ++c) sum += expf(bound(__ldg(logits + c * step) - top, -40.f, 0.f));
     return 1.f / sum;
 }
 

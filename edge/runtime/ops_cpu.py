@@ -16,16 +16,16 @@ from edge.detections import Detections
 from edge.letterbox import Letterbox
 from edge.spec import HeadSpec, InputContract, ModelSpec
 
-__all__ = ["Decoder", "Preprocessor", "nms", "preprocess"]
+__all__ = ["MAX_CANDIDATES", "Decoder", "Preprocessor", "nms", "preprocess"]
 
 Array = NDArray[np.float32]
 
 # exp(20) cells is wider than any image; beyond it float32 overflows to inf.
 _MAX_LOG_SIZE = 20.0
-# exp(80) fits float32; a logit beyond it has probability 0 anyhow.
-_MOST_NEGATIVE = 80.0
+# Two factors of exp(40) fit float32; a logit beyond it has probability 0 anyhow.
+_MAX_LOGIT = 40.0
 # Greedy suppression is quadratic; scores beyond this rank never reach a report.
-_MAX_CANDIDATES = 3000
+MAX_CANDIDATES = 3000
 
 
 class Preprocessor:
@@ -87,17 +87,18 @@ def preprocess(frame: NDArray[np.uint8], contract: InputContract) -> tuple[Array
     return Preprocessor(contract)(frame)
 
 
-def _sigmoid(x: NDArray[Any]) -> Array:
-    result: Array = np.exp(-np.maximum(x, -_MOST_NEGATIVE))
+def _inverse_sigmoid(x: NDArray[Any]) -> Array:
+    """1 / sigmoid(x): a product of several costs one division in the end."""
+    result: Array = np.exp(np.minimum(-x, _MAX_LOGIT))
     result += 1
-    return np.reciprocal(result, out=result)
+    return result
 
 
 class _Head:
     """One head's constants and how its candidates are picked.
 
-    `table` (anchors * cells, 6) holds for each candidate what its box is made of, in pixels of
-    the network's input: origin and step of its centre, across and down, and half its anchor.
+    `table` (3, 2, anchors * cells) holds for each candidate what its box is made of, in pixels of
+    the network's input: origin and step of its centre, and half its anchor, across and down.
     """
 
     def __init__(self, head: HeadSpec, classes: int, contract: InputContract) -> None:
@@ -117,10 +118,12 @@ class _Head:
             step = (head.scale_xy * stride)[None, None]
         parts = [np.broadcast_to(part, (self.count, self.cells, 2)) for part in (origin, step)]
         parts.append(np.broadcast_to(anchors / 2, parts[0].shape))
-        self.table = np.concatenate(parts, axis=2).reshape(-1, 6).astype(np.float32)
+        table = np.concatenate(parts, axis=2).reshape(-1, 3, 2).transpose(1, 2, 0)
+        self.table = np.ascontiguousarray(table, np.float32)
+        self._nothing = np.empty((0, 5 + classes), np.float32), self.table[:, :, :0]
 
     def pick(self, raw: NDArray[Any], gate: float) -> tuple[Array, Array]:
-        """Raw numbers (M, 4 + 1 + C) of what can pass `gate` (a logit), and its table's rows.
+        """Raw numbers (M, 4 + 1 + C) of what can pass `gate` (a logit), and its table (3, 2, M).
 
         A score is objectness times class probability, so objectness alone can rule a box out,
         before its classes are looked at.
@@ -129,8 +132,10 @@ class _Head:
             return self._pick_convdet(raw, gate)
         grid = raw.reshape(self.shape)
         index = np.flatnonzero(grid[:, 4] > gate)
+        if not len(index):
+            return self._nothing
         anchor, cell = np.divmod(index, self.cells)
-        return grid[anchor, :, cell], self.table.take(index, axis=0)
+        return grid[anchor, :, cell], self.table.take(index, axis=2)
 
     def _pick_convdet(self, raw: NDArray[Any], gate: float) -> tuple[Array, Array]:
         """Upstream's layout: all class logits, all confidences, all deltas; each by anchor."""
@@ -138,16 +143,18 @@ class _Head:
         flat = raw.reshape(k * (c + 5), self.cells)
         confidence = flat[k * c : k * (c + 1)]
         index = np.flatnonzero(confidence > gate)
+        if not len(index):
+            return self._nothing
         anchor, cell = np.divmod(index, self.cells)
         classes = flat[: k * c].reshape(k, c, self.cells)[anchor, :, cell]
         deltas = flat[k * (c + 1) :].reshape(k, 4, self.cells)[anchor, :, cell]
         parts = (deltas, confidence[anchor, cell, None], classes)
-        return np.concatenate(parts, axis=1), self.table.take(index, axis=0)
+        return np.concatenate(parts, axis=1), self.table.take(index, axis=2)
 
 
 def _every_class(picked: Array, score: float) -> tuple[Any, Any, Array]:
     """Row (K,), class (K,) and score (K,) of every logistic class that passes `score`."""
-    scores = _sigmoid(picked[:, 5:]) * _sigmoid(picked[:, 4:5])
+    scores = np.reciprocal(_inverse_sigmoid(picked[:, 5:]) * _inverse_sigmoid(picked[:, 4:5]))
     row, label = np.nonzero(scores > score)
     return row, label, scores[row, label]
 
@@ -157,21 +164,31 @@ def _best_class(picked: Array, score: float, activation: str) -> tuple[Any, Any,
     logits = picked[:, 5:]
     label = logits.argmax(axis=1)
     top = logits[np.arange(len(logits)), label]
-    if activation == "softmax":
-        top = 1 / np.exp(np.maximum(logits - top[:, None], -_MOST_NEGATIVE)).sum(axis=1)
-    elif activation == "sigmoid":
-        top = _sigmoid(top)
-    scores = top * _sigmoid(picked[:, 4])
+    scores = _inverse_sigmoid(picked[:, 4])
+    if activation == "linear":
+        scores = top / scores
+    elif activation == "softmax":
+        scores *= np.exp(np.maximum(logits - top[:, None], -_MAX_LOGIT)).sum(axis=1)
+        np.reciprocal(scores, out=scores)
+    else:
+        scores *= _inverse_sigmoid(top)
+        np.reciprocal(scores, out=scores)
     row = np.flatnonzero(scores > score)
-    return row, label[row], scores[row]
+    return row, label.take(row), scores.take(row)
 
 
-def _boxes(picked: Array, table: Array, logistic: bool) -> Array:
-    """Boxes (K, 4) xyxy in pixels of the network's input."""
-    at = _sigmoid(picked[:, :2]) if logistic else picked[:, :2]
-    centre = at * table[:, 2:4] + table[:, :2]
-    half = np.exp(np.minimum(picked[:, 2:4], _MAX_LOG_SIZE)) * table[:, 4:]
-    return np.concatenate((centre - half, centre + half), axis=1)
+def _boxes(raw: Array, table: Array, logistic: bool) -> Array:
+    """Boxes (K, 4) xyxy in pixels of the network's input, of raw (K, 4) and table (3, 2, K)."""
+    # Coordinates by rows: numpy's inner loops run over the boxes, not over two columns.
+    sides = np.ascontiguousarray(raw.T)
+    origin, step, anchor = table
+    half = np.exp(np.minimum(sides[2:], _MAX_LOG_SIZE))
+    half *= anchor
+    centre = step / _inverse_sigmoid(sides[:2]) if logistic else step * sides[:2]
+    centre += origin
+    np.subtract(centre, half, out=sides[:2])
+    np.add(centre, half, out=sides[2:])
+    return np.ascontiguousarray(sides.T)
 
 
 class Decoder:
@@ -209,17 +226,21 @@ class Decoder:
             raise ValueError(f"{len(raw)} raw outputs for {len(self._heads)} heads")
         gate = float(np.log(score / (1 - score))) if 0 < score < 1 else -np.inf
         parts = [head.pick(array, gate) for head, array in zip(self._heads, raw, strict=True)]
-        picked, table = (np.concatenate(part) for part in zip(*parts, strict=True))
+        parts = [part for part in parts if len(part[0])]
+        if not parts:
+            return Detections.empty()
+        picked = np.concatenate([part[0] for part in parts])
+        table = np.concatenate([part[1] for part in parts], axis=2)
         if self._multi_label:
             row, label, scores = _every_class(picked, score)
         else:
             row, label, scores = _best_class(picked, score, self._activation)
-        raw_boxes, table = picked[:, :4].take(row, axis=0), table.take(row, axis=0)
+        raw_boxes, table = picked[:, :4].take(row, axis=0), table.take(row, axis=2)
         xyxy = _boxes(raw_boxes, table, self._logistic)
         found = Detections(xyxy, scores, label.astype(np.int32))
         # A NaN fails every comparison, so it leaves here or above, in a side or in a score.
-        keep = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
-        return found if keep.all() else found[keep]
+        sided = xyxy[:, 2:] > xyxy[:, :2]
+        return found if sided.all() else found[sided.all(axis=1)]
 
 
 def nms(found: Detections, iou: float = 0.45, limit: int = 300) -> Detections:
@@ -230,12 +251,12 @@ def nms(found: Detections, iou: float = 0.45, limit: int = 300) -> Detections:
     """
     if not len(found):
         return found
-    xywh = found.xyxy.astype(np.float64)
+    xywh = np.ascontiguousarray(found.xyxy.T, np.float64)
     # Classes moved apart by more than any box reaches cannot suppress each other.
-    apart = max(float(xywh.max()), -float(xywh.min())) * 2 + 1
-    xywh[:, 2:] -= xywh[:, :2]
-    xywh[:, :2] += (found.class_id * apart)[:, None]
+    apart = cv2.norm(found.xyxy, cv2.NORM_INF) * 2 + 1
+    xywh[2:] -= xywh[:2]
+    xywh[0] += found.class_id * apart
     # The binding reads rows of a list in two thirds of the time that rows of an array take.
-    rows = xywh.tolist()
-    kept = cv2.dnn.NMSBoxes(rows, found.score, 0.0, iou, top_k=_MAX_CANDIDATES)  # type: ignore[arg-type]
+    rows = list(zip(*xywh.tolist(), strict=True))
+    kept = cv2.dnn.NMSBoxes(rows, found.score, 0.0, iou, top_k=MAX_CANDIDATES)  # type: ignore[arg-type]
     return found[np.asarray(kept, np.intp)[:limit]]
