@@ -20,6 +20,7 @@ from apps.host import fingerprint
 from apps.listing import listing
 from edge.artifact import write_atomic
 from edge.errors import DeviceError
+from edge.runtime import compile
 from edge.runtime.device import Device, open_device
 from export.engine import BuilderInfo, available_builders
 from export.engine_process import memory_available_mib
@@ -254,7 +255,19 @@ def _engines() -> Iterable[Check]:
             reason,
             "where there is a GPU: install its driver (a Jetson: JetPack)",
         )
+    yield _kernel_compiler()
     yield _runtime(builders, bool(gpus))
+
+
+def _kernel_compiler() -> Check:
+    name = "compiler of the GPU's kernels"
+    cache = compile.cache_folder()
+    kept = f"{len(list(cache.glob('*')))} images kept in {cache}"
+    found = [each.name for each in (compile.nvrtc(), compile.nvcc()) if each is not None]
+    if found:
+        return Check(name, "ok", f"{', '.join(found)}; {kept}")
+    advice = 'pip install "edge-deploy[cuda]"; a Jetson has it from JetPack: cuda-nvrtc'
+    return Check(name, "missing", f"neither NVRTC nor nvcc; {kept}", advice)
 
 
 def _builder(builder: BuilderInfo) -> Check:

@@ -217,3 +217,19 @@ def test_little_memory_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, status in ((0, "missing"), (500, "problem"), (5000, "ok")):
         monkeypatch.setattr(app, "memory_available_mib", lambda free=free: free)
         assert app._memory().status == status
+
+
+@pytest.mark.parametrize("which", ["nvrtc", "nvcc", None])
+def test_kernel_compiler_is_told_with_its_cache(
+    which: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path))
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "one.cubin").write_bytes(b"")
+    for name in ("nvrtc", "nvcc"):
+        there = SimpleNamespace(name=f"{name} 13.0") if name == which else None
+        monkeypatch.setattr(app.compile, name, lambda there=there: there)
+    check = app._kernel_compiler()
+    assert check.status == ("missing" if which is None else "ok")
+    assert f"1 images kept in {tmp_path / 'kernels'}" in check.found
+    assert f"{which} 13.0" in check.found if which else "cuda" in check.advice
