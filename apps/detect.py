@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.draw import draw
-from apps.listing import listing
-from apps.table import say, steps
+from apps.table import listing, say, steps
 from edge.artifact import write_atomic
 from edge.data.datasets import read_image
 from edge.data.items import images_in

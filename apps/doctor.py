@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from apps.host import fingerprint
-from apps.listing import listing
+from apps.table import listing
 from edge.artifact import write_atomic
 from edge.errors import DeviceError
 from edge.runtime import compile

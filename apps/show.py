@@ -10,8 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from apps.listing import listing
-from apps.table import say, show
+from apps.table import listing, say, show
 from calibration.table import read_table
 from edge.artifact import layers_path, read_manifest, sha256_of, write_atomic
 from edge.errors import ArtifactError, MissingDependency
@@ -157,7 +156,7 @@ def print_artifact(result: dict[str, Any]) -> None:
     if "layers_missing" in result:
         say(f"layers are not shown: {result['layers_missing']}")
     if "layers" in result:
-        _print_layers(result["layers"])
+        _print_layers(result["layers"], _by_layer(result))
 
 
 def _print_network(result: dict[str, Any]) -> None:
@@ -170,7 +169,7 @@ def _print_network(result: dict[str, Any]) -> None:
         ("precision", manifest["precision"]),
         ("made from", manifest["parent_sha256"] or "nothing recorded"),
         ("made by", _pairs(manifest["made_by"])),
-        ("arguments", _pairs(manifest["arguments"]) or "none"),
+        ("arguments", _pairs(_short(manifest["arguments"])) or "none"),
         ("classes", _classes(spec["classes"])),
         ("input", _tensors(manifest["inputs"])),
         ("outputs", _tensors(manifest["outputs"])),
@@ -199,6 +198,17 @@ def _file_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _pairs(values: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _short(arguments: dict[str, str]) -> dict[str, str]:
+    """Without those that hold one value a layer; they stand in the table of layers."""
+    return {name: text for name, text in arguments.items() if not text.startswith("{")}
+
+
+def _by_layer(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The manifest's arguments that hold one value a layer."""
+    arguments = result.get("manifest", {}).get("arguments", {})
+    return {name: json.loads(text) for name, text in arguments.items() if text.startswith("{")}
 
 
 def _classes(names: Sequence[str], most: int = 12) -> str:
@@ -234,10 +244,16 @@ def _layer_rows(layers: dict[str, Any] | None) -> list[tuple[str, str]]:
     return rows
 
 
-def _print_layers(layers: dict[str, Any]) -> None:
-    columns = list(layers["convolutions"][0]) if layers["convolutions"] else ["name"]
-    rows = [[_cell(conv[key]) for key in columns] for conv in layers["convolutions"]]
-    show("convolutions", columns, rows)
+def _print_layers(layers: dict[str, Any], more: dict[str, dict[str, Any]]) -> None:
+    found = layers["convolutions"]
+    own = list(found[0]) if found else ["name"]
+    more = {name: values for name, values in more.items() if {c["name"] for c in found} & {*values}}
+    rows = [
+        [_cell(conv[key]) for key in own]
+        + [_cell(values.get(conv["name"], "")) for values in more.values()]
+        for conv in found
+    ]
+    show("convolutions", [*own, *more], rows)
 
 
 def _cell(value: Any) -> str:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["say", "show", "steps"]
+__all__ = ["listing", "say", "show", "steps"]
 
 Thing = TypeVar("Thing")
 
@@ -20,6 +20,18 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
     table = Table()
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", overflow="fold")
+    _print(title, table, rows)
+
+
+def listing(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table whose columns all are text, folded to the terminal's width."""
+    table = Table(show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    _print(title, table, rows)
+
+
+def _print(title: str, table: Table, rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     console = Console()
