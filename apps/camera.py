@@ -36,7 +36,10 @@ from edge.runtime.detector import Detector
 
 __all__ = ["built_in", "camera", "print_camera", "print_cameras"]
 
-_BUILT_IN = "tiny-yolo-scenes.onnx"
+# What runs where none is named, the first that this installation has: trained on photos, for
+# cameras and files; trained on the built-in world, for that.
+_FOR_PHOTOS: tuple[str, ...] = ("squeezedet-photo.onnx",)
+_FOR_SCENES: tuple[str, ...] = ("tiny-yolo-scenes.onnx",)
 _REPORT_S, _REPORT_TERMINAL_S = 60.0, 5.0
 
 
@@ -61,7 +64,7 @@ def camera(
     """Detect in what cameras see, until the sources end, a limit, SIGINT or SIGTERM.
 
     Args:
-        artifact: `.onnx` or `.engine` of edge; None: the built-in Tiny-YOLO.
+        artifact: `.onnx` or `.engine` of edge; None: see `built_in`.
         sources: as `make_source` takes them, or sources themselves; none: the first camera that
             is here, else the built-in world. Several take turns on the one detector.
         options: asked of the sources.
@@ -87,7 +90,7 @@ def camera(
     _quiet()
     chosen = _sources(sources, options or SourceOptions())
     settings: dict[str, Any] = {"score": score, "iou": iou, "threads": threads, "exact": exact}
-    path, stop = Path(artifact or built_in()), threading.Event()
+    path, stop = _artifact(artifact, chosen), threading.Event()
     with ExitStack() as stack:
         stack.enter_context(_signals(stop))
         detector = stack.enter_context(_detector(path, chosen, **settings))
@@ -109,15 +112,29 @@ def camera(
     return result
 
 
-def built_in() -> Path:
+def built_in(photos: bool = False) -> Path:
     """The detector that runs where none is named.
 
+    Args:
+        photos: for pictures of the real world: one that was trained on photos, if there is one.
+
     Raises:
-        ArtifactError: this installation was made without it.
+        ArtifactError: this installation was made without any.
     """
-    path = Path(str(assets.__file__)).with_name(_BUILT_IN)
-    if not path.is_file():
-        raise ArtifactError(f"{path}: not in this installation; name an artifact of export-engine")
+    folder = Path(str(assets.__file__)).parent
+    for name in (*_FOR_PHOTOS, *_FOR_SCENES) if photos else _FOR_SCENES:
+        if (folder / name).is_file():
+            return folder / name
+    raise ArtifactError(f"{folder}: no detector is built in; name an artifact of export-engine")
+
+
+def _artifact(named: str | Path | None, sources: Sequence[Source]) -> Path:
+    if named is not None:
+        return Path(named)
+    real = any(not source.name.startswith("scenes://") for source in sources)
+    path = built_in(real)
+    unfit = " (trained on the built-in world: few real things look like it)"
+    say(f"no ARTIFACT: {path.stem}" + (unfit if real and path.name in _FOR_SCENES else ""))
     return path
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
+
+from apps.dashboard_guard import Address, check_token, parse_address
 
 __all__ = ["add_camera_arguments", "run_camera"]
 
@@ -16,11 +19,12 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
         "artifact",
         nargs="?",
         metavar="ARTIFACT",
-        help=".onnx or .engine of edge; left out: the built-in Tiny-YOLO",
+        help=".onnx or .engine of edge; left out: a built-in detector, which is named",
     )
     _source_arguments(parser)
     _detector_arguments(parser)
     _sink_arguments(parser)
+    _dashboard_arguments(parser)
     parser.add_argument("--seconds", type=_positive, metavar="N", help="end after so long")
     parser.add_argument("--frames", type=_count, metavar="N", help="end after so many frames")
     parser.add_argument("--stats", metavar="F", help="write the figures there as JSON")
@@ -75,6 +79,24 @@ def _sink_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pictures-every", type=float, metavar="N", help="seconds between two (1; of files 0)")
 
 
+def _dashboard_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--serve",
+        type=_address,
+        metavar="HOST:PORT",
+        help="a dashboard for browsers, /metrics and /healthz there, such as 127.0.0.1:8080",
+    )
+    add(
+        "--token",
+        type=_token,
+        default=os.environ.get("EDGE_TOKEN"),
+        metavar="T",
+        help="that visitors of the dashboard need; beyond this machine a random one by default "
+        "(from EDGE_TOKEN, where that is set: other users of this machine see command lines)",
+    )
+
+
 def run_camera(
     args: argparse.Namespace,
     beside: Sequence[Callable[..., AbstractContextManager[object]]] = (),
@@ -95,23 +117,28 @@ def run_camera(
         pictures=args.pictures,
         pictures_every=args.pictures_every,
     )
-    result = app.camera(
-        args.artifact,
-        args.source,
-        options=app.SourceOptions(args.size, args.fps, args.format, not args.fast),
-        outputs=outputs,
-        baseline=args.baseline,
-        baseline_share=args.baseline_share,
-        score=args.score,
-        iou=args.iou,
-        threads=args.threads,
-        exact=args.exact_int8,
-        track=args.track,
-        seconds=args.seconds,
-        frames=args.frames,
-        stats=args.stats,
-        beside=beside,
-    )
+    with ExitStack() as stack:
+        if args.serve is not None:
+            # The address is taken first: who has to wait for a model wants to know at once.
+            serve = import_module("apps.dashboard").dashboard(args.serve, args.token)
+            beside = [*beside, stack.enter_context(serve)]
+        result = app.camera(
+            args.artifact,
+            args.source,
+            options=app.SourceOptions(args.size, args.fps, args.format, not args.fast),
+            outputs=outputs,
+            baseline=args.baseline,
+            baseline_share=args.baseline_share,
+            score=args.score,
+            iou=args.iou,
+            threads=args.threads,
+            exact=args.exact_int8,
+            track=args.track,
+            seconds=args.seconds,
+            frames=args.frames,
+            stats=args.stats,
+            beside=beside,
+        )
     if args.events != "-":
         app.print_camera(result)
     return 0
@@ -148,6 +175,20 @@ def _share(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and up to 1")
     return value
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _token(text: str) -> str:
+    try:
+        return check_token(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _mp4(text: str) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from apps.agreement import Baseline
+from apps.camera_overlap import Found, Overlap
 from apps.capture import Capture
 from apps.live import LiveState
 from apps.result import Result
@@ -23,6 +27,7 @@ __all__ = ["Session", "detect_frames", "track_counts"]
 
 _WAIT_S = 0.2
 _USUAL_FPS = 30.0
+_SWITCH_S = 5e-4
 
 
 @dataclass(frozen=True)
@@ -43,53 +48,121 @@ def detect_frames(
 ) -> None:
     """Until `stop`, the limits, or the end of every source.
 
-    A frame is taken when the detector is free and is the newest then, so at its detections it
-    is one inference and one interval of the camera old at most.
+    A frame is taken when the detector is free, or about to be, and is the newest then; so at its
+    detections it is one inference and one interval of the camera old at most.
     """
-    watchdog = Watchdog()
-    end = None if seconds is None else time.monotonic() + seconds
-    done = 0
-    while not stop.is_set() and (frames is None or done < frames):
-        session.live.beat()
-        watchdog.beat(lambda: bool(session.live.health()["alive"]))
-        left_s = _WAIT_S if end is None else min(_WAIT_S, end - time.monotonic())
-        if left_s <= 0:
-            break
-        taken = session.slots.take(left_s)
-        if taken is not None:
-            _step(session, *taken)
-            done += 1
-        elif session.slots.finished:
-            break
+    rounds = _Rounds(session, stop, seconds, frames)
+    if session.baseline is None and not session.detector.backend.on_device:
+        with _quick_turns(), Overlap(session.detector) as overlap:
+            _overlapped(session, rounds, overlap)
+    else:
+        # Beside a baseline each has the machine to itself, or their times mean nothing.
+        while (taken := rounds.next()) is not None:
+            index, frame = taken
+            found = session.detector(frame.image)
+            _tell(session, Found(index, frame, found, dict(session.detector.stages_ms)))
 
 
-def _step(session: Session, source: int, frame: Frame) -> None:
-    result = _detect(session, source, frame)
+class _Rounds:
+    """When to take the next frame, and when to end."""
+
+    def __init__(
+        self, session: Session, stop: threading.Event, seconds: float | None, frames: int | None
+    ) -> None:
+        self._session, self._stop = session, stop
+        self._end = math.inf if seconds is None else time.monotonic() + seconds
+        self._left = math.inf if frames is None else frames
+        self._watchdog = Watchdog()
+
+    def next(self) -> tuple[int, Frame] | None:
+        """Wait for the next frame and its source; None: it is over."""
+        while not self.over:
+            self.beat()
+            taken = self.now(min(_WAIT_S, self._end - time.monotonic()))
+            if taken is not None:
+                return taken
+        return None
+
+    def now(self, wait_s: float = 0.0) -> tuple[int, Frame] | None:
+        """A frame, if one comes within the time."""
+        if self.over:
+            return None
+        taken = self._session.slots.take(max(0.0, wait_s))
+        self._left -= taken is not None
+        return taken
+
+    def beat(self) -> None:
+        """The detector works."""
+        self._session.live.beat()
+        self._watchdog.beat(lambda: bool(self._session.live.health()["alive"]))
+
+    @property
+    def over(self) -> bool:
+        """Whether no frame shall or will come."""
+        return (
+            self._stop.is_set()
+            or self._left <= 0
+            or time.monotonic() >= self._end
+            or self._session.slots.finished
+        )
+
+
+def _overlapped(session: Session, rounds: _Rounds, overlap: Overlap) -> None:
+    live = any(capture.source.live for capture in session.captures)
+    while True:
+        if not overlap.waiting:
+            taken = rounds.next()
+            if taken is None:
+                return
+            overlap.give(*taken)
+        wait_s = overlap.until_next_s() if live else 0.0
+        found = overlap.take(wait_s) if wait_s else None
+        if found is None:
+            if overlap.waiting < 2 and (taken := rounds.now()) is not None:
+                overlap.give(*taken)
+            found = overlap.take()
+        rounds.beat()
+        assert found is not None
+        _tell(session, found)
+
+
+@contextmanager
+def _quick_turns() -> Iterator[None]:
+    """The engine's thread shall have the interpreter at once: Python's default is to wait 5 ms."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def _tell(session: Session, found: Found) -> None:
+    result = _result(session, found)
     session.live.publish(result)
     for worker in session.workers:
         worker.offer(result)
     if session.baseline is not None:
         spent_ms = sum(result.stages_ms.values())
-        session.baseline.consider(frame.image, result.detections, spent_ms)
+        session.baseline.consider(found.frame.image, result.detections, spent_ms)
 
 
-def _detect(session: Session, index: int, frame: Frame) -> Result:
-    detector, source = session.detector, session.captures[index].source
-    found = detector(frame.image)
-    stages_ms = dict(detector.stages_ms)
+def _result(session: Session, found: Found) -> Result:
+    source, stages_ms = session.captures[found.source].source, found.stages_ms
     track_id = None
     if session.trackers:
         start = time.perf_counter()
-        track_id = session.trackers[index].update(found, _seconds(source, frame))
+        seconds = _seconds(source, found.frame)
+        track_id = session.trackers[found.source].update(found.detections, seconds)
         stages_ms["track"] = (time.perf_counter() - start) * 1e3
     return Result(
-        source=index,
+        source=found.source,
         name=source.name,
-        frame=frame,
-        detections=found,
-        classes=detector.spec.classes,
+        frame=found.frame,
+        detections=found.detections,
+        classes=session.detector.spec.classes,
         track_id=track_id,
-        age_ms=(time.monotonic() - frame.captured) * 1e3,
+        age_ms=(time.monotonic() - found.frame.captured) * 1e3,
         stages_ms=stages_ms,
     )
 

@@ -93,6 +93,11 @@ class LiveState:
         self._start = self._beat = time.monotonic()
         self._jpegs = _Jpegs()
 
+    @property
+    def source_count(self) -> int:
+        """How many sources there are."""
+        return len(self._captures)
+
     def publish(self, result: Result) -> None:
         """Called by the loop for every frame; takes microseconds."""
         ready = time.monotonic()

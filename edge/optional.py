@@ -19,6 +19,7 @@ _EXTRA = {
     "tensorrt_rtx": "rtx",
     "cuda": "cuda",
     "pycuda": "pycuda",
+    "pynvml": "serve",
 }
 _BY_HAND = {
     "cv2": "pip install opencv-python  (a Jetson has it from JetPack: apt install python3-opencv)",

@@ -32,7 +32,14 @@ MAY_IMPORT["export"] = {*MAY_IMPORT["calibration"], "calibration"}
 MAY_IMPORT["apps"] = {*MAY_IMPORT["export"], "export"}
 BUILD_SIDE = ("torch", "torchvision", "onnx", "safetensors")
 DEVICE_GROUPS = ("core", "data", "runtime", "assets")
-DEVICE_APPS = ("apps.camera", "apps.benchmark", "apps.regression", "apps.draw", "apps.sources")
+DEVICE_APPS = (
+    "apps.camera",
+    "apps.dashboard",
+    "apps.benchmark",
+    "apps.regression",
+    "apps.draw",
+    "apps.sources",
+)
 
 
 @cache

@@ -1,0 +1,119 @@
+"""The engine beside the rest: nothing is lost or mixed up, and nobody waits who need not."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apps import camera as app
+from apps.camera import built_in, camera
+from apps.camera_overlap import Overlap
+from apps.source_frame import Frame
+from edge.errors import ArtifactError
+from edge.runtime.backend_ort import OrtBackend
+from edge.runtime.detector import Detector
+from edge.runtime.ops_cpu import Preprocessor
+from tests.camera_parts import Held, pictures
+from tests.small_models import write_small
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "small.onnx"
+    write_small(path)
+    return path
+
+
+def slower(monkeypatch: pytest.MonkeyPatch, kind: Any, name: str, seconds: float) -> None:
+    plain = getattr(kind, name)
+
+    def slow(self: Any, *args: Any) -> Any:
+        time.sleep(seconds)
+        return plain(self, *args)
+
+    monkeypatch.setattr(kind, name, slow)
+
+
+def test_what_comes_out_is_what_the_detector_says_in_the_same_order(artifact: Path) -> None:
+    images = [*pictures(4, (96, 128)), *pictures(4, (64, 200)), *pictures(4, (96, 128))]
+    frames = [Frame(image, time.monotonic(), index) for index, image in enumerate(images)]
+    found = []
+    with Detector.open(artifact, score=0.01, threads=1) as detector:
+        with Overlap(detector) as overlap:
+            overlap.give(0, frames[0])
+            for frame in frames[1:]:
+                overlap.give(frame.index % 3, frame)
+                found.append(overlap.take())
+            overlap.give(0, frames[0])
+            with pytest.raises(ValueError, match="two frames"):
+                overlap.give(0, frames[0])
+            found.append(overlap.take(5))
+            assert overlap.take(5) is not None and overlap.waiting == 0
+        assert [one.frame.index for one in found if one] == list(range(12))
+        assert [one.source for one in found if one] == [i % 3 for i in range(12)]
+        for one in found:
+            wanted = detector(one.frame.image)
+            assert len(wanted) and np.array_equal(one.detections.xyxy, wanted.xyxy)
+            assert np.array_equal(one.detections.score, wanted.score)
+
+
+def test_frames_are_prepared_while_the_engine_runs(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower(monkeypatch, OrtBackend, "run", 0.05)
+    slower(monkeypatch, Preprocessor, "__call__", 0.03)
+    stats = camera(artifact, [Held(pictures(4), count=20)], threads=1)
+    assert stats["frames"] == 20
+    # 80 ms one after the other, 50 side by side; the rest is for a busy machine.
+    assert stats["fps"] > 1 / 0.072
+
+
+def test_of_a_camera_the_frame_is_prepared_just_in_time(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower(monkeypatch, OrtBackend, "run", 0.08)
+    stats = camera(artifact, [Held(pictures(4), fps=100)], threads=1, seconds=3)
+    # One interval of 10 ms and one inference; prepared at once it would be two inferences.
+    assert 80 <= stats["frame_age_ms"]["p50"] < 125
+    assert stats["frames"] > 20
+
+
+def test_an_engine_that_fails_ends_the_run_with_its_own_error(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls, before = OrtBackend.run, [0], sys.getswitchinterval()
+
+    def run(self: OrtBackend, tensor: np.ndarray) -> list[np.ndarray]:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise RuntimeError("the engine has failed")
+        return plain(self, tensor)
+
+    monkeypatch.setattr(OrtBackend, "run", run)
+    with pytest.raises(RuntimeError, match="the engine has failed"):
+        camera(artifact, [Held(pictures(4), count=20)], threads=1)
+    assert sys.getswitchinterval() == before
+    assert not [one for one in threading.enumerate() if one.name == "engine"]
+
+
+def test_the_built_in_detector_fits_what_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app, "assets", type("Assets", (), {"__file__": tmp_path / "__init__.py"}))
+    with pytest.raises(ArtifactError, match="no detector is built in"):
+        built_in()
+    write_small(tmp_path / "tiny-yolo-scenes.onnx")
+    assert built_in(photos=True) == built_in() == tmp_path / "tiny-yolo-scenes.onnx"
+    camera(None, [Held(pictures(2), count=2)], threads=1)
+    assert "no ARTIFACT: tiny-yolo-scenes (trained on the built-in" in capsys.readouterr().err
+    write_small(tmp_path / "squeezedet-photo.onnx")
+    camera(None, [Held(pictures(2), count=2)], threads=1)
+    assert "no ARTIFACT: squeezedet-photo\n" in capsys.readouterr().err
+    camera(None, [Held(pictures(2), count=2, name="scenes://?seed=1")], threads=1)
+    assert "no ARTIFACT: tiny-yolo-scenes\n" in capsys.readouterr().err
