@@ -21,7 +21,7 @@ from edge.detections import Detections
 from edge.letterbox import Letterbox
 from edge.runtime.backend import Backend
 from edge.runtime.detector import Detector
-from edge.runtime.ops_cpu import Decoder, Preprocessor, nms
+from edge.runtime.ops_cpu import Preprocessor
 
 __all__ = ["Found", "Overlap"]
 
@@ -65,7 +65,6 @@ class Overlap:
         self._detector, self.waiting = detector, 0
         # One tensor is read by the engine while the other is written.
         self._preprocessors = deque(Preprocessor(detector.contract) for _ in range(2))
-        self._decode = Decoder(detector.spec)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._done: SimpleQueue[_Job] = SimpleQueue()
         self._began = 0.0
@@ -132,17 +131,15 @@ class Overlap:
 
     def _finish(self, job: _Job) -> Found:
         raw: Any = job.raw
-        start = time.perf_counter()
-        found = self._decode(raw, self._detector.score)
-        decoded = time.perf_counter()
-        found = nms(found, self._detector.iou, self._detector.limit)
+        settings = self._detector
+        found, after_ms = settings.pipeline.finish(
+            raw, settings.score, settings.iou, settings.limit
+        )
         boxes: Any = job.fit.to_source(found.xyxy)
-        end = time.perf_counter()
         stages_ms = {
             "preprocess": job.preprocess_s * 1e3,
             "engine": job.engine_s * 1e3,
-            "decode": (decoded - start) * 1e3,
-            "nms": (end - decoded) * 1e3,
+            **after_ms,
         }
         return Found(
             job.source, job.frame, Detections(boxes, found.score, found.class_id), stages_ms

@@ -17,7 +17,7 @@ from edge.detections import Detections
 from edge.errors import ArtifactError, DeviceError, MissingDependency
 from edge.runtime import backend_trt, compile, ops_cpu, ops_gpu
 from edge.runtime.backend_trt import TrtBackend
-from edge.runtime.pipeline_gpu import DevicePipeline
+from edge.runtime.detector import Detector
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 from tests.fake_tensorrt import FakeTensorRT, write_engine
 
@@ -83,7 +83,7 @@ def same(found: Detections, wanted: Detections) -> None:
 
 def test_frames_equal_the_cpus_path(tmp_path: Path, trt: FakeTensorRT) -> None:
     total = 0
-    with DevicePipeline(TrtBackend(write_engine(tmp_path, MANIFEST))) as detect:
+    with Detector(TrtBackend(write_engine(tmp_path, MANIFEST))) as detect:
         for seed in range(30):
             frame = frame_of(seed, ((40, 52), (40, 52), (25, 90))[seed // 10])
             found = detect(frame)
@@ -91,7 +91,7 @@ def test_frames_equal_the_cpus_path(tmp_path: Path, trt: FakeTensorRT) -> None:
             total += len(found)
             assert list(detect.stages_ms) == ["preprocess", "engine", "decode", "nms"]
             assert all(0 <= each < 1000 for each in detect.stages_ms.values())
-        assert detect.graph == "" and detect.spec == SPEC
+        assert detect.pipeline.graph == "" and detect.spec == SPEC
     assert total > 30
 
 
@@ -100,7 +100,7 @@ def test_pixels_go_up_once_and_boxes_come_back_once(
     tmp_path: Path, trt: FakeTensorRT, driver: ctypes.CDLL, integrated: int
 ) -> None:
     driver.fake_integrated(integrated)
-    with DevicePipeline(TrtBackend(write_engine(tmp_path, MANIFEST)), use_graph=False) as detect:
+    with Detector(TrtBackend(write_engine(tmp_path, MANIFEST)), use_graph=False) as detect:
         detect(frame_of(0))
         copies, launches = driver.fake_copies(), driver.fake_launches()
         detect(frame_of(1))
@@ -112,7 +112,7 @@ def test_pixels_go_up_once_and_boxes_come_back_once(
 def test_from_the_second_frame_on_it_is_one_graph(
     tmp_path: Path, trt: FakeTensorRT, driver: ctypes.CDLL
 ) -> None:
-    with DevicePipeline(TrtBackend(write_engine(tmp_path, MANIFEST))) as detect:
+    with Detector(TrtBackend(write_engine(tmp_path, MANIFEST))) as detect:
         for _ in range(2):
             detect(frame_of(0))
         launches = driver.fake_launches()
@@ -130,15 +130,15 @@ def test_a_refused_graph_is_told_and_frames_go_on(
     tmp_path: Path, trt: FakeTensorRT, driver: ctypes.CDLL
 ) -> None:
     driver.fake_refuse_capture(1)
-    with DevicePipeline(TrtBackend(write_engine(tmp_path, MANIFEST))) as detect:
+    with Detector(TrtBackend(write_engine(tmp_path, MANIFEST))) as detect:
         for seed in range(4):
             same(detect(frame_of(seed)), on_cpu(frame_of(seed)))
-        assert "cuStreamBeginCapture" in detect.graph
+        assert "cuStreamBeginCapture" in detect.pipeline.graph
 
 
 def test_a_frame_written_in_place_is_not_copied(tmp_path: Path, trt: FakeTensorRT) -> None:
-    with DevicePipeline(TrtBackend(write_engine(tmp_path, MANIFEST))) as detect:
-        buffer = detect.frame_buffer((40, 52))
+    with Detector(TrtBackend(write_engine(tmp_path, MANIFEST))) as detect:
+        buffer = detect.pipeline.frame_buffer((40, 52))
         for seed in range(3):
             buffer[:] = frame_of(seed)
             same(detect(buffer), on_cpu(frame_of(seed)))
@@ -147,9 +147,7 @@ def test_a_frame_written_in_place_is_not_copied(tmp_path: Path, trt: FakeTensorR
 def test_camera_formats_come_in_as_they_are(tmp_path: Path, trt: FakeTensorRT) -> None:
     yuyv = np.random.default_rng(0).integers(0, 256, (40, 52, 2), np.uint8)
     bgr = cv2.cvtColor(yuyv, cv2.COLOR_YUV2BGR_YUY2)
-    with DevicePipeline(
-        TrtBackend(write_engine(tmp_path, MANIFEST)), layout="yuyv", score=0.1
-    ) as detect:
+    with Detector(TrtBackend(write_engine(tmp_path, MANIFEST)), layout="yuyv", score=0.1) as detect:
         same(detect(yuyv), on_cpu(bgr, 0.1))
         with pytest.raises(ValueError, match="a yuyv frame"):
             detect(bgr)
@@ -160,7 +158,7 @@ def test_heads_that_the_kernels_cannot_read_are_refused(tmp_path: Path, trt: Fak
     trt.half = ("head0",)
     path = write_engine(tmp_path, replace(MANIFEST, outputs=outputs))
     with TrtBackend(path) as backend, pytest.raises(ArtifactError, match="float16"):
-        DevicePipeline(backend)
+        Detector(backend)
 
 
 def test_without_a_compiler_it_does_not_fall_back_to_the_cpu(
@@ -171,17 +169,17 @@ def test_without_a_compiler_it_does_not_fall_back_to_the_cpu(
         monkeypatch.setattr(compile, name, lambda: None)
     backend = TrtBackend(write_engine(tmp_path, MANIFEST))
     with backend, pytest.raises(MissingDependency, match=r"nvidia-cuda-nvrtc.*nvcc"):
-        DevicePipeline(backend)
+        Detector(backend)
 
 
 def test_want_of_memory_has_cudas_name(tmp_path: Path, trt: FakeTensorRT) -> None:
-    with DevicePipeline(TrtBackend(write_engine(tmp_path, MANIFEST))) as detect:
+    with Detector(TrtBackend(write_engine(tmp_path, MANIFEST))) as detect:
         with pytest.raises(DeviceError, match="CUDA_ERROR_OUT_OF_MEMORY"):
-            detect.frame_buffer((40_000, 40_000))
+            detect.pipeline.frame_buffer((40_000, 40_000))
         same(detect(frame_of(0)), on_cpu(frame_of(0)))
 
 
 def test_closing_twice_is_fine(tmp_path: Path, trt: FakeTensorRT) -> None:
-    detect = DevicePipeline(TrtBackend(write_engine(tmp_path, MANIFEST)))
+    detect = Detector(TrtBackend(write_engine(tmp_path, MANIFEST)))
     detect.close()
     detect.close()

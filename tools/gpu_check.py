@@ -180,13 +180,11 @@ def compare(onnx: Path, plan: Path) -> dict[str, Any]:
     """The pipeline on the GPU beside onnxruntime on the CPU, on frames of the built-in world."""
     from apps.frames import hold_frames
     from edge.detections import iou_matrix
-    from edge.runtime.backend_trt import TrtBackend
     from edge.runtime.detector import Detector
-    from edge.runtime.pipeline_gpu import DevicePipeline
 
     frames, _ = hold_frames(None, 16)
     overlaps, differ, times = [], 0, []
-    with DevicePipeline(TrtBackend(plan)) as gpu, Detector.open(onnx) as cpu:
+    with Detector.open(plan) as gpu, Detector.open(onnx) as cpu:
         for frame in frames:
             ours, theirs = gpu(frame), cpu(frame)
             differ += abs(len(ours) - len(theirs))
@@ -201,7 +199,7 @@ def compare(onnx: Path, plan: Path) -> dict[str, Any]:
         return {
             "loads": True,
             "backend": gpu.backend.name,
-            "graph_refused": gpu.graph,
+            "graph_refused": gpu.pipeline.graph,
             "boxes_more_or_less": differ,
             "median_iou": float(np.median(overlaps)) if overlaps else None,
             "pipeline_ms": dict(zip(("p50", "p95"), quantiles, strict=True)),

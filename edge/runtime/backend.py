@@ -20,7 +20,7 @@ class Backend(Protocol):
     Attributes:
         manifest: of the artifact that was opened.
         name: what runs it, as reports print it: library, version, device.
-        on_device: whether `run` takes and gives device memory.
+        on_device: whether its tensors lie on a GPU, where the other stages then run too.
     """
 
     manifest: Manifest

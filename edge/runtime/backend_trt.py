@@ -32,12 +32,13 @@ class TrtBackend:
     Attributes:
         manifest: of the engine.
         name: library, version and GPU, `TensorRT-RTX 1.7.1 on NVIDIA Orin`.
-        on_device: False: `run` takes and gives arrays of the host.
+        on_device: True: `enqueue` works on `input` and `outputs`, where a frame's other stages
+            can read and write them; `run` takes and gives arrays of the host.
         device: the GPU; shared if it was handed in, else closed with this.
         input, outputs: the engine's buffers, for code that fills and reads them on the device.
     """
 
-    on_device = False
+    on_device = True
 
     def __init__(self, path: str | Path, *, device: Device | None = None) -> None:
         """Verify, load and bind the engine of that path.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from edge.detections import Detections
 from edge.errors import ArtifactError
 from edge.runtime.backend import Backend, open_backend
-from edge.runtime.ops_cpu import Decoder, Preprocessor, nms
+from edge.runtime.pipeline_cpu import HostPipeline
 from edge.spec import InputContract, Manifest, ModelSpec
 
 __all__ = ["Detector"]
@@ -22,11 +21,12 @@ __all__ = ["Detector"]
 class Detector:
     """A backend with its pre- and post-processing; every buffer is allocated once.
 
-    Not for several threads at once: open one for each.
+    Those stages run where the network runs: on the GPU for an engine, else on the CPU. Not for
+    several threads at once: open one for each.
 
     Attributes:
-        score, iou: thresholds; may be changed between frames.
-        stages_ms: milliseconds of the last frame by stage: preprocess, engine, decode, nms.
+        score, iou, limit: thresholds; may be changed between frames.
+        pipeline: what a frame goes through.
     """
 
     def __init__(
@@ -38,7 +38,18 @@ class Detector:
         limit: int = 300,
         contract: InputContract | None = None,
         multi_label: bool = False,
+        **device: Any,
     ) -> None:
+        """Allocate the buffers; for an engine compile or load the kernels.
+
+        Args:
+            device: of an engine alone, see `DevicePipeline`: `layout`, `use_graph`.
+
+        Raises:
+            ArtifactError: the manifest's heads are not the graph's outputs.
+            MissingDependency: there is no compiler for the GPU's kernels.
+            DeviceError: the kernels do not compile or load, or not enough memory.
+        """
         spec = backend.manifest.spec
         contract = contract or spec.contract
         if contract.hw != spec.contract.hw:
@@ -46,9 +57,7 @@ class Detector:
         _check_bindings(backend.manifest)
         self.backend, self.score, self.iou, self.limit = backend, score, iou, limit
         self.contract = contract
-        self._preprocess = Preprocessor(contract)
-        self._decode = Decoder(spec, multi_label=multi_label)
-        self.stages_ms: dict[str, float] = {}
+        self.pipeline: Any = _pipeline(backend, contract, limit, multi_label, device)
 
     @staticmethod
     def open(
@@ -98,31 +107,23 @@ class Detector:
         """The artifact's model."""
         return self.backend.manifest.spec
 
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """Milliseconds of the last frame by stage: preprocess, engine, decode, nms."""
+        stages: dict[str, float] = self.pipeline.stages_ms
+        return stages
+
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
         """Detections in one (H, W, 3) BGR uint8 frame, in its pixels, best first.
 
         Boxes are as the network draws them: they may reach beyond the frame.
         """
-        start = time.perf_counter()
-        tensor, fit = self._preprocess(frame)
-        prepared = time.perf_counter()
-        raw = self.backend.run(tensor)
-        inferred = time.perf_counter()
-        found = self._decode(raw, self.score)
-        decoded = time.perf_counter()
-        found = nms(found, self.iou, self.limit)
-        found = Detections(fit.to_source(found.xyxy), found.score, found.class_id)  # type: ignore[arg-type]
-        end = time.perf_counter()
-        self.stages_ms = {
-            "preprocess": (prepared - start) * 1e3,
-            "engine": (inferred - prepared) * 1e3,
-            "decode": (decoded - inferred) * 1e3,
-            "nms": (end - decoded) * 1e3,
-        }
-        return found
+        found, fit = self.pipeline(frame, self.score, self.iou, self.limit)
+        return Detections(fit.to_source(found.xyxy), found.score, found.class_id)
 
     def close(self) -> None:
-        """Close the backend."""
+        """Give back the buffers and close the backend; a second call does nothing."""
+        self.pipeline.close()
         self.backend.close()
 
     def __enter__(self) -> Detector:
@@ -135,6 +136,22 @@ class Detector:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _pipeline(
+    backend: Any,
+    contract: InputContract,
+    limit: int,
+    multi_label: bool,
+    device: dict[str, Any],
+) -> Any:
+    if not backend.on_device:
+        if device:
+            raise ValueError(f"{backend.name} has no {', '.join(sorted(device))}")
+        return HostPipeline(backend, contract, multi_label=multi_label)
+    from edge.runtime.pipeline_gpu import DevicePipeline
+
+    return DevicePipeline(backend, contract, limit=limit, multi_label=multi_label, **device)
 
 
 def _check_bindings(manifest: Manifest) -> None:

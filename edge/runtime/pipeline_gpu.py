@@ -1,4 +1,4 @@
-"""Frame in, detections out, on the GPU: pixels go there once and boxes come back once.
+"""Frame in, detections out, on an engine's GPU: pixels go there once and boxes come back once.
 
 Everything between is queued on the engine's own stream. From the second frame of a size on it is
 one CUDA graph, where TensorRT and the binding have graphs; a changed threshold captures it anew.
@@ -7,7 +7,6 @@ one CUDA graph, where TensorRT and the binding have graphs; a changed threshold 
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from edge.runtime.ops_gpu import (
     Suppressor,
     frame_hw,
 )
-from edge.spec import InputContract, Manifest, ModelSpec
+from edge.spec import InputContract, Manifest
 
 __all__ = ["DevicePipeline"]
 
@@ -34,12 +33,11 @@ _STAGES = ("preprocess", "engine", "decode", "nms")
 
 
 class DevicePipeline:
-    """A `Detector` whose every stage runs on the GPU of its engine. Same call, same attributes.
+    """What a `Detector` does with one frame, every stage on the GPU of its engine.
 
     Not for several threads at once: give each one its own, on `backend.another()`.
 
     Attributes:
-        score, iou: thresholds; may be changed between frames.
         stages_ms: milliseconds of the last frame by stage, told by the GPU's own clock:
             preprocess (with the copy of the frame), engine, decode, nms (with the copy back).
         graph: why there is no CUDA graph, if it was refused; else empty.
@@ -48,11 +46,9 @@ class DevicePipeline:
     def __init__(
         self,
         backend: TrtBackend,
+        contract: InputContract,
         *,
-        score: float = 0.25,
-        iou: float = 0.45,
         limit: int = 300,
-        contract: InputContract | None = None,
         multi_label: bool = False,
         layout: FrameFormat = "bgr",
         use_graph: bool = True,
@@ -65,12 +61,8 @@ class DevicePipeline:
             ArtifactError: the engine's heads are not float32.
         """
         spec = backend.manifest.spec
-        contract = contract or spec.contract
-        if contract.hw != spec.contract.hw:
-            raise ValueError(f"the network takes {spec.contract.hw}, the contract {contract.hw}")
         _check(backend.manifest)
-        self.backend, self.score, self.iou, self.limit = backend, score, iou, limit
-        self.contract, self.layout = contract, layout
+        self.backend, self.layout, self._limit = backend, layout, limit
         self.graph, self._use_graph = "", use_graph
         self.stages_ms: dict[str, float] = {}
         self._kernels = Kernels.load(backend.device, backend.stream)
@@ -84,69 +76,63 @@ class DevicePipeline:
         self._captured: Graph | None = None
         self._captured_for: tuple[Any, ...] = ()
 
-    @property
-    def manifest(self) -> Manifest:
-        """The artifact's manifest."""
-        return self.backend.manifest
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The artifact's model."""
-        return self.backend.manifest.spec
-
     def frame_buffer(self, source_hw: tuple[int, int]) -> NDArray[np.uint8]:
         """Where a source may write its frames of that size; detecting them then saves a copy."""
         self._preprocess.place(source_hw)
         assert self._preprocess.frame is not None
         return self._preprocess.frame.array
 
-    def __call__(self, frame: NDArray[np.uint8]) -> Detections:
-        """Detections in one frame of the layout, in its pixels, best first; see `Detector`."""
+    def __call__(
+        self, frame: NDArray[np.uint8], score: float, iou: float, limit: int
+    ) -> tuple[Detections, Letterbox]:
+        """Detections in pixels of the network's input, and where the frame lies in that."""
+        if limit > self._limit:
+            raise ValueError(f"limit {limit}: the GPU's buffers were made for {self._limit}")
         start = time.perf_counter()
         fit = self._preprocess.place(frame_hw(frame, self.layout))
         assert self._preprocess.frame is not None
         if self._preprocess.frame.array is not frame:
             np.copyto(self._preprocess.frame.array, frame)
         copied_ms = (time.perf_counter() - start) * 1e3
-        self._queue(fit)
+        self._queue(fit, score, iou)
         self.backend.device.synchronize(self.backend.stream)
         found = self._suppress.collect()
         self._tell(copied_ms)
-        return Detections(fit.to_source(found.xyxy), found.score, found.class_id)  # type: ignore[arg-type]
+        return found[:limit], fit
 
-    def _queue(self, fit: Letterbox) -> None:
-        key = (fit, self.score, self.iou)
+    def _queue(self, fit: Letterbox, score: float, iou: float) -> None:
+        key = (fit, score, iou)
         if self._captured is not None and self._captured_for == key:
             self.backend.device.replay(self._captured, self.backend.stream)
             return
         # TensorRT wants one run outside a capture after each change.
         if self._use_graph and not self.graph and self._captured_for == key:
-            self._capture()
+            self._capture(score, iou)
             if self._captured is not None:
                 self.backend.device.replay(self._captured, self.backend.stream)
                 return
         self._forget()
         self._captured_for = key
-        self._enqueue()
+        self._enqueue(score, iou)
 
-    def _capture(self) -> None:
+    def _capture(self, score: float, iou: float) -> None:
         try:
             with self.backend.device.capture(self.backend.stream) as graph:
-                self._enqueue()
+                self._enqueue(score, iou)
             self._captured = graph
         except DeviceError as error:
             self.graph = str(error)
 
-    def _enqueue(self) -> None:
+    def _enqueue(self, score: float, iou: float) -> None:
         device, stream = self.backend.device, self.backend.stream
         device.record(self._marks[0], stream)
         self._preprocess.enqueue()
         device.record(self._marks[1], stream)
         self.backend.enqueue()
         device.record(self._marks[2], stream)
-        candidates = self._decode.enqueue(self.backend.outputs, self.score)
+        candidates = self._decode.enqueue(self.backend.outputs, score)
         device.record(self._marks[3], stream)
-        self._suppress.enqueue(candidates, self.iou)
+        self._suppress.enqueue(candidates, iou)
         device.record(self._marks[4], stream)
 
     def _tell(self, copied_ms: float) -> None:
@@ -161,7 +147,7 @@ class DevicePipeline:
         self._captured = None
 
     def close(self) -> None:
-        """Give back the buffers and close the backend; a second call does nothing."""
+        """Give back the buffers; a second call does nothing. The backend stays open."""
         if not self._marks:
             return
         self._forget()
@@ -172,18 +158,6 @@ class DevicePipeline:
         self._decode.close()
         self._suppress.close()
         self._kernels.module.close()
-        self.backend.close()
-
-    def __enter__(self) -> DevicePipeline:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _check(manifest: Manifest) -> None:
