@@ -20,6 +20,7 @@ _EXTRA = {
     "cuda": "cuda",
     "pycuda": "pycuda",
     "pynvml": "serve",
+    "tensorboard": "monitor",
 }
 _BY_HAND = {
     "cv2": "pip install opencv-python  (a Jetson has it from JetPack: apt install python3-opencv)",

@@ -240,12 +240,6 @@ def test_pictures_without_objects_train_the_objectness_alone(spec):
     assert parts["box"] == parts["class"] == 0 and parts["objectness"] > 0
 
 
-def test_region_heads_are_refused_by_name():
-    head = HeadSpec("r", "region", (4, 6), ((10.0, 10.0),))
-    with pytest.raises(ValueError, match="region"):
-        loss_for(ModelSpec("old", "darknet", ("x",), InputContract(HW), (head,)))
-
-
 def test_learning_rate_warms_up_and_falls_by_a_cosine():
     schedule = Schedule(steps=1000, peak=0.1, warmup=100)
     rates = [learning_rate(step, schedule) for step in range(1000)]

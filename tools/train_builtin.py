@@ -2,6 +2,8 @@
 
     python tools/train_builtin.py tiny-yolo-scenes --seed 7 --out runs/tiny-yolo-scenes
 
+    python tools/train_builtin.py tiny-yolo-scenes --start shipped --seed 8 --peak 5e-4 --out runs
+
 The same arguments, versions and processor give the same weights. OUT receives NAME.onnx,
 NAME.safetensors (with what rebuilds the network for further training) and NAME.log.
 """
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from apps.training_start import shipped
 from edge.data.datasets import load, open_dataset
 from edge.data.metrics import Metrics, evaluate_detections
 from edge.data.scenes import scene_set
@@ -30,8 +33,9 @@ from edge.models.checkpoint import load_safetensors, save_safetensors
 from edge.runtime.detector import Detector
 from edge.spec import ModelSpec
 from edge.train.builtin import NAMES, build
+from edge.train.distributed import device_of
 from edge.train.fit import Schedule, fit
-from edge.train.losses import loss_for
+from edge.train.losses import KINDS, loss_for
 from edge.train.pool import make_pool
 from export.onnx_writer import write_onnx
 
@@ -51,8 +55,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument(
-        "--start", type=Path, help="a checkpoint whose fitting tensors to begin with"
+        "--start", help="shipped, or a checkpoint whose fitting tensors to begin with"
     )
+    parser.add_argument("--loss", choices=KINDS, default="ciou", help="or as the papers have it")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has AMX")
     parser.add_argument("--images", type=int, default=500, help="fresh scenes for the evaluation")
@@ -71,8 +77,13 @@ def reporter(log: Path) -> Callable[[str], None]:
     return report
 
 
-def begin_with(model: nn.Module, checkpoint: Path) -> str:
-    """Copy what has the same name and shape in `checkpoint`; says how much that was."""
+def begin_with(model: nn.Module, name: str, source: str) -> str:
+    """Copy what has the same name and shape in `source`; says how much that was."""
+    if source == "shipped":
+        begun = shipped(name)
+        model.load_state_dict(begun.module.state_dict())
+        return begun.notes[0]
+    checkpoint = Path(source)
     mine, theirs = model.state_dict(), load_safetensors(checkpoint)[0].state_dict()
     fitting = {
         name: value
@@ -94,16 +105,22 @@ def train(
     schedule = Schedule(
         options.steps, options.peak, min(200, options.steps // 10), bfloat16=options.bfloat16
     )
-    model = model.to(memory_format=torch.channels_last)
+    device = device_of(options.device)
+    model = model.to(device, memory_format=torch.channels_last)
+    seen = 0
+    loss = loss_for(spec, options.loss, seen=lambda: seen)
     with ThreadPoolExecutor(1) as painter:
         ahead = [painter.submit(pool.batch, rng, options.batch) for _ in range(2)]
 
         def batches() -> tuple[torch.Tensor, torch.Tensor]:
+            nonlocal seen
             ahead.append(painter.submit(pool.batch, rng, options.batch))
-            return ahead.pop(0).result()
+            images, targets = ahead.pop(0).result()
+            seen += options.batch
+            return images.to(device), targets.to(device)
 
-        model = fit(model, loss_for(spec), batches, schedule, report)
-    return model.to(memory_format=torch.contiguous_format)
+        model = fit(model, loss, batches, schedule, report)
+    return model.to("cpu", memory_format=torch.contiguous_format)
 
 
 def evaluate(artifact: Path, images: int) -> Metrics:
@@ -142,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     model, spec, facts = build(options.name, options.seed)
     report(f"{sum(p.numel() for p in model.parameters())} parameters")
     if options.start:
-        report(begin_with(model, options.start))
+        report(begin_with(model, options.name, options.start))
     start = time.monotonic()
     model = train(options, model, spec, report)
     report(f"trained in {(time.monotonic() - start) / 60:.1f} min")

@@ -17,8 +17,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from edge.models.blocks import Concat, DarknetMaxPool, PaddedConv2d
+from edge.models.blocks import DarknetMaxPool, PaddedConv2d
 from edge.models.class_names import KITTI, VOC
+from edge.models.fire import Fire, Triple, activated
+from edge.models.pyramid import Pyramid
 from edge.spec import HeadSpec, InputContract, ModelSpec
 
 __all__ = [
@@ -31,8 +33,6 @@ __all__ = [
     "squeezedet_spec",
     "version_1_0",
 ]
-
-Triple = tuple[int, int, int]
 
 # squeeze, expand 1x1, expand 3x3 of fire2 to fire11: SqueezeNet's eight (arXiv:1602.07360, table 1)
 # and SqueezeDet's two on top.
@@ -63,7 +63,10 @@ class SqueezeDetConfig:
         pools: the fire modules that a 3x3 pool of stride 2 follows; conv1 always has one.
         head_size: kernel size of the head.
         batch_norm: whether body convolutions have one; upstream's, fine-tuned, have none.
-        channel_order, mean, scale: as in `InputContract`.
+        channel_order, mean, scale, resize: as in `InputContract`.
+        pyramid: none, or the fire modules of a `Pyramid`, coarse to fine: it takes the body's
+            output and what goes into the body's last pools, and has one head more than these, of
+            YOLO's kind with `scale_xy` 2. The anchors, small to large, are shared out evenly.
     """
 
     hw: tuple[int, int]
@@ -77,6 +80,8 @@ class SqueezeDetConfig:
     channel_order: Literal["RGB", "BGR"] = "BGR"
     mean: tuple[float, float, float] = (103.939, 116.779, 123.68)
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    resize: Literal["letterbox", "stretch"] = "stretch"
+    pyramid: tuple[Triple, ...] = ()
 
     def __post_init__(self) -> None:
         numbers = range(2, 2 + len(self.fires))
@@ -84,6 +89,19 @@ class SqueezeDetConfig:
             raise ValueError(f"pools {self.pools} must follow one of fire2..fire{numbers.stop - 1}")
         if not self.classes or not self.anchors or self.head_size % 2 == 0:
             raise ValueError("a SqueezeDet needs classes, anchors and an odd head_size")
+        if self.pyramid:
+            self._check_pyramid()
+
+    def _check_pyramid(self) -> None:
+        levels = len(self.pyramid)
+        if not 2 <= levels <= len(self.pools) + 2 or len(self.anchors) % levels:
+            raise ValueError(
+                f"a pyramid of {levels} levels takes {levels - 2} pools or more and anchors "
+                f"that {levels} divides"
+            )
+        stride = 4 * 2 ** (len(self.pools) + 1)
+        if any(side % stride for side in self.hw):
+            raise ValueError(f"hw is {self.hw}; with this pyramid it takes multiples of {stride}")
 
 
 # Upstream's kitti_squeezeDet_config: SqueezeNet 1.1's body at 1248x384.
@@ -142,46 +160,17 @@ def same_padding(hw: tuple[int, int], size: int, stride: int) -> tuple[int, int]
     return total(hw[0]), total(hw[1])
 
 
-def _conv_act(channels: int, filters: int, size: int, normed: bool) -> nn.Sequential:
-    conv = nn.Conv2d(channels, filters, size, padding=size // 2, bias=not normed)
-    return _activated(conv, normed)
-
-
-def _activated(conv: nn.Conv2d, normed: bool) -> nn.Sequential:
-    modules = OrderedDict[str, nn.Module](conv=conv)
-    if normed:
-        modules["norm"] = nn.BatchNorm2d(conv.out_channels)
-    modules["act"] = nn.ReLU()
-    return nn.Sequential(modules)
-
-
 def _conv1(config: SqueezeDetConfig) -> nn.Sequential:
     filters, size = config.conv1
     down, across = same_padding(config.hw, size, 2)
     pads = (down // 2, across // 2, down - down // 2, across - across // 2)
-    return _activated(
+    return activated(
         PaddedConv2d(3, filters, size, 2, pads, bias=not config.batch_norm), config.batch_norm
     )
 
 
 def _halved(hw: tuple[int, int]) -> tuple[int, int]:
     return -(-hw[0] // 2), -(-hw[1] // 2)
-
-
-class Fire(nn.Module):
-    """A fire module: a 1x1 squeeze, then 1x1 and 3x3 expansions side by side."""
-
-    def __init__(self, channels: int, widths: Triple, normed: bool = False) -> None:
-        super().__init__()
-        squeeze, expand1, expand3 = widths
-        self.squeeze = _conv_act(channels, squeeze, 1, normed)
-        self.expand1 = _conv_act(squeeze, expand1, 1, normed)
-        self.expand3 = _conv_act(squeeze, expand3, 3, normed)
-        self.concat = Concat()
-
-    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
-        squeezed = self.squeeze(tensor)
-        return self.concat(self.expand1(squeezed), self.expand3(squeezed))
 
 
 class SqueezeDet(nn.Module):
@@ -192,7 +181,8 @@ class SqueezeDet(nn.Module):
     Attributes:
         config: what it was built from.
         body: conv1, pool1, fire2, fire3, pool3, ... in the order of the data.
-        convdet: the head.
+        convdet: the head, of a config without pyramid.
+        pyramid, taps: the heads of one with it, and the fire modules that feed them.
     """
 
     def __init__(self, config: SqueezeDetConfig) -> None:
@@ -210,24 +200,60 @@ class SqueezeDet(nn.Module):
                 hw = _halved(hw)
         self.body = nn.Sequential(modules)
         outputs = len(config.anchors) * (5 + len(config.classes))
-        size = config.head_size
-        self.convdet = nn.Conv2d(channels, outputs, size, padding=size // 2)
+        if config.pyramid:
+            self.taps = _taps(config)
+            fires = [config.fires[int(tap[4:]) - 2] for tap in self.taps]
+            levels, size = len(config.pyramid), config.head_size
+            self.pyramid = Pyramid(
+                tuple(a + b for _, a, b in fires), config.pyramid, outputs // levels, size
+            )
+        else:
+            size = config.head_size
+            self.convdet = nn.Conv2d(channels, outputs, size, padding=size // 2)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (self.convdet(self.body(images)),)
+        if not self.config.pyramid:
+            return (self.convdet(self.body(images)),)
+        features, tensor = [], images
+        for name, module in self.body.named_children():
+            tensor = module(tensor)
+            if name in self.taps:
+                features.append(tensor)
+        raw: tuple[torch.Tensor, ...] = self.pyramid(*features)
+        return raw
+
+
+def _taps(config: SqueezeDetConfig) -> tuple[str, ...]:
+    """The fire modules whose outputs the pyramid takes, fine to coarse."""
+    count = len(config.pyramid) - 2
+    pooled = sorted(config.pools)[len(config.pools) - count :]
+    return tuple(f"fire{number}" for number in (*pooled, len(config.fires) + 1))
 
 
 def squeezedet_spec(config: SqueezeDetConfig, name: str) -> ModelSpec:
-    """What the detector is; frames are stretched, as upstream does it."""
-    grid = _halved(config.hw)
-    for _ in range(1 + len(config.pools)):
-        grid = _halved(grid)
+    """What the detector is; frames are stretched, as upstream does it, by default."""
     contract = InputContract(
         hw=config.hw,
-        resize="stretch",
+        resize=config.resize,
         channel_order=config.channel_order,
         mean=config.mean,
         scale=config.scale,
     )
-    head = HeadSpec("convdet", "convdet", grid, config.anchors, class_activation="softmax")
-    return ModelSpec(name, "squeezedet", config.classes, contract, (head,))
+    return ModelSpec(name, "squeezedet", config.classes, contract, _heads(config))
+
+
+def _heads(config: SqueezeDetConfig) -> tuple[HeadSpec, ...]:
+    grid = _halved(config.hw)
+    for _ in range(1 + len(config.pools)):
+        grid = _halved(grid)
+    if not config.pyramid:
+        return (HeadSpec("convdet", "convdet", grid, config.anchors, class_activation="softmax"),)
+    levels = len(config.pyramid)
+    each = len(config.anchors) // levels
+    heads = []
+    for level in range(levels):
+        factor = 2.0 ** (levels - 2 - level)
+        hw = (int(grid[0] * factor), int(grid[1] * factor))
+        anchors = config.anchors[level * each : (level + 1) * each]
+        heads.append(HeadSpec(f"pyramid.head{level}", "yolo", hw, anchors, scale_xy=2.0))
+    return tuple(heads)

@@ -7,52 +7,54 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from edge.train.freeze import learn
 from edge.train.losses import Loss
+from edge.train.schedule import Schedule, learning_rate
 
-__all__ = ["Schedule", "fit", "learning_rate"]
+__all__ = ["Batches", "Run", "Schedule", "advance", "begin", "fit", "learning_rate"]
 
 Batches = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+AfterStep = Callable[[nn.Module], None]
+Report = Callable[[str], None]
+_LONGEST_GRADIENT = 10.0
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast.
+@dataclass(eq=False)
+class Run:
+    """A training under way: all that its next step depends on, but for the batches.
 
     Attributes:
-        steps: optimizer steps.
-        peak: highest learning rate, reached after `warmup` steps.
-        decay: AdamW's weight decay, on convolution weights alone.
-        average: of the weights, per step; the average is what `fit` leaves in the model.
-        bfloat16: run the network's forward pass under autocast.
+        model: what learns.
+        average: of its weights over the steps; what is worth keeping.
+        optimizer: with its state.
+        step: how many are done.
     """
 
-    steps: int
-    peak: float = 2e-3
-    warmup: int = 200
-    decay: float = 1e-4
-    average: float = 0.998
-    bfloat16: bool = False
+    model: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
 
 
-def learning_rate(step: int, schedule: Schedule) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth of the peak."""
-    if step < schedule.warmup:
-        return schedule.peak * (step + 1) / schedule.warmup
-    share = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
-    return schedule.peak * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
+def begin(model: nn.Module, schedule: Schedule) -> Run:
+    """A run before its first step; what does not learn (`requires_grad` false) stays as it is."""
+    return Run(model, copy.deepcopy(model).eval(), _optimizer(model, schedule))
 
 
 def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    learning = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": weights, "weight_decay": schedule.decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in learning if p.ndim > 1], "weight_decay": schedule.decay},
+        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.peak, momentum=0.9)
     return torch.optim.AdamW(groups, lr=schedule.peak)
 
 
@@ -66,45 +68,93 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
                 value.copy_(now[name])
 
 
+def advance(
+    run: Run,
+    loss: Loss,
+    batches: Batches,
+    schedule: Schedule,
+    until: int,
+    told: Callable[[dict[str, float]], None] | None = None,
+    *,
+    after_step: AfterStep | None = None,
+    called: Any = None,
+) -> None:
+    """Train until `until` steps are done.
+
+    Args:
+        run: is moved on in place.
+        loss, batches, schedule: as `fit` takes them.
+        until: at most `schedule.steps`, or the learning rate has no meaning.
+        told: gets the parts of every step's loss.
+        after_step: gets the model after each step, before its average moves: to keep pruned
+            weights at zero, for instance.
+        called: what computes the model's outputs where that is not the model itself
+            (`edge.train.distributed.parallel`).
+
+    Raises:
+        FloatingPointError: the loss is no longer a number.
+    """
+    learn(run.model)
+    while run.step < until:
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(run.step, schedule)
+        parts = _step(called or run.model, loss, batches, run.optimizer, schedule)
+        if after_step is not None:
+            after_step(run.model)
+        _follow(run.average, run.model, min(schedule.average, (1 + run.step) / (10 + run.step)))
+        run.step += 1
+        if told is not None:
+            told(parts)
+
+
 def fit(
     model: nn.Module,
     loss: Loss,
     batches: Batches,
     schedule: Schedule,
-    report: Callable[[str], None],
+    report: Report,
     every: int = 100,
+    *,
+    after_step: AfterStep | None = None,
 ) -> nn.Module:
     """Train `model` in place and return the average of its weights, in eval mode.
+
+    Args:
+        model: parts whose parameters need no gradient stay as they are.
+        loss: outputs and targets to the loss and its parts; see `edge.train.losses.loss_for`.
+        batches: each call gives images (N, 3, H, W) and targets (M, 6).
+        schedule: steps and rates.
+        report: gets a line of mean losses `every` steps.
+        every: steps.
+        after_step: as `advance` takes it.
 
     Raises:
         FloatingPointError: the loss is no longer a number.
     """
-    optimizer, average = _optimizer(model, schedule), copy.deepcopy(model)
-    start, sums = time.monotonic(), dict[str, float]()
-    model.train()
-    for step in range(schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, schedule)
-        for name, part in _step(model, loss, batches, optimizer, schedule).items():
+    run, start, sums = begin(model, schedule), time.monotonic(), dict[str, float]()
+
+    def told(parts: dict[str, float]) -> None:
+        for name, part in parts.items():
             sums[name] = sums.get(name, 0.0) + part
-        _follow(average, model, min(schedule.average, (1 + step) / (10 + step)))
-        if (step + 1) % every == 0 or step + 1 == schedule.steps:
-            done = every if (step + 1) % every == 0 else (step + 1) % every
-            told = "  ".join(f"{name} {part / done:.4f}" for name, part in sums.items())
-            report(f"step {step + 1:5d}  {told}  {time.monotonic() - start:6.0f} s")
+        if run.step % every == 0 or run.step == schedule.steps:
+            done = run.step % every or every
+            means = "  ".join(f"{name} {part / done:.4f}" for name, part in sums.items())
+            report(f"step {run.step:5d}  {means}  {time.monotonic() - start:6.0f} s")
             sums.clear()
-    return average.eval()
+
+    advance(run, loss, batches, schedule, schedule.steps, told, after_step=after_step)
+    return run.average.eval()
 
 
 def _step(
-    model: nn.Module,
+    model: Any,
     loss: Loss,
     batches: Batches,
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
 ) -> dict[str, float]:
     images, targets = batches()
-    with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bfloat16):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=schedule.bfloat16):
         outputs = model(images)
     outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
     total, parts = loss(outputs, targets)
@@ -112,6 +162,7 @@ def _step(
         raise FloatingPointError(f"the loss is {total.item()}; lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
     total.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    learning = [p for group in optimizer.param_groups for p in group["params"]]
+    nn.utils.clip_grad_norm_(learning, _LONGEST_GRADIENT)
     optimizer.step()
     return parts

@@ -16,7 +16,7 @@ from edge.data.scenes import Scene
 from edge.letterbox import Letterbox
 from edge.spec import InputContract
 
-__all__ = ["Pool", "make_pool"]
+__all__ = ["Pool", "as_tensor", "make_pool"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +47,15 @@ class Pool:
 
     def tensor(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """Images (N, H, W, 3) BGR to the contract's (N, 3, H, W), channels last in memory."""
-        ordered = images[..., ::-1] if self.contract.channel_order == "RGB" else images
-        pixels = torch.from_numpy(np.ascontiguousarray(ordered)).float()
-        pixels = (pixels - torch.tensor(self.contract.mean)) * torch.tensor(self.contract.scale)
-        return pixels.permute(0, 3, 1, 2)
+        return as_tensor(images, self.contract)
+
+
+def as_tensor(images: NDArray[np.uint8], contract: InputContract) -> torch.Tensor:
+    """Images (N, H, W, 3) BGR to the contract's (N, 3, H, W), channels last in memory."""
+    ordered = images[..., ::-1] if contract.channel_order == "RGB" else images
+    pixels = torch.from_numpy(np.ascontiguousarray(ordered)).float()
+    pixels = (pixels - torch.tensor(contract.mean)) * torch.tensor(contract.scale)
+    return pixels.permute(0, 3, 1, 2)
 
 
 def _jitter(image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:

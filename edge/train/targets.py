@@ -1,7 +1,7 @@
 """Which predictions answer for which objects.
 
 Targets are one float32 tensor (M, 6): image in the batch, class, then centre x, centre y, width
-and height in pixels of the network's input.
+and height in pixels of the network's input. A class below 0 marks a region that counts for nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ import torch
 
 from edge.spec import HeadSpec
 
-__all__ = ["Matches", "anchor_grid", "assign_convdet", "assign_yolo", "box_iou"]
+__all__ = [
+    "Matches",
+    "anchor_grid",
+    "assign_best",
+    "assign_convdet",
+    "assign_unshared",
+    "assign_yolo",
+    "box_iou",
+    "objects",
+]
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,11 @@ class Matches:
     row: torch.Tensor
     column: torch.Tensor
     target: torch.Tensor
+
+
+def objects(targets: torch.Tensor) -> torch.Tensor:
+    """The rows that are objects, not regions."""
+    return targets[targets[:, 1] >= 0]
 
 
 def _shape_iou(sizes: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
@@ -40,7 +54,7 @@ def assign_yolo(
     above `threshold` with it, in the cell of its centre. Where `scale_xy` lets a centre leave its
     cell by half a cell, the nearer neighbours across and down take it as well (as in YOLOv5).
     """
-    sizes = [torch.tensor(head.anchors, dtype=torch.float32) for head in heads]
+    sizes = [targets.new_tensor(head.anchors) for head in heads]
     fit = _shape_iou(targets[:, 4:6], torch.cat(sizes))
     good = fit > threshold
     if len(targets):
@@ -74,6 +88,35 @@ def _cells(
     return Matches(targets[target, 0].long(), anchor, row[inside], column[inside], target)
 
 
+def assign_best(
+    targets: torch.Tensor, heads: tuple[HeadSpec, ...], hw: tuple[int, int]
+) -> list[Matches]:
+    """Matches of each `[region]` or `[yolo]` head as published (arXiv:1612.08242, 1804.02767).
+
+    An object takes, in the cell of its centre, the one anchor over all heads whose shape fits it
+    best. Where two objects want the same prediction the later one has it, as in Darknet.
+    """
+    sizes = torch.cat([targets.new_tensor(head.anchors) for head in heads])
+    best = _shape_iou(targets[:, 4:6], sizes).argmax(dim=1).tolist() if len(targets) else []
+    owner = [
+        (index, anchor) for index, head in enumerate(heads) for anchor in range(len(head.anchors))
+    ]
+    taken: list[dict[tuple[int, int, int, int], int]] = [{} for _ in heads]
+    for number, (target, fit) in enumerate(zip(targets.tolist(), best, strict=True)):
+        index, anchor = owner[fit]
+        rows, columns = heads[index].grid_hw
+        row = min(rows - 1, max(0, int(target[3] * rows / hw[0])))
+        column = min(columns - 1, max(0, int(target[2] * columns / hw[1])))
+        taken[index][int(target[0]), anchor, row, column] = number
+    return [_matches(own, targets.device) for own in taken]
+
+
+def _matches(taken: dict[tuple[int, int, int, int], int], device: torch.device) -> Matches:
+    rows = [(*place, target) for place, target in taken.items()]
+    table = torch.tensor(rows, dtype=torch.int64, device=device).reshape(-1, 5)
+    return Matches(*table.unbind(dim=1))
+
+
 def anchor_grid(head: HeadSpec, hw: tuple[int, int]) -> torch.Tensor:
     """ConvDet's anchors (K, rows, columns, 4): centre x, centre y, width, height, input pixels."""
     rows, columns = head.grid_hw
@@ -100,7 +143,7 @@ def assign_convdet(
     As in SqueezeDet (arXiv:1612.01051), the anchor of the highest IoU answers for an object; so
     does, which the paper has not, every other with an IoU above `threshold`: it trains faster.
     """
-    grid = anchor_grid(head, hw)
+    grid = anchor_grid(head, hw).to(targets)
     overlap = box_iou(targets[:, None, 2:6], grid.reshape(1, -1, 4))
     good = overlap > threshold
     if len(targets):
@@ -113,8 +156,32 @@ def assign_convdet(
     return Matches(targets[target, 0].long(), anchor, rest // columns, rest % columns, target)
 
 
+def assign_unshared(targets: torch.Tensor, head: HeadSpec, hw: tuple[int, int]) -> Matches:
+    """Matches of a ConvDet head as published (arXiv:1612.01051): each object has one anchor.
+
+    That is the one of the highest IoU that no earlier object of its image has; where none is left
+    that overlaps it, the nearest by centre and size.
+    """
+    grid = anchor_grid(head, hw).to(targets).reshape(-1, 4)
+    overlap = box_iou(targets[:, None, 2:6], grid)
+    apart = (targets[:, None, 2:6] - grid).square().sum(dim=2)
+    taken: dict[tuple[int, int, int, int], int] = {}
+    rows, columns = head.grid_hw
+    for number, image in enumerate(targets[:, 0].long().tolist()):
+        used = [
+            (anchor * rows + row) * columns + column
+            for own, anchor, row, column in taken
+            if own == image
+        ]
+        worth = torch.where(overlap[number] > 0, overlap[number], -apart[number])
+        worth[used] = -torch.inf
+        anchor, rest = divmod(int(worth.argmax()), rows * columns)
+        taken[image, anchor, rest // columns, rest % columns] = number
+    return _matches(taken, targets.device)
+
+
 def _owned(overlap: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """Whether no other object of the same image overlaps the anchor more: (M, anchors)."""
-    most = torch.zeros(int(image.max()) + 1, overlap.shape[1])
+    most = overlap.new_zeros(int(image.max()) + 1, overlap.shape[1])
     most.scatter_reduce_(0, image[:, None].expand_as(overlap), overlap, "amax")
     return overlap >= most[image]

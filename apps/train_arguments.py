@@ -1,0 +1,222 @@
+"""`edge train` on the command line; what it runs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from importlib import import_module
+from typing import Any
+
+from edge.errors import DataError
+
+__all__ = ["arguments", "run"]
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 288x512") from None
+    return height, width
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `edge train`."""
+    _start(parser)
+    _length(parser)
+    _method(parser)
+    _checks(parser)
+    parser.add_argument(
+        "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
+    )
+    parser.add_argument("--name", metavar="N", help="of the files, in place of the model's")
+    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+
+
+def _start(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="built-in or zoo name, .cfg (random weights if none are beside it), .safetensors, "
+        ".npz, or the .json of a SqueezeDet",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="D",
+        help="VOC, COCO, YOLO or KITTI folder, a COCO json, a VOC split, or scenes://?seed=S",
+    )
+    parser.add_argument("--val", metavar="D", help="the same, for validation after each epoch")
+    parser.add_argument("--images", type=_count, metavar="N", help="at most so many of --data")
+    parser.add_argument("--val-images", type=_count, metavar="N", help="the same of --val")
+    parser.add_argument(
+        "--weights",
+        metavar="F",
+        help="begin with these from the input upwards, up to the first layer that does not fit: "
+        "zoo name, .safetensors, .npz, .weights, or a SqueezeNet's .net",
+    )
+    parser.add_argument(
+        "--random-weights", action="store_true", help="of a built-in model, not the shipped ones"
+    )
+    parser.add_argument("--names", metavar="F", help="class names, one on a line")
+    parser.add_argument(
+        "--resize", choices=("letterbox", "stretch"), help="how frames are fitted into the input"
+    )
+    parser.add_argument("--size", type=_size, metavar="HxW", help="input size, not the cfg's")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches (%(default)s)")
+
+
+def _length(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epochs", type=_count, default=50, metavar="N", help="(%(default)s)")
+    parser.add_argument("--steps", type=_count, metavar="N", help="in place of epochs")
+    parser.add_argument(
+        "--epoch-steps", type=_count, metavar="N", help="what counts as an epoch (every picture)"
+    )
+    parser.add_argument("--batch", type=_count, default=16, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--peak", type=float, default=2e-3, metavar="R", help="highest learning rate (%(default)s)"
+    )
+    parser.add_argument("--warmup", type=int, metavar="N", help="steps up to it (a twentieth)")
+    parser.add_argument(
+        "--drops",
+        metavar="E:S,...",
+        help="from epoch E on the share S of the peak, such as 30:0.1,60:0.01 (half a cosine)",
+    )
+    parser.add_argument(
+        "--epoch-rate", action="store_true", help="hold the learning rate through each epoch"
+    )
+    parser.add_argument(
+        "--patience",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="stop after N epochs without a better mAP@.5 on --val",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in the output folder"
+    )
+
+
+def _method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--loss",
+        choices=("ciou", "published"),
+        default="ciou",
+        help="complete IoU, or as the papers have it (%(default)s)",
+    )
+    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
+    parser.add_argument(
+        "--decay", type=float, default=1e-4, metavar="D", help="of weights (%(default)s)"
+    )
+    parser.add_argument(
+        "--average", type=float, default=0.998, metavar="A", help="of weights (%(default)s)"
+    )
+    parser.add_argument(
+        "--balance", action="store_true", help="weigh classes by their rarity in --data"
+    )
+    parser.add_argument("--multi-scale", action="store_true", help="another size every ten steps")
+    parser.add_argument(
+        "--augment",
+        metavar="K=V,...",
+        help="such as mosaic=0,degrees=10,scale=0.8:1.2; none: resize only",
+    )
+    parser.add_argument(
+        "--freeze", type=_count, default=0, metavar="N", help="keep the first N layers as they are"
+    )
+    parser.add_argument("--freeze-norm", action="store_true", help="keep every batch norm as it is")
+
+
+def _checks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overfit",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="learn N pictures by heart, a check of labels and anchors; status 1 if it cannot",
+    )
+    parser.add_argument("--tensorboard", metavar="DIR", help="write event files there")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=_count, metavar="N", help="of torch on the CPU")
+    parser.add_argument("--bfloat16", action="store_true", help="forward pass under autocast")
+    parser.add_argument(
+        "--keep-mib",
+        type=_count,
+        default=4096,
+        metavar="M",
+        help="memory for pictures; the rest is read each time (%(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and print; 1 when `--overfit` says that something is wrong."""
+    app = import_module("apps.training")
+    result = app.train(
+        args.model,
+        args.data,
+        val=args.val,
+        recipe=_recipe(args),
+        output=args.output,
+        name=args.name,
+        weights=args.weights,
+        names=args.names,
+        resize=args.resize,
+        hw=args.size,
+        random_weights=args.random_weights,
+        images=args.images,
+        val_images=args.val_images,
+        overfit=args.overfit,
+        patience=args.patience,
+        resume=args.resume,
+        tensorboard=args.tensorboard,
+        device=args.device,
+        threads=args.threads,
+        keep_mib=args.keep_mib,
+        command=shlex.join(("edge", *sys.argv[1:])),
+        json_path=args.json,
+    )
+    if result["rank"] == 0:
+        app.print_training(result)
+    return int(result.get("overfits") is False)
+
+
+def _recipe(args: argparse.Namespace) -> Any:
+    recipe = import_module("edge.train.recipe")
+    schedule = import_module("edge.train.schedule")
+    augmentation = import_module("edge.train.augment").Augmentation()
+    try:
+        drops = schedule.read_drops(args.drops) if args.drops else ()
+        if args.augment == "none":
+            augmentation = None
+        elif args.augment:
+            augmentation = recipe.changed(augmentation, args.augment)
+    except ValueError as error:
+        raise DataError(f"edge train: {error}") from error
+    return recipe.Recipe(
+        epochs=args.epochs,
+        steps=args.steps,
+        epoch_steps=args.epoch_steps,
+        batch=args.batch,
+        seed=args.seed,
+        peak=args.peak,
+        warmup=args.warmup,
+        decay=args.decay,
+        average=args.average,
+        optimizer=args.optimizer,
+        drops=drops,
+        epoch_rate=args.epoch_rate,
+        bfloat16=args.bfloat16,
+        loss=args.loss,
+        balance=args.balance,
+        augmentation=augmentation,
+        scales=args.multi_scale,
+        freeze=args.freeze,
+        freeze_norm=args.freeze_norm,
+    )

@@ -1,0 +1,123 @@
+"""Several processes, one training: what `torchrun` starts, each with its share of every batch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from edge.errors import DataError
+
+__all__ = ["Team", "agree", "device_of", "mean", "parallel", "shared", "team"]
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of one training.
+
+    Attributes:
+        rank: of this process; 0 prints and writes files.
+        size: how many there are.
+        device: that this process computes on.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def device_of(name: str, local_rank: int = 0) -> torch.device:
+    """The device called auto (a GPU if there is one), cpu or cuda.
+
+    Raises:
+        DataError: no CUDA device where one is asked for.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DataError(f"--device {name}: torch finds no CUDA device here; leave it out")
+    return torch.device("cuda", local_rank)
+
+
+@contextlib.contextmanager
+def team(device: str = "auto") -> Iterator[Team]:
+    """Join the processes that `torchrun` started (its RANK and WORLD_SIZE); alone without it.
+
+    Args:
+        device: auto, cpu or cuda; of several processes each takes the GPU of its LOCAL_RANK.
+
+    Raises:
+        DataError: no CUDA device where one is asked for.
+    """
+    here = device_of(device, int(os.environ.get("LOCAL_RANK", 0)))
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield Team(device=here)
+        return
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
+    distributed.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    try:
+        yield Team(distributed.get_rank(), size, here)
+    finally:
+        distributed.destroy_process_group()
+
+
+def parallel(model: nn.Module, members: Team) -> Any:
+    """`model` as it is called in the loop: alone itself, else wrapped so that gradients are means.
+
+    Batch norm that learns sees its own process's share only. On GPUs it becomes torch's
+    SyncBatchNorm, in `model` itself, whose tensors keep their names; torch has none for CPUs.
+
+    Raises:
+        DataError: batch norm that learns, on CPUs.
+    """
+    if members.size == 1:
+        return model
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    if any(norm.weight.requires_grad for norm in norms):
+        if members.device.type == "cpu":
+            raise DataError(
+                "several CPU processes cannot share batch norm's statistics; add --freeze-norm, "
+                "or train with one process"
+            )
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    gpus = [members.device] if members.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=gpus)
+
+
+def _together() -> bool:
+    return bool(distributed.is_available() and distributed.is_initialized())
+
+
+def shared(count: int, device: torch.device) -> float:
+    """The sum of all processes' counts, at least 1, over their number."""
+    if not _together():
+        return max(1, count)
+    summed = torch.tensor(float(count), dtype=torch.float64, device=device)
+    distributed.all_reduce(summed)
+    return float(max(1.0, summed.item()) / distributed.get_world_size())
+
+
+def mean(parts: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Each figure's mean over the processes."""
+    if not _together():
+        return parts
+    values = torch.tensor(list(parts.values()), dtype=torch.float64, device=device)
+    distributed.all_reduce(values)
+    values /= distributed.get_world_size()
+    return dict(zip(parts, values.tolist(), strict=True))
+
+
+def agree(value: Any) -> Any:
+    """What process 0 holds, in all."""
+    if not _together():
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]

@@ -1,0 +1,152 @@
+"""A data set as training takes it: pictures near the input's size, boxes of the model's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.data.classes import match_classes
+from edge.data.datasets import Dataset, Item, load
+from edge.data.items import Label, Problem, make_item
+from edge.errors import DataError
+from edge.letterbox import Letterbox
+from edge.spec import InputContract, ModelSpec
+from edge.train.augment import IGNORE, Labelled
+
+__all__ = ["Pictures", "checked", "read_pictures"]
+
+# Augmentation enlarges by as much; what the camera saw beyond it is never looked at.
+_LARGER = 1.5
+
+
+class Pictures(Sequence[Labelled]):
+    """Pictures by number; those that found no room in memory are read again each time."""
+
+    def __init__(
+        self, kept: Sequence[Labelled | Item], read: Callable[[Item], Labelled], classes: int
+    ) -> None:
+        self._kept, self._read, self.classes = kept, read, classes
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @overload
+    def __getitem__(self, index: int) -> Labelled: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pictures: ...
+    def __getitem__(self, index: int | slice) -> Labelled | Pictures:
+        if isinstance(index, slice):
+            return Pictures(self._kept[index], self._read, self.classes)
+        one = self._kept[index]
+        return one if isinstance(one, Labelled) else self._read(one)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """From an item to a picture; `join` gives the model's class of each of the data set's."""
+
+    contract: InputContract
+    join: NDArray[np.int32]
+
+    def __call__(self, item: Item) -> Labelled:
+        frame, labelled = load(item)
+        return self.prepare(frame, checked(labelled)[0])
+
+    def prepare(self, frame: NDArray[np.uint8], item: Item) -> Labelled:
+        height, width = frame.shape[:2]
+        fit = Letterbox.fit((height, width), self.contract)
+        scale = np.minimum(np.array(fit.scale_xy) * _LARGER, 1.0)
+        if self.contract.resize == "letterbox":
+            scale[:] = scale.min()
+        else:
+            # Stretched here, so that changes made later need not know of it.
+            scale = np.array(fit.scale_xy) * min(_LARGER, 1 / min(fit.scale_xy))
+        size = [max(1, round(side)) for side in (width, height) * scale]
+        if size != [width, height]:
+            smaller = size[0] * size[1] < width * height
+            how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+            frame = np.asarray(cv2.resize(frame, size, interpolation=how), np.uint8)
+        edges = item.xyxy * np.tile((size[0] / width, size[1] / height), 2)
+        label = np.where(item.class_id >= 0, self.join[item.class_id], -1)
+        unknown = (item.class_id >= 0) & (label < 0)
+        label = np.where(item.crowd | item.ignore, IGNORE, label)
+        return Labelled(frame, np.column_stack((label, edges))[~unknown].astype(np.float32))
+
+
+def checked(item: Item) -> tuple[Item, list[Problem]]:
+    """An item in pixels of its image, its boxes once more by the rules of `make_item`: a format
+    that does not state the image's size could not check them.
+    """
+    if item.hw is None:
+        raise ValueError(f"{item.image}: its boxes are not in pixels of a known size yet")
+    made, problems, keep = [], [], []
+    for number, box in enumerate(item.xyxy.tolist()):
+        label = Label(0, tuple(box), f"{item.image}: box {number + 1}")
+        one, told = make_item(item.image, [label], item.hw)
+        problems += told
+        if len(one):
+            made.append(one.xyxy[0])
+            keep.append(number)
+    xyxy = np.array(made, np.float32).reshape(-1, 4)
+    kept = replace(
+        item,
+        xyxy=xyxy,
+        class_id=item.class_id[keep],
+        crowd=item.crowd[keep],
+        ignore=item.ignore[keep],
+        area=item.area[keep],
+    )
+    return kept, problems
+
+
+def read_pictures(
+    dataset: Dataset,
+    spec: ModelSpec,
+    *,
+    keep_mib: int = 4096,
+    follow: Callable[[Iterable[Item]], Iterable[Item]] = iter,
+) -> tuple[Pictures, tuple[Problem, ...], tuple[Item, ...]]:
+    """Read every picture once, so that a bad one is known before training.
+
+    Args:
+        dataset: labelled; classes that the model does not know are background.
+        spec: the model.
+        keep_mib: memory for pictures; the rest is read anew whenever it is needed.
+        follow: shows progress over the items.
+
+    Returns:
+        The pictures, what a rule changed or left out (the data set's own problems first), and the
+        items in pixels, one for each picture.
+
+    Raises:
+        DataError: no labels, no class in common, or no picture with a box that can be used.
+    """
+    if dataset.kind == "images":
+        raise DataError(f"{dataset.source}: images without labels; there is nothing to learn")
+    reader = _Reader(spec.contract, match_classes(dataset.classes, spec.classes))
+    problems, kept, items = list(dataset.problems), list[Labelled | Item](), list[Item]()
+    room, boxes = keep_mib * 2**20, 0
+    for item in follow(dataset.items):
+        try:
+            frame, labelled = load(item)
+        except DataError as error:
+            problems.append(Problem("image left out", str(error)))
+            continue
+        good, told = checked(labelled)
+        problems += told
+        picture = reader.prepare(frame, good)
+        room -= picture.image.nbytes
+        kept.append(picture if room > 0 else item)
+        items.append(good)
+        boxes += int((picture.boxes[:, 0] >= 0).sum())
+    if not boxes:
+        raise DataError(
+            f"{dataset.source}: no box of a class of {spec.name} in {len(kept)} pictures; "
+            "look at the labels and the class names"
+        )
+    return Pictures(kept, reader, len(spec.classes)), tuple(problems), tuple(items)

@@ -1,0 +1,189 @@
+"""`edge train` from labelled pictures to a file that `export-engine` takes."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from apps.cli import export_engine, main
+from edge.models.checkpoint import load_safetensors, save_safetensors
+from edge.models.darknet import load_darknet
+from edge.train import epochs
+from tests.test_train_session import CFG
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten pictures, YOLO labels, with a bright square (class 0) or a dark one (class 1) each."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "n.names").write_text("bright\ndark\n")
+    for number in range(10):
+        image = rng.integers(100, 150, (64, 96, 3), dtype=np.uint8)
+        label, side = number % 2, int(rng.integers(14, 24))
+        x, y = int(rng.integers(0, 96 - side)), int(rng.integers(0, 64 - side))
+        image[y : y + side, x : x + side] = 255 * (1 - label)
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), image)
+        box = ((x + side / 2) / 96, (y + side / 2) / 64, side / 96, side / 64)
+        line = f"{label} " + " ".join(f"{value:.6f}" for value in box)
+        (tmp_path / "labels" / f"{number}.txt").write_text(line + "\n")
+    small = CFG.replace("classes=3", "classes=2").replace("filters=16", "filters=14")
+    (tmp_path / "small.cfg").write_text(small.replace("8,8, 20,16", "8,8, 12,12"))
+    return tmp_path
+
+
+def command(folder, *more):
+    names = ("--names", str(folder / "n.names"))
+    return [
+        *("train", str(folder / "small.cfg"), *names, "--data", str(folder)),
+        *("-o", str(folder / "out"), "--json", str(folder / "told.json"), *more),
+    ]
+
+
+def test_training_writes_all_that_the_next_stages_take(folder, capsys):
+    options = ("--epochs", "2", "--batch", "5", "--val", str(folder))
+    assert main(command(folder, *options)) == 0
+    told = json.loads((folder / "told.json").read_text())
+    assert told["steps"] == 4 and told["ended"] == "all steps done"
+    assert told["objects"] == {"bright": 5, "dark": 5}
+    assert [entry["epoch"] for entry in told["history"]] == [1, 2] and told["best"]
+    assert "epoch (* best)" in capsys.readouterr().out
+    log = (folder / "out" / "small.log").read_text()
+    assert "random weights, seed 0" in log and "epoch    2  step      4" in log
+    module, spec = load_safetensors(folder / "out" / "small.safetensors")
+    assert spec.classes == ("bright", "dark") and spec.name == "small"
+    cfg = folder / "out" / "small.cfg"
+    again, _ = load_darknet(cfg, cfg.with_suffix(".weights"), folder / "n.names")
+    weights = again.state_dict()
+    assert all(
+        np.array_equal(v, weights[k]) for k, v in module.state_dict().items() if "num_b" not in k
+    )
+    made = ["--fp32", "--builder", "none", "-o", str(folder / "e")]
+    assert export_engine([str(folder / "out" / "small.safetensors"), *made]) == 0
+    assert (folder / "e" / "small.fp32.onnx").is_file()
+
+
+def test_tensorboard_gets_losses_rates_figures_and_activations(folder):
+    pytest.importorskip("tensorboard")
+    options = ("--steps", "1", "--val", str(folder), "--tensorboard", str(folder / "board"))
+    assert main(command(folder, *options)) == 0
+    wanted = {"loss/box", "rate", "dead channels", "validation/map50", "activations/layers.0.act"}
+    assert tags(folder / "board") >= wanted
+
+
+def tags(board):
+    """The names of what was written to TensorBoard: records of length, crc, data, crc."""
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    (path,) = board.iterdir()
+    data, at, found = path.read_bytes(), 0, set()
+    while at < len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        event = Event.FromString(data[at + 12 : at + 12 + length])
+        found |= {value.tag for value in event.summary.value}
+        at += 16 + length
+    return found
+
+
+def test_a_resumed_command_ends_with_the_very_weights_of_one_run(folder, monkeypatch):
+    options = ("--epochs", "4", "--batch", "5", "--seed", "3")
+    assert main(command(folder, *options)) == 0
+    whole = (folder / "out" / "small.weights").read_bytes()
+    write = epochs._write
+
+    def cancel_after_two(one, hooks, entry):
+        write(one, hooks, entry)
+        if len(one.history) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "_write", cancel_after_two)
+        assert main(command(folder, *options)) == 130
+    assert (folder / "out" / "small.weights").read_bytes() != whole
+    assert main(command(folder, *options, "--resume")) == 0
+    assert (folder / "out" / "small.weights").read_bytes() == whole
+
+
+def test_training_ends_early_where_validation_gets_no_better(folder):
+    options = ("--epochs", "9", "--batch", "5", "--peak", "0", "--val", str(folder))
+    assert main(command(folder, *options, "--patience", "1", "--name", "other")) == 0
+    told = json.loads((folder / "told.json").read_text())
+    assert told["model"] == "other" and told["ended"] == "no better mAP@.5 in 1 epochs"
+    assert 2 <= len(told["history"]) < 9
+
+
+def test_overfitting_is_checked_and_failing_it_is_status_1(folder, capsys):
+    options = ("--overfit", "4", "--peak", "0.02")
+    assert main(command(folder, *options, "--steps", "250", "--epoch-steps", "125")) == 0
+    assert "learns its pictures by heart" in capsys.readouterr().err
+    assert json.loads((folder / "told.json").read_text())["overfits"] is True
+    assert main(command(folder, *options, "--steps", "2")) == 1
+    assert "look at labels" in "".join(capsys.readouterr().err.split("\n")).replace("  ", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--freeze", "9"), "leaves none to learn"),
+        (("--resume",), "small.checkpoint.safetensors: not a readable checkpoint"),
+        (("--drops", "3"), "EPOCH:SHARE"),
+        (("--augment", "blur=3"), "is not one of"),
+        (("--val", "nowhere"), "nowhere: no such file or folder"),
+        (("--name", "../small"), "would overwrite what it begins with"),
+        (("--weights", "nothing.safetensors"), "nothing.safetensors"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_2(folder, capsys, options, words):
+    assert main(command(folder, "--epochs", "1", *options)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("edge: ")]
+    assert len(lines) == 1 and words in lines[0]
+
+
+def test_dead_rectifiers_are_told_with_an_alarm(folder):
+    module, spec = load_darknet(folder / "small.cfg", names=folder / "n.names")
+    with torch.no_grad():
+        module.layers["2"].norm.bias[:8] = -1000.0
+    save_safetensors(module, folder / "dead.safetensors", spec)
+    options = ("--steps", "1", "--peak", "1e-6", "--weights", str(folder / "dead.safetensors"))
+    assert main(command(folder, *options)) == 0
+    log = (folder / "out" / "small.log").read_text()
+    assert "alarm: layers.2.act: 8 of 12 channels are dead" in log
+    told = json.loads((folder / "told.json").read_text())
+    assert told["history"][-1]["dead_units"] == {"layers.2.act": [8, 12]}
+
+
+def test_every_switch_goes_with_every_other(folder):
+    options = "--balance --multi-scale --loss published --optimizer sgd --drops 1:0.1 --freeze 1"
+    assert main(command(folder, *options.split(), "--bfloat16", "--epochs", "2")) == 0
+    told = json.loads((folder / "told.json").read_text())
+    rates = [entry["rate"] for entry in told["history"]]
+    assert rates[1] == pytest.approx(0.1 * rates[0])
+
+
+def test_bad_boxes_are_counted_in_the_result_and_named_in_the_log(folder):
+    label = folder / "labels" / "3.txt"
+    label.write_text(label.read_text() + "0 0.5 0.5 0 0.2\n0 1.7 0.5 0.2 0.2\n1 0.95 0.5 0.2 0.2\n")
+    assert main(command(folder, "--steps", "1")) == 0
+    told = json.loads((folder / "told.json").read_text())
+    assert told["problems"] == {
+        "box without area": 1,
+        "box outside the image": 1,
+        "box clipped to the image": 1,
+    }
+    log = (folder / "out" / "small.log").read_text()
+    assert all(f"3.txt:{line}" in log for line in (2, 3, 4))
+
+
+def test_a_built_in_detector_is_trained_further_from_its_shipped_weights(folder):
+    model = ["train", "squeezedet-scenes", "--data", "scenes://?seed=300000&count=2"]
+    assert main([*model, "--steps", "1", "--batch", "1", "-o", str(folder / "out")]) == 0
+    log = (folder / "out" / "squeezedet-scenes.log").read_text()
+    assert "the shipped weights of squeezedet-scenes" in log
+    _, spec = load_safetensors(folder / "out" / "squeezedet-scenes.safetensors")
+    assert spec.contract.channel_order == "RGB" and len(spec.classes) == 5
