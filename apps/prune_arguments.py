@@ -1,0 +1,228 @@
+"""`edge prune` on the command line; what it runs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from typing import Any
+
+__all__ = [
+    "arguments",
+    "choice_arguments",
+    "fine_tuning",
+    "model_arguments",
+    "run",
+    "tuning_arguments",
+]
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _milliseconds(text: str) -> tuple[str, float]:
+    if text.endswith("%"):
+        return "share", _share(str(float(text[:-1]) / 100))
+    return "ms", _positive(text)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `edge prune`."""
+    model_arguments(parser)
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument(
+        "--target-ms",
+        type=_milliseconds,
+        metavar="MS",
+        help="milliseconds of a frame in onnxruntime here, or a part of what it takes now: 50%%",
+    )
+    target.add_argument("--target-fps", type=_positive, metavar="FPS", help="the same, as a rate")
+    target.add_argument("--target-mb", type=_positive, metavar="MB", help="of the FP32 ONNX file")
+    target.add_argument("--ratio", type=_share, metavar="R", help="share of channels to remove")
+    target.add_argument(
+        "--max-map-drop",
+        type=_positive,
+        metavar="POINTS",
+        help="as narrow as so many points of mAP@.5 allow; each trial is fine-tuned",
+    )
+    target.add_argument("--plan", metavar="F", help="replay the plan of an earlier run")
+    parser.add_argument(
+        "--importance",
+        choices=("taylor", "l1", "gamma", "dissection"),
+        default="taylor",
+        help="what a channel is worth (%(default)s)",
+    )
+    parser.add_argument(
+        "--spread",
+        choices=("global", "layer"),
+        default="global",
+        help="channels from wherever they cost least, or one share of every layer (%(default)s)",
+    )
+    parser.add_argument(
+        "--least", type=_share, default=0.1, metavar="S", help="of a layer stays (%(default)s)"
+    )
+    choice_arguments(parser, untouched=0)
+    tuning_arguments(parser)
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, the images and the files."""
+    parser.add_argument("model", metavar="MODEL", help="zoo name, .cfg, .npz or .safetensors")
+    parser.add_argument("--weights", metavar="F", help="Darknet weights, if not beside the cfg")
+    parser.add_argument("--names", metavar="F", help="class names, one on a line")
+    parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how it was trained")
+    parser.add_argument("--data", required=True, metavar="D", help="labelled images to judge by")
+    parser.add_argument("--train", metavar="D", help="labelled images to learn from; else --data")
+    parser.add_argument(
+        "--images", type=_count, metavar="N", help="judge by at most so many, spread evenly"
+    )
+    parser.add_argument(
+        "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
+    )
+    parser.add_argument("--name", metavar="NAME", help="stem of the files")
+    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+
+
+def choice_arguments(parser: argparse.ArgumentParser, untouched: int) -> None:
+    """How channels are chosen."""
+    parser.add_argument(
+        "--align",
+        type=_count,
+        default=8,
+        metavar="N",
+        help="widths are multiples of it; 32 for INT8 tensor cores (%(default)s)",
+    )
+    parser.add_argument(
+        "--untouched",
+        type=int,
+        default=untouched,
+        metavar="N",
+        help="the first so many convolutions stay as they are (%(default)s)",
+    )
+    parser.add_argument(
+        "--profile-images",
+        type=_count,
+        default=128,
+        metavar="N",
+        help="training images that measure importance and fit weights (%(default)s)",
+    )
+    parser.add_argument(
+        "--no-refit",
+        action="store_true",
+        help="do not fit the weights that are left to the full network's outputs",
+    )
+    parser.add_argument(
+        "--table", metavar="F", help="a latency table measured on another machine, taken as it is"
+    )
+    parser.add_argument(
+        "--threads", type=_count, default=1, metavar="N", help="of onnxruntime (%(default)s)"
+    )
+
+
+def tuning_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the small network is trained."""
+    parser.add_argument(
+        "--fine-tune", type=_count, metavar="STEPS", help="train so long; left out: not at all"
+    )
+    parser.add_argument("--batch", type=_count, default=16, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--peak",
+        type=_positive,
+        metavar="R",
+        help="learning rate (1e-3, without batch norms 1e-4)",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=float,
+        default=1.0,
+        metavar="W",
+        help="weight of what the full network says in the loss; 0: labels alone (%(default)s)",
+    )
+    parser.add_argument(
+        "--no-labels", action="store_true", help="learn from the full network alone"
+    )
+    parser.add_argument(
+        "--no-flip", action="store_true", help="no mirror images, for objects with writing on them"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="faster training where the CPU has AMX"
+    )
+
+
+def fine_tuning(args: argparse.Namespace) -> Any:
+    """The `FineTuning` of the options, None without --fine-tune."""
+    if args.fine_tune is None:
+        return None
+    return import_module("edge.compress.finetune").FineTuning(
+        args.fine_tune,
+        batch=args.batch,
+        peak=args.peak,
+        teacher=args.teacher,
+        labels=not args.no_labels,
+        flip=0.0 if args.no_flip else 0.5,
+        seed=args.seed,
+        bfloat16=args.bfloat16,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """`edge prune`."""
+    app = import_module("apps.pruning")
+    result = app.prune(
+        args.model,
+        args.data,
+        target=_target(args),
+        max_drop=args.max_map_drop,
+        plan=args.plan,
+        train=args.train,
+        choice=import_module("apps.prune_work").Choice(
+            importance=args.importance,
+            spread=args.spread,
+            align=args.align,
+            least=args.least,
+            untouched=args.untouched,
+            images=args.profile_images,
+            refit=not args.no_refit,
+            threads=args.threads,
+            table=args.table,
+        ),
+        tuning=fine_tuning(args),
+        images=args.images,
+        output=args.output,
+        name=args.name,
+        json_path=args.json,
+        weights=args.weights,
+        names=args.names,
+        resize=args.resize,
+    )
+    app.print_pruning(result)
+    return 0
+
+
+def _target(args: argparse.Namespace) -> Any:
+    target = import_module("apps.prune_target").Target
+    if args.target_ms is not None:
+        return target(*args.target_ms)
+    if args.target_fps is not None:
+        return target("ms", 1000 / args.target_fps)
+    if args.target_mb is not None:
+        return target("mb", args.target_mb)
+    return target("ratio", args.ratio) if args.ratio is not None else None

@@ -1,0 +1,195 @@
+"""What `edge dissect` and `edge prune` share: stages written, judged and timed alike."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from apps.accuracy import detect
+from apps.interleave import open_runner, opencv_threads, take_turns, warm_up
+from apps.table import say, show, steps
+from edge.artifact import write_atomic
+from edge.compress.finetune import FineTuning, fine_tune
+from edge.data.datasets import Dataset, Item, load
+from edge.data.metrics import Metrics, evaluate_detections
+from edge.errors import ArtifactError
+from edge.models.darknet import Darknet
+from edge.spec import ModelSpec
+from edge.train.augment import Labelled
+from edge.train.pictures import Pictures, read_pictures
+from edge.train.start import write_model
+from export.onnx_writer import write_onnx
+
+__all__ = [
+    "SHOWN",
+    "Stage",
+    "judge",
+    "learn",
+    "make_folder",
+    "pictures_of",
+    "print_stages",
+    "save",
+    "time_stages",
+]
+
+# The score above which a camera shows a box, and so above which a wrong one is seen.
+SHOWN = 0.25
+_ROUNDS, _BLOCK_MS = 10, 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A network on its way from the full one to the small one.
+
+    Attributes:
+        name: of the stage.
+        artifact: its FP32 ONNX file.
+        facts: `map50`, `map50_95`, `by_class`, `false_positives` (per image, above `SHOWN`),
+            `megabytes`, `parameters`.
+    """
+
+    name: str
+    artifact: Path
+    module: nn.Module
+    spec: ModelSpec
+    facts: dict[str, Any]
+
+
+def make_folder(folder: str | Path) -> Path:
+    """The folder, made where it is missing.
+
+    Raises:
+        ArtifactError: it cannot be made.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be made: {error.strerror}") from error
+    return path
+
+
+def judge(
+    name: str, module: nn.Module, spec: ModelSpec, data: Dataset, folder: Path, threads: int
+) -> Stage:
+    """Write the stage's ONNX file into `folder` and measure how right it is over `data`.
+
+    Raises:
+        DataError: an image cannot be read, or no class in common.
+    """
+    artifact = folder / f"{name.replace(' ', '-')}.onnx"
+    write_onnx(module, spec, artifact)
+    found, pixels, _ = detect(artifact, data, threads)
+    metrics = evaluate_detections(pixels, found, spec.classes)
+    facts = {
+        "map50": metrics.map50,
+        "map50_95": metrics.map50_95,
+        "by_class": metrics.by_class,
+        "false_positives": round(_false_positives(metrics), 4),
+        "megabytes": round(artifact.stat().st_size / 1e6, 4),
+        "parameters": sum(tensor.numel() for tensor in module.parameters()),
+    }
+    return Stage(name, artifact, module, spec, facts)
+
+
+def _false_positives(metrics: Metrics) -> float:
+    """Boxes per image that a camera would show and that hit nothing at IoU 0.5."""
+    wrong = sum(
+        int(np.count_nonzero((one.score >= SHOWN) & ~one.matched[0] & ~one.ignored[0]))
+        for one in metrics.matches
+    )
+    return wrong / metrics.images
+
+
+def time_stages(artifacts: Sequence[Path], item: Item, threads: int) -> list[float]:
+    """Milliseconds of each network on onnxruntime, the median of blocks taken in turns."""
+    frame, _ = load(item)
+    runners = [open_runner(path, frame, threads) for path in artifacts]
+    try:
+        with opencv_threads(threads):
+            for runner in runners:
+                runner.block = max(1, round(_BLOCK_MS / max(1.0, warm_up(runner, [frame]))))
+            take_turns(runners, [frame], _ROUNDS)
+        return [float(np.median(runner.medians("engine"))) for runner in runners]
+    finally:
+        for runner in runners:
+            runner.detector.close()
+
+
+def pictures_of(dataset: Dataset, spec: ModelSpec) -> Pictures:
+    """Training pictures; raises DataError as `read_pictures`."""
+    return read_pictures(dataset, spec, follow=lambda items: steps(items, "reading", len(dataset)))[
+        0
+    ]
+
+
+def learn(
+    stage: Stage, pictures: Sequence[Labelled], how: FineTuning, teacher: nn.Module
+) -> tuple[nn.Module, list[str]]:
+    """A copy of the stage's network, fine-tuned, and the log, which is told as it grows."""
+    log: list[str] = []
+
+    def report(line: str) -> None:
+        log.append(line)
+        # A terminal has a bar; a log file has nothing else to show that training goes on.
+        if not sys.stderr.isatty():
+            say(line)
+
+    with _ticking(how.steps) as tick:
+        module = fine_tune(deepcopy(stage.module), stage.spec, pictures, how, teacher, report, tick)
+    return module, log
+
+
+@contextmanager
+def _ticking(total: int) -> Iterator[Any]:
+    ticks = iter(steps(range(total + 1), "fine-tuning", total))
+
+    def tick(_module: nn.Module) -> None:
+        next(ticks, None)
+
+    try:
+        yield tick
+    finally:
+        for _ in ticks:
+            pass
+
+
+def save(module: nn.Module, spec: ModelSpec, folder: Path, name: str) -> dict[str, str]:
+    """Write the network in every form that it has; the files by kind."""
+    files = {path.suffix[1:]: str(path) for path in write_model(module, spec, folder, name)}
+    onnx = folder / f"{name}.fp32.onnx"
+    write_onnx(module, spec, onnx)
+    files["onnx"] = str(onnx)
+    if isinstance(module, Darknet):
+        names = folder / f"{name}.names"
+        write_atomic(names, "".join(f"{label}\n" for label in spec.classes).encode())
+        files["names"] = str(names)
+    return files
+
+
+def print_stages(title: str, stages: Sequence[dict[str, Any]]) -> None:
+    """The table of stages on stdout."""
+    columns = ("stage", "mAP@.5 %", "mAP@.5:.95 %", "false / image", "MB", "ms")
+    rows = [
+        (
+            stage["name"],
+            f"{stage['map50'] * 100:.2f}",
+            f"{stage['map50_95'] * 100:.2f}",
+            f"{stage['false_positives']:.3f}",
+            f"{stage['megabytes']:.3f}",
+            f"{stage['ms']:.2f}",
+        )
+        for stage in stages
+    ]
+    show(title, columns, rows)
+    last, before = stages[-1], stages[-2]
+    if last["map50"] < before["map50"] and last["name"] == "fine-tuned":
+        say("fine-tuning made it worse: take a lower --peak, more steps or more images")

@@ -1,0 +1,91 @@
+"""Channels pruned to a budget: `edge prune`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from apps.accuracy import labelled
+from apps.prune_stages import make_folder, pictures_of, print_stages
+from apps.prune_target import Target, read_plan
+from apps.prune_work import Choice, Work, finish, how_made
+from apps.table import say, show
+from edge.artifact import write_atomic
+from edge.compress.finetune import FineTuning
+from edge.models.zoo import load_model
+
+__all__ = ["print_pruning", "prune"]
+
+
+def prune(
+    model: str | Path,
+    data: str | Path,
+    *,
+    target: Target | None = None,
+    max_drop: float | None = None,
+    plan: str | Path | None = None,
+    train: str | Path | None = None,
+    choice: Choice | None = None,
+    tuning: FineTuning | None = None,
+    images: int | None = None,
+    output: str | Path = "out",
+    name: str | None = None,
+    json_path: str | Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Take channels out of a trained detector until it is as fast or small as asked for.
+
+    Args:
+        model: as `edge.models.zoo.load_model` takes it, with `options`.
+        data: labelled images to judge by, at most `images` of them.
+        target: what to reach; exactly one of this, `max_drop` and `plan`.
+        max_drop: points of mAP@.5 (0..100) that may be lost; as narrow as that allows.
+        plan: a plan from an earlier run, replayed.
+        train: labelled images for importance, batch norms and fine-tuning; left out: `data`.
+        choice: how channels are chosen.
+        tuning: how to train afterwards; None does not.
+        output, name: folder and stem of the files.
+        json_path: where to write the result too.
+
+    Returns:
+        `stages` (`name`, `map50`, `map50_95`, `by_class`, `false_positives`, `megabytes`,
+        `parameters`, `ms`), `files`, `plan` (rows), `host` and how it was done.
+
+    Raises:
+        CompressionError: the target cannot be met, or the plan is of another network.
+        ArtifactError, DataError: the model or the images cannot be used.
+    """
+    choice = choice or Choice()
+    if (target is None) + (max_drop is None) + (plan is None) != 2:
+        raise ValueError("exactly one of target, max_drop and plan is taken")
+    folder, loaded = make_folder(output), load_model(model, **options)
+    judged = labelled(data, loaded.spec.classes, images)
+    learnt = labelled(train, loaded.spec.classes) if train else judged
+    with TemporaryDirectory(dir=folder, prefix=".stages-") as scratch:
+        work = Work(loaded, judged, pictures_of(learnt, loaded.spec), choice, Path(scratch))
+        before = work.judge("before", loaded.module)
+        if plan is not None:
+            chosen = read_plan(plan)
+        elif target is not None:
+            chosen = work.plan_for(target, before)
+        else:
+            chosen = work.plan_by_drop(max_drop or 0.0, before, tuning)
+        stages, log = work.after(chosen, tuning)
+        stem = name or f"{loaded.spec.name}-pruned"
+        result = finish([before, *stages], work, chosen, folder, stem)
+    result |= how_made(model, data, train, choice, tuning, log)
+    if json_path is not None:
+        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    return result
+
+
+def print_pruning(result: dict[str, Any]) -> None:
+    """Stages and plan as tables on stdout."""
+    show("channels", ("convolution", "before", "after"), result["plan"])
+    title = f"{result['name']} on {result['images']} images of {result['data']}"
+    print_stages(title, result["stages"])
+    if result["train"] == result["data"]:
+        say("trained and judged on the same images: give others with --train")
+    say("wrote " + ", ".join(result["files"].values()))

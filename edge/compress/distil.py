@@ -1,0 +1,108 @@
+"""Training with the unpruned network as the teacher of the pruned one.
+
+Its objectness tells where to listen: every cell learns the teacher's objectness, and boxes and
+classes count as much as the teacher believes that something is there (objectness scaled
+distillation, arXiv:1805.06361). Images need no labels for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edge.spec import HeadSpec, ModelSpec
+from edge.train.losses import Loss
+
+__all__ = ["distilled", "head_loss"]
+
+Batches = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+
+
+def distilled(
+    batches: Batches,
+    loss: Loss | None,
+    teacher: nn.Module,
+    spec: ModelSpec,
+    weight: float = 1.0,
+) -> tuple[Batches, Loss]:
+    """`batches` and `loss` for `edge.train.fit.fit`, with `weight` times the teacher's part.
+
+    Args:
+        loss: of the labels; None learns from the teacher alone.
+        teacher: of the same heads; runs on every batch, in eval mode.
+    """
+    told: list[Sequence[torch.Tensor]] = []
+    teacher.eval()
+
+    def listened() -> tuple[torch.Tensor, torch.Tensor]:
+        images, targets = batches()
+        with torch.no_grad():
+            told[:] = [teacher(images)]
+        return images, targets
+
+    def both(
+        outputs: Sequence[torch.Tensor], targets: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        total, parts = outputs[0].new_zeros(()), dict[str, float]()
+        if loss is not None:
+            total, parts = loss(outputs, targets)
+        pairs = zip(outputs, told[0], spec.heads, strict=True)
+        taught = [head_loss(mine, its, head, len(spec.classes)) for mine, its, head in pairs]
+        part = weight * torch.stack(taught).sum()
+        return total + part, {**parts, "teacher": part.item()}
+
+    return listened, both
+
+
+def head_loss(
+    output: torch.Tensor, told: torch.Tensor, head: HeadSpec, classes: int
+) -> torch.Tensor:
+    """How far a raw head is from the teacher's, per object that the teacher sees.
+
+    Squared for box numbers, cross-entropy above its least value for objectness and classes, so
+    equal heads lose nothing.
+    """
+    box, objectness, labels = _parts(output.float(), head, classes)
+    its_box, its_objectness, its_labels = _parts(told.float(), head, classes)
+    sure = its_objectness.sigmoid()
+    count = sure.sum().clamp(min=1.0)
+    seen = _excess(objectness, its_objectness).sum()
+    if head.kind != "convdet":
+        box, its_box = _decoded(box), _decoded(its_box)
+    away = ((box - its_box).square().sum(dim=2) * sure).sum()
+    if head.class_activation == "softmax":
+        mine, its = labels.log_softmax(dim=2), its_labels.log_softmax(dim=2)
+        named = (its.exp() * (its - mine)).sum(dim=2)
+    else:
+        named = _excess(labels, its_labels).sum(dim=2)
+    return (seen + away + (named * sure).sum()) / count
+
+
+def _excess(mine: torch.Tensor, its: torch.Tensor) -> torch.Tensor:
+    """Logistic cross-entropy with the teacher's probability, less its entropy."""
+    wanted = its.sigmoid()
+    cross = functional.binary_cross_entropy_with_logits(mine, wanted, reduction="none")
+    return cross - functional.binary_cross_entropy_with_logits(its, wanted, reduction="none")
+
+
+def _decoded(box: torch.Tensor) -> torch.Tensor:
+    return torch.cat([box[:, :, :2].sigmoid(), box[:, :, 2:]], dim=2)
+
+
+def _parts(
+    raw: torch.Tensor, head: HeadSpec, classes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Box numbers (N, A, 4, h, w), objectness (N, A, h, w), class logits (N, A, C, h, w)."""
+    number, images, grid = len(head.anchors), len(raw), raw.shape[2:]
+    if head.kind == "convdet":
+        labels, objectness, box = raw.split((number * classes, number, number * 4), dim=1)
+        return (
+            box.reshape(images, number, 4, *grid),
+            objectness,
+            labels.reshape(images, number, classes, *grid),
+        )
+    parts = raw.reshape(images, number, 5 + classes, *grid)
+    return parts[:, :, :4], parts[:, :, 4], parts[:, :, 5:]
