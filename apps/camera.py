@@ -51,7 +51,7 @@ def camera(
     outputs: Outputs | None = None,
     baseline: str | Path | None = None,
     baseline_share: float = 0.2,
-    score: float = 0.25,
+    score: float | None = None,
     iou: float = 0.45,
     threads: int | None = None,
     exact: bool = False,
@@ -165,7 +165,7 @@ def _sources(sources: Sequence[str | Source], options: SourceOptions) -> list[So
 
 
 def _detector(
-    path: Path, sources: Sequence[Source], *, score: float, iou: float, **cpu: Any
+    path: Path, sources: Sequence[Source], *, score: float | None, iou: float, **cpu: Any
 ) -> Detector:
     detector = Detector.open(path, score=score, iou=iou, **cpu_options(path, **cpu))
     # The first run of a session is slow; no frame shall wait for it.

@@ -58,7 +58,7 @@ def _detector_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="of the time for the baseline; 1: on every frame (%(default)s)",
     )
-    add("--score", type=_share, default=0.25, metavar="S", help="leave out lower (%(default)s)")
+    add("--score", type=_share, metavar="S", help="leave out lower (the artifact's own, or 0.25)")
     add("--iou", type=_share, default=0.45, metavar="I", help="of suppression (%(default)s)")
     add("--threads", type=_count, metavar="N", help="CPU threads of onnxruntime")
     add("--exact-int8", action="store_true", help="Q/DQ graphs as TensorRT computes them")

@@ -27,7 +27,7 @@ def detect(
     artifact: str | Path,
     images: Sequence[str | Path],
     *,
-    score: float = 0.25,
+    score: float | None = None,
     iou: float = 0.45,
     multi_label: bool = False,
     json_path: str | Path | None = None,

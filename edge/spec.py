@@ -171,6 +171,12 @@ class Manifest:
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
 
+    @property
+    def score(self) -> float | None:
+        """The score threshold that was fitted to this artifact, where one was."""
+        found = dict(self.arguments).get("score")
+        return None if found is None else float(json.loads(found))
+
     def to_json(self, indent: int | None = None) -> str:
         """The manifest as JSON text."""
         return json.dumps(asdict(self), indent=indent)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edge.artifact import read_manifest
 from edge.detections import Detections
 from edge.errors import ArtifactError
 from edge.letterbox import Letterbox
@@ -206,3 +207,16 @@ def test_the_backend_says_what_it_runs_on(artifact: Path) -> None:
         assert not backend.on_device
         backend.close()
         backend.close()
+
+
+def test_a_fitted_score_is_the_default_and_gives_way_to_the_callers(
+    artifact: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(str(artifact))
+    manifest = read_manifest(artifact)
+    fitted = tmp_path / "fitted.onnx"
+    attach_manifest(model, replace(manifest, arguments=(*manifest.arguments, ("score", "0.31"))))
+    onnx.save(model, str(fitted))
+    for path, score, wanted in ((artifact, None, 0.25), (fitted, None, 0.31), (fitted, 0.4, 0.4)):
+        with Detector.open(path, score=score) as detector:
+            assert detector.score == wanted

@@ -17,6 +17,8 @@ from edge.spec import InputContract, Manifest, ModelSpec
 
 __all__ = ["Detector"]
 
+_SCORE = 0.25
+
 
 class Detector:
     """A backend with its pre- and post-processing; every buffer is allocated once.
@@ -33,7 +35,7 @@ class Detector:
         self,
         backend: Backend,
         *,
-        score: float = 0.25,
+        score: float | None = None,
         iou: float = 0.45,
         limit: int = 300,
         contract: InputContract | None = None,
@@ -43,6 +45,7 @@ class Detector:
         """Allocate the buffers; for an engine compile or load the kernels.
 
         Args:
+            score: by default what was fitted to the artifact, else 0.25.
             device: of an engine alone, see `DevicePipeline`: `layout`, `use_graph`.
 
         Raises:
@@ -55,7 +58,9 @@ class Detector:
         if contract.hw != spec.contract.hw:
             raise ValueError(f"the network takes {spec.contract.hw}, the contract {contract.hw}")
         _check_bindings(backend.manifest)
-        self.backend, self.score, self.iou, self.limit = backend, score, iou, limit
+        fitted = backend.manifest.score
+        self.score = score if score is not None else _SCORE if fitted is None else fitted
+        self.backend, self.iou, self.limit = backend, iou, limit
         self.contract = contract
         self.pipeline: Any = _pipeline(backend, contract, limit, multi_label, device)
 
@@ -63,7 +68,7 @@ class Detector:
     def open(
         artifact: str | Path,
         *,
-        score: float = 0.25,
+        score: float | None = None,
         iou: float = 0.45,
         limit: int = 300,
         contract: InputContract | None = None,
@@ -73,7 +78,8 @@ class Detector:
         """Open `artifact` on the backend that runs its kind.
 
         Args:
-            score: detections at or below it are left out, 0..1.
+            score: detections at or below it are left out, 0..1; by default what was fitted to the
+                artifact, else 0.25.
             iou: two boxes of a class that overlap more count as one, 0..1.
             limit: detections per frame at most.
             contract: overrides the artifact's own, for trying another; same input size.
