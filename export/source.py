@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.compress.package_onnx import write_package_onnx
 from edge.errors import ArtifactError
 from edge.optional import require
 from edge.spec import Manifest
@@ -32,11 +33,12 @@ def fp32_onnx(
     seed: int = 0,
     hw: tuple[int, int] | None = None,
 ) -> Path:
-    """Write `folder/NAME.fp32.onnx` from a built-in or zoo name, a cfg, npz, safetensors or ONNX.
+    """Write `folder/NAME.fp32.onnx` from a built-in or zoo name or any file that holds a model.
 
     Args:
+        model: a built-in or zoo name, .cfg, .npz, .safetensors, .onnx or .edgez.
         weights, names, resize, random_weights, seed, hw: as `edge.models.zoo.load_model`; only
-            `resize` goes with a built-in or an ONNX file, whose other facts are inside.
+            `resize` goes with a built-in or an ONNX file, none with a package.
 
     Raises:
         ArtifactError: no such model, damaged, or already of a lower precision.
@@ -49,6 +51,10 @@ def fp32_onnx(
                 f"{model}: an ONNX file holds its weights, names and size; leave these options out"
             )
         return _from_onnx(asset, folder, resize)
+    if asset.suffix == ".edgez":
+        if weights or names or random_weights or hw or resize:
+            raise ArtifactError(f"{model}: a package holds all of this; leave these options out")
+        return write_package_onnx(asset, folder)
     load: Any = require("edge.models.zoo").load_model
     loaded = load(
         model,

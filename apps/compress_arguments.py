@@ -1,0 +1,190 @@
+"""`edge compress`, `edge share` and `edge unpack` on the command line, imported when they run."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from typing import Any
+
+from apps.prune_arguments import fine_tuning, tuning_arguments
+
+__all__ = [
+    "arguments",
+    "run",
+    "run_share",
+    "run_unpack",
+    "share_arguments",
+    "unpack_arguments",
+]
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0 <= share < 1")
+    return value
+
+
+def _bits(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 12:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of bits, 1 to 12")
+    return value
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", help="built-in or zoo name, .cfg, .npz, .safetensors or .edgez"
+    )
+    parser.add_argument("--weights", metavar="F", help="Darknet weights, if not beside the cfg")
+    parser.add_argument("--names", metavar="F", help="class names, one on a line")
+    parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how it was trained")
+    parser.add_argument("--data", metavar="D", help="labelled images to judge by")
+    parser.add_argument(
+        "--images", type=_count, metavar="N", help="judge by at most so many, spread evenly"
+    )
+    parser.add_argument("--threads", type=_count, default=1, metavar="N", help="of onnxruntime")
+    parser.add_argument("-o", "--output", required=True, metavar="F.edgez", help="the package")
+    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+
+
+def _coding(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--coding",
+        choices=("auto", "ans", "huffman", "packed"),
+        default=default,
+        help="of the weights; auto takes the smallest (%(default)s)",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="centroids and biases in FP32 in place of FP16"
+    )
+    parser.add_argument(
+        "--start",
+        choices=("linear", "density", "random", "optimal"),
+        help="of k-means (density; for edge share linear)",
+    )
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `edge compress`."""
+    _model(parser)
+    parser.add_argument(
+        "--recipe",
+        choices=("plain", "deep"),
+        default="plain",
+        help="plain: 60 %% pruned, 5 bits; deep: 88 %% and 3, which takes training (%(default)s)",
+    )
+    parser.add_argument("--prune", type=_share, metavar="S", help="share of weights to remove")
+    parser.add_argument(
+        "--scope",
+        choices=("lamp", "global", "layer"),
+        help="how layers share the pruning (lamp: by arXiv:2010.07611)",
+    )
+    parser.add_argument(
+        "--two-four", action="store_true", help="two of every four, for sparse tensor cores"
+    )
+    parser.add_argument("--bits", type=_bits, metavar="B", help="of a codebook's index")
+    parser.add_argument(
+        "--noise-db",
+        type=float,
+        metavar="DB",
+        help="no training: the smallest package whose heads keep this signal to noise on --data",
+    )
+    parser.add_argument("--train", metavar="D", help="labelled images to learn from")
+    parser.add_argument(
+        "--pruned", metavar="F", help="F.pruned.safetensors of an earlier run: only share and code"
+    )
+    _coding(parser, "auto")
+    tuning_arguments(parser)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def run(args: argparse.Namespace) -> int:
+    """`edge compress`."""
+    options = _given(weights=args.weights, names=args.names, resize=args.resize)
+    if args.noise_db is not None:
+        app = import_module("apps.compress_noise")
+        result = app.compress_to_noise(
+            args.model,
+            args.data,
+            noise_db=args.noise_db,
+            images=args.images,
+            output=args.output,
+            json_path=args.json,
+            **options,
+        )
+        app.print_noise(result)
+        return 0
+    app = import_module("apps.compressing")
+    recipe = app.replace(
+        app.RECIPES[args.recipe],
+        two_four=args.two_four,
+        coding=args.coding,
+        half=not args.full,
+        **_given(prune=args.prune, scope=args.scope, bits=args.bits, start=args.start),
+    )
+    result = app.compress(
+        args.model,
+        args.data,
+        recipe=recipe,
+        tuning=fine_tuning(args),
+        train=args.train,
+        pruned=args.pruned,
+        images=args.images,
+        threads=args.threads,
+        output=args.output,
+        json_path=args.json,
+        **options,
+    )
+    app.print_compression(result)
+    return 0
+
+
+def share_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `edge share`."""
+    _model(parser)
+    parser.add_argument("--bits", type=_bits, default=5, metavar="B", help="(%(default)s)")
+    _coding(parser, "packed")
+
+
+def run_share(args: argparse.Namespace) -> int:
+    """`edge share`."""
+    app = import_module("apps.sharing")
+    result = app.share(
+        args.model,
+        args.data,
+        bits=args.bits,
+        start=args.start or "linear",
+        coding=args.coding,
+        half=not args.full,
+        images=args.images,
+        threads=args.threads,
+        output=args.output,
+        json_path=args.json,
+        **_given(weights=args.weights, names=args.names, resize=args.resize),
+    )
+    app.print_sharing(result)
+    return 0
+
+
+def unpack_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `edge unpack`."""
+    parser.add_argument("package", metavar="F.edgez")
+    parser.add_argument("-o", "--output", default="out", metavar="DIR", help="(%(default)s)")
+
+
+def run_unpack(args: argparse.Namespace) -> int:
+    """`edge unpack`."""
+    app = import_module("apps.unpacking")
+    app.print_unpacked(args.package, app.unpack(args.package, args.output))
+    return 0

@@ -1,0 +1,119 @@
+"""The smallest package of a given output noise, without training: `edge compress --noise-db`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from apps.dense_model import load_dense
+from apps.packing import pack
+from apps.table import say, show, steps
+from calibration.calibrate import SCENES, network_inputs
+from edge.artifact import write_atomic
+from edge.compress.coding import Layer, entropy_bits
+from edge.compress.deep import with_codebooks
+from edge.compress.noise import NoiseSearch
+from export.onnx_writer import write_onnx
+
+__all__ = ["compress_to_noise", "print_noise"]
+
+_IMAGES = 4
+# Measured on squeezedet_kitti_forge: more zeros at the same noise than rounding.
+_DEAD = 0.55
+
+
+def compress_to_noise(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    noise_db: float,
+    images: int | None = None,
+    dead: float = _DEAD,
+    output: str | Path,
+    json_path: str | Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Give each layer as coarse values as a signal-to-noise ratio of the heads allows.
+
+    Args:
+        model, options: as `apps.dense_model.load_dense`.
+        data: pictures to measure on; left out: scenes of the built-in world.
+        noise_db: signal to noise to keep, over all numbers of the raw heads.
+        images: how many pictures, by default 4.
+        dead: as `edge.compress.noise.grid_codebook`.
+
+    Returns:
+        `bytes`, `file_bytes`, `ratio`, `noise_db` (of the file's weights), `bound_bytes`,
+        `sections`, `layers`.
+
+    Raises:
+        CompressionError: not to be had.
+        ArtifactError, DataError: the model or the pictures cannot be used.
+    """
+    with TemporaryDirectory(prefix="edge-") as folder:
+        scratch = Path(folder)
+        dense = load_dense(model, scratch, **options)
+        source = scratch / "fp32.onnx"
+        write_onnx(dense.module, dense.spec, source)
+        batches = [
+            torch.from_numpy(np.array(tensor))
+            for _, tensor in network_inputs(source, data or SCENES, images or _IMAGES)
+        ]
+        search = NoiseSearch(dense.module, batches, dead)
+        ticks = iter(steps(range(search.measurements + 1), "measuring", search.measurements))
+        search.tick = partial(next, ticks, None)
+        books = search.run(noise_db)
+        reached = search.measure(books)
+        sizes = pack(
+            Path(output),
+            with_codebooks(dense.module, books),
+            dense.spec,
+            books,
+            scratch,
+            parent_sha256=dense.sha256,
+            labels=dense.labels,
+            half=True,
+        )
+        codes = [book.matrix() for book in books.values()]
+        layers = [
+            Layer(code.shape, book.levels, book.pruned)
+            for code, book in zip(codes, books.values(), strict=True)
+        ]
+        result = {
+            "model": str(model),
+            "data": str(data or SCENES),
+            "file": str(output),
+            "bytes": dense.bytes,
+            "file_bytes": sizes.file,
+            "ratio": dense.bytes / sizes.file,
+            "noise_db": reached,
+            "bound_bytes": entropy_bits(layers, codes) / 8,
+            "sections": sizes.sections,
+            "layers": [
+                [path, book.index.size, int((book.index == 0).sum()), book.levels]
+                for path, book in books.items()
+            ],
+        }
+    if json_path is not None:
+        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    return result
+
+
+def print_noise(result: dict[str, Any]) -> None:
+    """Layers as a table on stdout, and the file."""
+    rows = [
+        (name, str(size), f"{zeros / size:.1%}", str(levels))
+        for name, size, zeros, levels in result["layers"]
+    ]
+    show(result["model"], ("layer", "weights", "zero", "values"), rows)
+    say(
+        f"{result['file']}: {result['file_bytes']} bytes, {result['ratio']:.2f}x at "
+        f"{result['noise_db']:.2f} dB on {result['data']} "
+        f"(entropy of single codes: {result['bound_bytes']:.0f})"
+    )

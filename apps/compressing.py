@@ -1,0 +1,338 @@
+"""Deep Compression, stage by stage: `edge compress`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from apps.accuracy import labelled
+from apps.dense_model import Dense, load_dense
+from apps.packing import pack
+from apps.prune_stages import judge, pictures_of
+from apps.table import say, show, steps
+from edge.artifact import write_atomic
+from edge.compress.codebook import Codebook
+from edge.compress.coding import Layer, entropy_bits, relative_bits
+from edge.compress.deep import Training, prune_weights, tune_shared, with_codebooks
+from edge.compress.finetune import FineTuning
+from edge.compress.folding import fold_norms, unfold_norms
+from edge.compress.package_tensors import as_half
+from edge.data.datasets import Dataset
+from edge.errors import ArtifactError, CompressionError
+from edge.models.checkpoint import load_safetensors, save_safetensors
+from edge.train.augment import Labelled
+from edge.train.batches import BatchMaker, make_batch
+from export.source import BUILT_IN
+
+__all__ = ["RECIPES", "Recipe", "compress", "print_compression"]
+
+SCENES = "scenes"
+# As in tools/train_builtin.py with seed 7: scenes that no evaluation sees.
+TRAINING_SCENES = "scenes://?seed=800000&count=8000"
+_NORM_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to the weights.
+
+    Attributes:
+        prune: share of the weights to remove.
+        scope: how layers share that: `lamp`, `global` or `layer`.
+        two_four: two of every four in place of `prune`.
+        bits: of an index into a layer's codebook.
+        start: of k-means.
+        sharing: this share of the training steps is for the shared weights.
+        coding: `auto`, `ans`, `huffman` or `packed`.
+        half: centroids and biases in FP16 instead of FP32.
+    """
+
+    prune: float = 0.6
+    scope: str = "lamp"
+    two_four: bool = False
+    bits: int = 5
+    start: str = "density"
+    sharing: float = 0.4
+    coding: str = "auto"
+    half: bool = True
+
+
+RECIPES = {"plain": Recipe(), "deep": Recipe(prune=0.88, bits=3)}
+
+
+@dataclass(eq=False)
+class _Work:
+    """A network under compression and what its stages are judged and trained with."""
+
+    dense: Dense
+    recipe: Recipe
+    judged: Dataset | None
+    pictures: Sequence[Labelled]
+    tuning: FineTuning | None
+    scratch: Path
+    threads: int
+    report: Callable[[str], None]
+
+    def map50(self, name: str, module: nn.Module) -> float | None:
+        if self.judged is None:
+            return None
+        stage = judge(name, module, self.dense.spec, self.judged, self.scratch, self.threads)
+        return float(stage.facts["map50"])
+
+    @contextmanager
+    def training(self, what: str, share: float) -> Iterator[Training | None]:
+        """The training of one stage, with its progress; None without fine-tuning."""
+        if self.tuning is None:
+            yield None
+            return
+        how = replace(self.tuning, steps=max(1, round(self.tuning.steps * share)))
+        ticks = iter(steps(range(how.steps + 1), what, how.steps))
+
+        def tick(_: nn.Module) -> None:
+            next(ticks, None)
+
+        yield Training(
+            self.dense.spec,
+            self.pictures,
+            self.dense.module,
+            how,
+            lambda line: self.report(f"{what}: {line}"),
+            tick,
+        )
+        for _ in ticks:
+            pass
+
+    def prune(self) -> nn.Module:
+        recipe, start = self.recipe, self.dense.module
+        with self.training("pruning", 1 - recipe.sharing) as training:
+            if training is not None and self.dense.normed is not None:
+                maker = BatchMaker(self.pictures, self.dense.spec, _NORM_IMAGES, 0)
+                start = unfold_norms(start, self.dense.normed, make_batch(maker, 0)[0])
+            scope: Any = recipe.scope
+            pruned = prune_weights(
+                start, recipe.prune, scope, two_four=recipe.two_four, training=training
+            )
+        return fold_norms(pruned)
+
+    def share(self, pruned: nn.Module) -> tuple[nn.Module, dict[str, Codebook]]:
+        with self.training("sharing", self.recipe.sharing) as training:
+            start: Any = self.recipe.start
+            module, books = tune_shared(pruned, self.recipe.bits, start, training)
+        return module, books
+
+
+def compress(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    recipe: Recipe | None = None,
+    tuning: FineTuning | None = None,
+    train: str | Path | None = None,
+    pruned: str | Path | None = None,
+    images: int | None = None,
+    threads: int = 1,
+    output: str | Path,
+    json_path: str | Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Prune, share and code a trained detector; measure bytes and mAP after each stage.
+
+    Args:
+        model: as `apps.dense_model.load_dense` takes it, with `options`.
+        data: labelled images to judge by, at most `images` of them; left out: fresh scenes for a
+            built-in model, no mAP for any other.
+        recipe: what to do.
+        tuning: how to train; its steps are those of all stages together. None does not.
+        train: labelled images to learn from; left out: scenes, or `data`.
+        pruned: the pruned network of an earlier run (`OUTPUT` with `.pruned.safetensors`), in
+            place of pruning.
+        threads: of onnxruntime in the evaluation.
+        output: the package; `.pruned.safetensors` and `.log` go beside it.
+        json_path: where to write the result too.
+
+    Returns:
+        `stages` (`name`, `bytes`, `map50`: None without data), `ratio`, `file`, `sections`,
+        `coding`, `bound_bytes` (the entropy of the codes), `layers`, and how it was done.
+
+    Raises:
+        CompressionError: a recipe that cannot be carried out.
+        ArtifactError, DataError: the model or the images cannot be used.
+    """
+    recipe, target = recipe or RECIPES["plain"], Path(output)
+    if target.suffix != ".edgez":
+        raise ArtifactError(f"{target}: a package is called NAME.edgez")
+    with TemporaryDirectory(prefix="edge-") as folder:
+        dense = load_dense(model, Path(folder), **options)
+        known = str(model) in BUILT_IN
+        data = data or (SCENES if known else None)
+        judged = None if data is None else labelled(data, dense.spec.classes, images)
+        train = train or (TRAINING_SCENES if known else data)
+        pictures = _pictures(train, dense, tuning)
+        with _log(target.with_suffix(".log"), tuning) as report:
+            work = _Work(dense, recipe, judged, pictures, tuning, Path(folder), threads, report)
+            result = _stages(work, target, pruned)
+    result |= {
+        "model": str(model),
+        "data": None if data is None else str(data),
+        "recipe": asdict(recipe),
+        "tuning": None if tuning is None else asdict(tuning),
+    }
+    if json_path is not None:
+        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    return result
+
+
+def _pictures(
+    train: str | Path | None, dense: Dense, tuning: FineTuning | None
+) -> Sequence[Labelled]:
+    if tuning is None:
+        return ()
+    if train is None:
+        raise CompressionError("training takes labelled images: give them with --train or --data")
+    return pictures_of(labelled(train, dense.spec.classes), dense.spec)
+
+
+@contextmanager
+def _log(path: Path, tuning: FineTuning | None) -> Iterator[Callable[[str], None]]:
+    """Where the lines of the training go: stderr and, whole at any time, a file."""
+    if tuning is None:
+        yield say
+        return
+    try:
+        with path.open("w", encoding="utf-8") as file:
+
+            def report(line: str) -> None:
+                say(line)
+                file.write(line + "\n")
+                file.flush()
+
+            yield report
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _stages(work: _Work, target: Path, pruned: str | Path | None) -> dict[str, Any]:
+    dense, rows = work.dense, list[dict[str, Any]]()
+
+    def told(name: str, size: int, map50: float | None) -> None:
+        rows.append({"name": name, "bytes": size, "map50": map50})
+        work.report(f"{name}: {size} bytes" + ("" if map50 is None else f", mAP@.5 {map50:.4f}"))
+
+    told("original", dense.bytes, work.map50("original", dense.module))
+    small = work.prune() if pruned is None else _earlier(pruned, dense)
+    save_safetensors(small, target.with_suffix(".pruned.safetensors"), dense.spec)
+    told("pruned", _pruned_bytes(small), work.map50("pruned", small))
+    shared, books = work.share(small)
+    books = {path: _stored(book, work.recipe.half) for path, book in books.items()}
+    shared = with_codebooks(shared, books)
+    told("shared", _shared_bytes(shared, books, work.recipe.half), work.map50("shared", shared))
+    sizes = pack(
+        target,
+        shared,
+        dense.spec,
+        books,
+        work.scratch,
+        parent_sha256=dense.sha256,
+        labels=dense.labels,
+        stages=rows,
+        coding=work.recipe.coding,
+        half=work.recipe.half,
+    )
+    coded = load_dense(target, work.scratch).module
+    told("coded", sizes.file, work.map50("coded", coded))
+    return {
+        "stages": rows,
+        "ratio": rows[0]["bytes"] / rows[-1]["bytes"],
+        "file": str(target),
+        "sections": sizes.sections,
+        "coding": sizes.coding,
+        **_bound(books),
+        "labels": list(dense.labels),
+        "layers": [_layer(path, book) for path, book in books.items()],
+    }
+
+
+def _earlier(path: str | Path, dense: Dense) -> nn.Module:
+    module = load_safetensors(path)[0]
+    mine, its = dense.module.state_dict(), module.state_dict()
+    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in its.items()}:
+        raise ArtifactError(f"{path}: not the pruned network of {dense.spec.name}")
+    return module
+
+
+def _stored(book: Codebook, half: bool) -> Codebook:
+    found = as_half(book) if half else book
+    assert isinstance(found, Codebook)
+    return found
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[str, Any, int]]:
+    """Path, weight and number of biases of each convolution."""
+    for path, part in module.named_modules():
+        if isinstance(part, nn.Conv2d):
+            yield path, part.weight.detach().numpy(), len(part.bias)
+
+
+def _pruned_bytes(module: nn.Module) -> int:
+    """As Deep Compression counts: FP32 values, relative positions, FP32 biases."""
+    bits = sum(
+        relative_bits((weight != 0).astype(np.int64), 32) + 32 * biases
+        for _, weight, biases in _weights(module)
+    )
+    return -(-bits // 8)
+
+
+def _shared_bytes(module: nn.Module, books: dict[str, Codebook], half: bool) -> int:
+    """The same with indices in place of values, and the codebooks."""
+    value, bits = 16 if half else 32, 0
+    for path, _, biases in _weights(module):
+        book = books[path]
+        index_bits = max(1, (book.levels - 1).bit_length())
+        bits += relative_bits(book.matrix(), index_bits) + value * (book.levels + biases)
+    return -(-bits // 8)
+
+
+def _bound(books: dict[str, Codebook]) -> dict[str, float]:
+    codes = [book.matrix() for book in books.values()]
+    layers = [
+        Layer(code.shape, b.levels, b.pruned) for code, b in zip(codes, books.values(), strict=True)
+    ]
+    return {"bound_bytes": round(entropy_bits(layers, codes) / 8, 1)}
+
+
+def _layer(path: str, book: Codebook) -> dict[str, Any]:
+    return {
+        "name": path,
+        "weights": int(book.index.size),
+        "kept": int(np.count_nonzero(book.index)),
+        "levels": book.levels,
+    }
+
+
+def print_compression(result: dict[str, Any]) -> None:
+    """The table of Deep Compression on stdout."""
+    first = result["stages"][0]["bytes"]
+    rows = [
+        (
+            stage["name"],
+            f"{stage['bytes']}",
+            f"{first / stage['bytes']:.2f}x",
+            "" if stage["map50"] is None else f"{stage['map50'] * 100:.2f}",
+        )
+        for stage in result["stages"]
+    ]
+    name = ", ".join([result["model"], *result["labels"]])
+    show(f"{name}: Deep Compression", ("stage", "bytes", "ratio", "mAP@.5 %"), rows)
+    sections = ", ".join(f"{name} {size}" for name, size in result["sections"].items())
+    say(
+        f"{result['file']}: {sections} bytes; weights in {result['coding']} "
+        f"(entropy of single codes: {result['bound_bytes']:.0f})"
+    )

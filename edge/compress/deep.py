@@ -1,0 +1,171 @@
+"""Deep Compression with training: prune little by little, then share, then train the centroids.
+
+The pictures, the teacher (the network as it came) and the steps are `edge.compress.finetune`'s.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from edge.compress.codebook import Codebook
+from edge.compress.finetune import FineTuning, fine_tune
+from edge.compress.kmeans import Start
+from edge.compress.magnitude import (
+    Scope,
+    apply_masks,
+    attach_masks,
+    convolutions,
+    detach,
+    magnitude_masks,
+    pruning_schedule,
+    two_four_mask,
+)
+from edge.compress.sharing import (
+    attach_clusters,
+    attach_codebooks,
+    codebooks_of,
+    renew_clusters,
+    share_weights,
+)
+from edge.errors import CompressionError
+from edge.spec import ModelSpec
+from edge.train.augment import Labelled
+
+__all__ = ["Training", "prune_weights", "tune_shared", "with_codebooks"]
+
+# Pruning is over after this share of its steps; the rest trains what is left.
+_PRUNING = 0.6
+# Weights may change their cluster for this share of the steps; then the centroids alone learn.
+_CLUSTERING = 0.7
+_RENEWED_EVERY = 25
+
+Tick = Callable[[nn.Module], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What trains a network on its way; see `edge.compress.finetune.fine_tune`.
+
+    Attributes:
+        how: its `steps` are those of one stage.
+        report: gets a line of mean losses now and then.
+        tick: called after each step.
+    """
+
+    spec: ModelSpec
+    pictures: Sequence[Labelled]
+    teacher: nn.Module
+    how: FineTuning
+    report: Callable[[str], None]
+    tick: Tick | None = None
+
+    def __call__(self, module: nn.Module, how: FineTuning, stepped: Tick | None) -> nn.Module:
+        def after_step(trained: nn.Module) -> None:
+            for call in (stepped, self.tick):
+                if call is not None:
+                    call(trained)
+
+        return fine_tune(
+            module, self.spec, self.pictures, how, self.teacher, self.report, after_step
+        )
+
+
+def prune_weights(
+    module: nn.Module,
+    sparsity: float,
+    scope: Scope = "lamp",
+    *,
+    two_four: bool = False,
+    training: Training | None = None,
+) -> nn.Module:
+    """A copy of `module` without the share `sparsity` of its weights, in eval mode.
+
+    Args:
+        scope: as `edge.compress.magnitude.magnitude_masks`.
+        two_four: prune two of every four along the input channels in place of `sparsity`.
+        training: prunes by and by while it lasts; None prunes at once.
+
+    Raises:
+        CompressionError: a share or scope that cannot be.
+    """
+    module = copy.deepcopy(module).eval()
+    weights = {path: conv.weight.detach() for path, conv in convolutions(module).items()}
+    if two_four:
+        masks = {path: two_four_mask(weight) for path, weight in weights.items()}
+    else:
+        masks = magnitude_masks(weights, 0.0 if training else sparsity, scope)
+    if training is None:
+        apply_masks(module, masks)
+        return module
+    attach_masks(module, masks, through=not two_four)
+    steps = int(training.how.steps * _PRUNING)
+    schedule = None if two_four else pruning_schedule(sparsity, max(1, steps), scope)
+    trained = training(module, training.how, schedule)
+    detach(trained)
+    return trained.eval()
+
+
+def tune_shared(
+    module: nn.Module,
+    bits: int,
+    start: Start = "density",
+    training: Training | None = None,
+) -> tuple[nn.Module, dict[str, Codebook]]:
+    """A copy of `module` whose convolutions take 2^bits values each, and their codebooks.
+
+    Raises:
+        CompressionError: a layer has no weights left, or `bits` that cannot be.
+    """
+    module = copy.deepcopy(module).eval()
+    books = share_weights(module, bits, start)
+    if training is not None:
+        first = int(training.how.steps * _CLUSTERING)
+        if first:
+            module, books = _clustered(module, books, training, first)
+        attach_codebooks(module, books)
+        peak = training.how.peak
+        # Centroids gather the gradients of all their weights.
+        slow = None if peak is None else peak / 10
+        how = replace(training.how, steps=max(1, training.how.steps - first), peak=slow)
+        module = training(module, how, None)
+        books = codebooks_of(module)
+        detach(module)
+    return with_codebooks(module, books), books
+
+
+def _clustered(
+    module: nn.Module, books: dict[str, Codebook], training: Training, steps: int
+) -> tuple[nn.Module, dict[str, Codebook]]:
+    attach_clusters(module, books)
+    count = 0
+
+    def renewed(trained: nn.Module) -> None:
+        nonlocal count
+        count += 1
+        if count % _RENEWED_EVERY == 0:
+            renew_clusters(trained)
+
+    trained = training(module, replace(training.how, steps=steps), renewed)
+    found = codebooks_of(trained)
+    detach(trained)
+    return trained, found
+
+
+def with_codebooks(module: nn.Module, books: dict[str, Codebook]) -> nn.Module:
+    """The module with the weights that the codebooks stand for, in place.
+
+    Raises:
+        CompressionError: a codebook of another shape.
+    """
+    with torch.no_grad():
+        for path, book in books.items():
+            weight = module.get_submodule(path).weight
+            if tuple(weight.shape) != book.index.shape:
+                raise CompressionError(f"{path}: a codebook of {book.index.shape} does not fit")
+            weight.copy_(torch.from_numpy(book.dense()))
+    return module.eval()

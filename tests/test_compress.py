@@ -1,0 +1,159 @@
+"""The whole way: compress, evaluate, unpack, export; the table's last row is the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apps.cli import main
+from apps.compressing import Recipe, compress
+from apps.dense_model import load_dense
+from edge.compress.finetune import FineTuning
+from edge.compress.magnitude import convolutions
+from edge.compress.package import read_package
+from edge.errors import ArtifactError
+from edge.models.checkpoint import load_safetensors, save_safetensors
+from edge.models.darknet import load_darknet
+from export.source import BUILT_IN
+from tests.small_models import picture, run, small
+
+TRAIN = "scenes://?seed=300&count=6"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A small Darknet with two of the built-in world's classes."""
+    module, spec = small()
+    path = tmp_path / "small.safetensors"
+    save_safetensors(module, path, replace(spec, classes=("car", "pedestrian")))
+    return path
+
+
+def test_the_stages_shrink_and_the_last_is_the_file(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, report = tmp_path / "s.edgez", tmp_path / "s.json"
+    options = ["--data", "scenes", "--images", "3", "--prune", "0.6", "--json", str(report)]
+    assert main(["compress", str(model), "-o", str(target), "--bits", "3", *options]) == 0
+    result = json.loads(report.read_text())
+    stages = result["stages"]
+    assert [stage["name"] for stage in stages] == ["original", "pruned", "shared", "coded"]
+    assert stages[-1]["bytes"] == target.stat().st_size
+    sizes = [stage["bytes"] for stage in stages[:3]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert stages[2]["map50"] == stages[3]["map50"]  # the package is the shared network
+    assert all(0 <= stage["map50"] <= 1 for stage in stages)
+    assert result["ratio"] == pytest.approx(stages[0]["bytes"] / target.stat().st_size)
+    kept = sum(layer["kept"] for layer in result["layers"])
+    weights = sum(layer["weights"] for layer in result["layers"])
+    assert kept / weights == pytest.approx(0.4, abs=0.02)
+    assert max(layer["levels"] for layer in result["layers"]) <= 8
+    assert "Deep Compression" in capsys.readouterr().out
+    assert [s["name"] for s in read_package(target).stages] == ["original", "pruned", "shared"]
+
+
+def test_unpacked_files_and_the_export_are_one_detector(tmp_path: Path, model: Path) -> None:
+    target = tmp_path / "s.edgez"
+    compress(model, output=target)
+    assert main(["unpack", str(target), "-o", str(tmp_path / "u")]) == 0
+    made = tmp_path / "u" / "small"
+    export = ["export-engine", str(target), "--fp32", "--builder", "none", "-o", str(tmp_path)]
+    assert main(export) == 0
+    image = picture((48, 64))
+    wanted = run(tmp_path / "small.fp32.onnx", image)
+    state = dict(read_package(target).tensors())
+    for module in (
+        load_safetensors(made.with_suffix(".safetensors"))[0],
+        load_darknet(made.with_suffix(".cfg"), made.with_suffix(".weights"))[0],
+        load_dense(target, tmp_path).module,
+    ):
+        for name, tensor in module.state_dict().items():
+            assert np.array_equal(tensor.numpy(), state[name])
+        with torch.no_grad():
+            for a, b in zip(wanted, module(torch.from_numpy(image)), strict=True):
+                assert np.allclose(a, b.numpy(), atol=1e-4)
+    assert made.with_suffix(".names").read_text().split() == ["car", "pedestrian"]
+
+
+def test_training_keeps_what_was_pruned_and_leaves_a_log(tmp_path: Path, model: Path) -> None:
+    target = tmp_path / "s.edgez"
+    tuning = FineTuning(steps=10, batch=2)
+    result = compress(
+        model, output=target, recipe=Recipe(prune=0.7, bits=2), tuning=tuning, train=TRAIN
+    )
+    kept = sum(layer["kept"] for layer in result["layers"])
+    assert kept == pytest.approx(
+        0.3 * sum(layer["weights"] for layer in result["layers"]), rel=0.02
+    )
+    assert all(layer["levels"] <= 4 for layer in result["layers"])
+    log = (tmp_path / "s.log").read_text()
+    assert "pruning: step" in log and "sharing: step" in log and "coded:" in log
+    pruned, _ = load_safetensors(tmp_path / "s.pruned.safetensors")
+    again = compress(model, output=tmp_path / "b.edgez", pruned=tmp_path / "s.pruned.safetensors")
+    zeros = sum(int((conv.weight == 0).sum()) for conv in convolutions(pruned).values())
+    assert zeros == sum(layer["weights"] - layer["kept"] for layer in again["layers"])
+
+
+def test_two_of_every_four_in_a_package(tmp_path: Path, model: Path) -> None:
+    assert main(["compress", str(model), "--two-four", "-o", str(tmp_path / "s.edgez")]) == 0
+    for name, tensor in read_package(tmp_path / "s.edgez").tensors():
+        if name.endswith("weight") and tensor.shape[1] % 4 == 0:
+            fours = (tensor != 0).reshape(len(tensor), -1, 4, *tensor.shape[2:])
+            assert (fours.sum(axis=2) <= 2).all()
+
+
+def test_sharing_alone_reports_rates_and_the_file(tmp_path: Path, model: Path) -> None:
+    target, report = tmp_path / "s.edgez", tmp_path / "s.json"
+    command = ["share", str(model), "--bits", "2", "-o", str(target), "--json", str(report)]
+    assert main(command) == 0
+    result = json.loads(report.read_text())
+    assert result["file_bytes"] == target.stat().st_size and result["map50"] is None
+    bits = sum(-(-row["weights"] * 2 // 8) for row in result["layers"])
+    assert result["sections"]["weights"] == bits
+    assert all(row["levels"] <= 4 for row in result["layers"])
+
+
+def test_a_given_noise_is_kept_by_the_file(tmp_path: Path, model: Path) -> None:
+    target, report = tmp_path / "s.edgez", tmp_path / "s.json"
+    command = ["compress", str(model), "--noise-db", "25", "--images", "2", "--data", "scenes"]
+    assert main([*command, "-o", str(target), "--json", str(report)]) == 0
+    result = json.loads(report.read_text())
+    assert 25 <= result["noise_db"] < 30 and result["file_bytes"] == target.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compress", "none.safetensors", "-o", "a.edgez"], "none.safetensors"),
+        (["compress", "squeezedet-scenes", "-o", "a.zip"], "NAME.edgez"),
+        (["unpack", "none.edgez"], "none.edgez: cannot be read"),
+        (["compress", "tiny-yolo-scenes", "--names", "x", "-o", "a.edgez"], "leave names out"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str], arguments, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+
+
+def test_training_without_labels_is_refused(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(ValueError, match="give them with --train"):
+        compress(model, output=tmp_path / "s.edgez", tuning=FineTuning(steps=2))
+
+
+def test_a_built_in_model_is_its_onnx_file(tmp_path: Path) -> None:
+    dense = load_dense("squeezedet-scenes", tmp_path)
+    image = picture(dense.spec.contract.hw)
+    with torch.no_grad():
+        found = dense.module(torch.from_numpy(image))[0].numpy()
+    assert np.allclose(found, run(BUILT_IN["squeezedet-scenes"], image)[0], atol=1e-3)
+    with pytest.raises(ArtifactError, match="leave weights out"):
+        load_dense("squeezedet-scenes", tmp_path, weights="x")

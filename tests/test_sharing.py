@@ -1,0 +1,190 @@
+"""Codebooks are scipy's and the optimum's, zeros stay zero, centroids learn by summed gradients."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from scipy.cluster.vq import kmeans as scipy_kmeans
+from torch import nn
+
+from edge.compress.deep import with_codebooks
+from edge.compress.folding import fold_norms, has_norms, unfold_norms
+from edge.compress.kmeans import kmeans_1d
+from edge.compress.magnitude import convolutions, detach
+from edge.compress.noise import NoiseSearch, grid_codebook, signal_to_noise_db
+from edge.compress.sharing import (
+    Shared,
+    attach_clusters,
+    attach_codebooks,
+    codebooks_of,
+    renew_clusters,
+    share_tensor,
+    share_weights,
+    sharing_rate,
+)
+from edge.errors import CompressionError
+from tests.small_models import decibel, small
+
+
+def error(values: np.ndarray, centres: np.ndarray) -> float:
+    return float(np.square(values[:, None] - centres[None]).min(axis=1).sum())
+
+
+@pytest.mark.parametrize("start", ["linear", "density", "random", "optimal"])
+def test_lloyd_ends_where_scipys_does(start) -> None:
+    values = np.random.default_rng(0).laplace(size=900)
+    found = kmeans_1d(values, 8, start)
+    again = scipy_kmeans(values, found.copy(), iter=1)[0]
+    assert np.allclose(np.sort(again), found, atol=1e-4)
+    assert (np.diff(found) > 0).all()
+
+
+def test_the_optimal_start_is_the_best_of_all_partitions() -> None:
+    values = np.sort(np.random.default_rng(1).normal(size=12))
+    best = min(
+        sum(np.square(p - p.mean()).sum() for p in np.split(values, cuts))
+        for cuts in combinations(range(1, 12), 3)
+    )
+    assert error(values, kmeans_1d(values, 4, "optimal")) == pytest.approx(best, rel=1e-9)
+
+
+def test_the_optimal_start_is_no_worse_than_the_others_on_a_layers_weights() -> None:
+    values = np.random.default_rng(2).laplace(size=20_000)
+    errors = {s: error(values, kmeans_1d(values, 16, s)) for s in ("linear", "density", "optimal")}
+    assert errors["optimal"] <= min(errors.values()) * 1.0001
+
+
+def test_fewer_values_than_centres_are_kept_as_they_are() -> None:
+    assert kmeans_1d(np.array([3.0, 1.0, 3.0]), 8).tolist() == [1.0, 3.0]
+
+
+def test_zeros_stay_zero_and_take_no_centroid() -> None:
+    rng = np.random.default_rng(3)
+    weight = rng.normal(size=(8, 4, 3, 3)).astype(np.float32) * (rng.random((8, 4, 3, 3)) < 0.4)
+    book = share_tensor(weight, 3)
+    assert book.levels == 8 and ((book.index == 0) == (weight == 0)).all()
+    dense = book.dense()
+    assert (dense[weight == 0] == 0).all()
+    nearest = book.centroids[np.abs(weight[..., None] - book.centroids).argmin(axis=-1)]
+    assert np.array_equal(dense[weight != 0], nearest[weight != 0])
+
+
+def test_the_rate_is_deep_compressions_formula() -> None:
+    book = share_tensor(np.random.default_rng(0).normal(size=(32, 16, 3, 3)).astype("f4"), 4)
+    n, k, b = 32 * 16 * 9, 16, 32
+    assert sharing_rate(book) == pytest.approx(n * b / (n * np.log2(k) + k * b))
+
+
+def test_a_centroids_gradient_is_the_sum_over_its_weights() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3)
+    book = share_tensor(conv.weight.detach().numpy(), 2)
+    image = torch.randn(2, 4, 8, 8)
+    plain = nn.Conv2d(4, 6, 3, bias=False)
+    with torch.no_grad():
+        plain.weight.copy_(torch.from_numpy(book.dense()))
+    plain(image).square().sum().backward()
+    summed = [plain.weight.grad.numpy()[book.index == k + 1].sum() for k in range(4)]
+    centroids = torch.from_numpy(book.centroids).requires_grad_()
+    nn.functional.conv2d(image, Shared(book)(centroids)).square().sum().backward()
+    assert np.allclose(centroids.grad.numpy(), summed, rtol=1e-3)
+
+
+def step(module: nn.Module) -> None:
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1e-3)
+    image = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(1))
+    sum((head - 1).square().mean() for head in module(image)).backward()
+    optimizer.step()
+
+
+def test_trained_centroids_come_back_sorted_and_give_the_trained_weights() -> None:
+    module = fold_norms(small()[0])
+    books = share_weights(module, 2)
+    attach_codebooks(module, books)
+    step(module)
+    found = codebooks_of(module)
+    detach(module)
+    assert any((found[p].centroids != books[p].centroids).any() for p in books)
+    for path, conv in convolutions(module).items():
+        assert np.array_equal(found[path].dense(), conv.weight.detach().numpy())
+        assert (np.diff(found[path].centroids) >= 0).all()
+
+
+def test_clustered_weights_learn_behind_their_centroids() -> None:
+    module = fold_norms(small()[0])
+    books = share_weights(module, 2)
+    attach_clusters(module, books)
+    before = module.get_submodule("layers.0.conv").parametrizations.weight.original.clone()
+    step(module)
+    renew_clusters(module)
+    held = module.get_submodule("layers.0.conv").parametrizations.weight
+    assert (held.original != before).any()
+    found = codebooks_of(module)
+    detach(module)
+    for path, conv in convolutions(module).items():
+        # Straight-through weights are w + (c - w), one rounding from c.
+        assert np.allclose(conv.weight.detach(), found[path].dense(), atol=1e-6)
+        assert found[path].levels <= 4
+
+
+def test_codebooks_go_into_a_module_of_their_shapes_alone() -> None:
+    module, other = fold_norms(small()[0]), fold_norms(small(seed=1)[0])
+    books = share_weights(module, 3)
+    with_codebooks(other, books)
+    for path, conv in convolutions(other).items():
+        assert np.array_equal(conv.weight.detach(), books[path].dense())
+    first, second = list(books)[:2]
+    with pytest.raises(CompressionError, match="does not fit"):
+        with_codebooks(other, {first: books[second]})
+
+
+@pytest.mark.parametrize(
+    ("weight", "bits", "message"),
+    [
+        (np.zeros((2, 2), np.float32), 3, "lost all"),
+        (np.ones((2, 2), np.float32), 13, "13 bits"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(weight, bits: int, message: str) -> None:
+    with pytest.raises(CompressionError, match=message):
+        share_tensor(weight, bits)
+
+
+def test_folded_and_unfolded_norms_give_the_same_heads() -> None:
+    module, _ = small()
+    image = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(2))
+    folded = fold_norms(module)
+    normed = unfold_norms(folded, module, image)
+    assert has_norms(module) and not has_norms(folded) and has_norms(normed)
+    with torch.no_grad():
+        for a, b, c in zip(module(image), folded(image), normed(image), strict=True):
+            assert torch.allclose(a, b, atol=1e-4) and torch.allclose(a, c, atol=1e-4)
+
+
+def test_noise_is_measured_as_the_tests_measure_it() -> None:
+    a, b = torch.randn(3, 4), torch.randn(3, 4)
+    assert signal_to_noise_db([a], [b]) == pytest.approx(decibel(a.numpy(), b.numpy()), abs=1e-4)
+
+
+def test_a_grid_rounds_and_prunes_its_dead_zone() -> None:
+    weight = np.array([[-0.9, -0.2, 0.1, 0.55, 1.1, 2.0]], np.float32)
+    book = grid_codebook(weight, 1.0, dead=0.6)
+    assert book.index.tolist() == [[1, 0, 0, 0, 2, 3]]
+    assert np.allclose(book.centroids, [-0.9, 1.1, 2.0], atol=1e-3)
+
+
+def test_the_search_keeps_the_noise_and_finer_takes_more_bits() -> None:
+    module = fold_norms(small()[0])
+    images = [torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))]
+    kept = []
+    for least in (15.0, 30.0):
+        books = NoiseSearch(module, images).run(least)
+        coarse = with_codebooks(fold_norms(module), books)
+        with torch.no_grad():
+            reached = signal_to_noise_db(module(images[0]), coarse(images[0]))
+        assert least <= reached < least + 4
+        kept.append(sum(int((book.index > 0).sum()) for book in books.values()))
+    assert kept[0] < kept[1]
