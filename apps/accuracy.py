@@ -12,17 +12,27 @@ import numpy as np
 
 from apps.image_results import ClassResults, by_class, small_results
 from apps.table import steps
-from edge.data.datasets import Dataset, load, match_classes, open_dataset
+from edge.data.datasets import Dataset, Item, load, match_classes, open_dataset
 from edge.data.metrics import Metrics, evaluate_detections
 from edge.detections import Detections
 from edge.errors import DataError
 from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
 
-__all__ = ["Accuracy", "accuracy", "data_digest", "detect", "labelled", "score"]
+__all__ = [
+    "OPTIONS",
+    "Accuracy",
+    "accuracy",
+    "clip",
+    "data_digest",
+    "detect",
+    "labelled",
+    "run_over",
+    "score",
+]
 
-# As `edge evaluate`: a low score keeps the whole curve.
-_OPTIONS: dict[str, Any] = {"score": 0.005, "iou": 0.45, "limit": 500, "multi_label": True}
+# A low score keeps the whole curve; an anchor counts for each of its classes, as in Darknet.
+OPTIONS: dict[str, Any] = {"score": 0.005, "iou": 0.45, "limit": 500, "multi_label": True}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +89,45 @@ def data_digest(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
+def clip(found: Detections, hw: tuple[int, ...]) -> Detections:
+    """Labels end at the image's edge, and so must boxes that are compared with them."""
+    return replace(found, xyxy=np.clip(found.xyxy, 0, (hw[1], hw[0], hw[1], hw[0])))
+
+
+def run_over(
+    detectors: Sequence[Detector],
+    dataset: Dataset,
+    skipped: list[str] | None = None,
+    what: str = "detecting",
+) -> tuple[list[list[Detections]], Dataset]:
+    """Detections by detector and image, and the dataset in pixels.
+
+    Args:
+        skipped: receives a line for each image that cannot be read; None refuses such images.
+
+    Raises:
+        DataError: an image cannot be read, or none.
+    """
+    found: list[list[Detections]] = [[] for _ in detectors]
+    items: list[Item] = []
+    for item in steps(dataset.items, what, len(dataset)):
+        try:
+            frame, known = load(item)
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+            continue
+        # With its seed a scene can be rendered again, for the report.
+        items.append(replace(known, seed=item.seed))
+        for kept, run in zip(found, detectors, strict=True):
+            kept.append(clip(run(frame), frame.shape[:2]))
+    if not items:
+        first = skipped[0] if skipped else "it is empty"
+        raise DataError(f"{dataset.source}: no image can be used; the first: {first}")
+    return found, replace(dataset, items=tuple(items))
+
+
 def detect(
     artifact: str | Path, dataset: Dataset, threads: int | None = None
 ) -> tuple[list[Detections], Dataset, Detector]:
@@ -88,20 +137,11 @@ def detect(
         DataError: an image cannot be read: a gate compares the same images or none.
         ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
     """
-    found, items = [], []
     # The Q/DQ graph as TensorRT computes it, not as the CPU's INT8 kernels round it.
     options = cpu_options(artifact, threads=threads, exact=True)
-    with Detector.open(artifact, **_OPTIONS, **options) as detector:
-        for item in steps(dataset.items, f"evaluating {Path(artifact).name}", len(dataset)):
-            frame, known = load(item)
-            height, width = frame.shape[:2]
-            boxes = detector(frame)
-            # Labels end at the image's edge, and so must boxes that are compared with them.
-            clipped = np.clip(boxes.xyxy, 0, (width, height, width, height))
-            found.append(replace(boxes, xyxy=clipped))
-            # With its seed a scene can be rendered again, for the report.
-            items.append(replace(known, seed=item.seed))
-    return found, replace(dataset, items=tuple(items)), detector
+    with Detector.open(artifact, **OPTIONS, **options) as detector:
+        found, pixels = run_over([detector], dataset, what=f"evaluating {Path(artifact).name}")
+    return found[0], pixels, detector
 
 
 def score(

@@ -9,7 +9,21 @@ from importlib import import_module
 from typing import Any
 
 import edge
-from apps import bench_arguments, camera_arguments, regression_arguments, verify_arguments
+from apps import (
+    anchors_arguments,
+    bench_arguments,
+    calibrate_arguments,
+    camera_arguments,
+    compress_arguments,
+    dissect_arguments,
+    prune_arguments,
+    qat_arguments,
+    regression_arguments,
+    search_arguments,
+    sensitivity_arguments,
+    train_arguments,
+    verify_arguments,
+)
 from edge.errors import EdgeError
 
 __all__ = ["export_engine", "main"]
@@ -47,13 +61,13 @@ def _json(parser: Arguments) -> None:
     parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
 
 
-def _thresholds(parser: Arguments, score: float) -> None:
+def _thresholds(parser: Arguments, score: float | None) -> None:
     parser.add_argument(
         "--score",
         type=_share,
         default=score,
         metavar="S",
-        help="leave out lower scores (%(default)s)",
+        help=f"leave out lower scores ({score or 'what was fitted to the artifact, or 0.25'})",
     )
     parser.add_argument(
         "--iou",
@@ -61,28 +75,6 @@ def _thresholds(parser: Arguments, score: float) -> None:
         default=0.45,
         metavar="I",
         help="boxes of one class that overlap more count as one (%(default)s)",
-    )
-
-
-def _calibration(parser: Arguments) -> None:
-    parser.add_argument(
-        "--images", type=_count, default=200, metavar="N", help="calibration images (%(default)s)"
-    )
-    parser.add_argument(
-        "--method",
-        choices=("mse", "percentile", "entropy", "minmax"),
-        default="mse",
-        help="how a tensor's clipping threshold is chosen (%(default)s)",
-    )
-    parser.add_argument(
-        "--no-equalise",
-        action="store_true",
-        help="leave the channels' ranges as they are (INT8 of depthwise networks suffers)",
-    )
-    parser.add_argument(
-        "--no-bias-correction",
-        action="store_true",
-        help="leave the mean error of rounding in the biases",
     )
 
 
@@ -94,6 +86,24 @@ def _keep(parser: Arguments) -> None:
         metavar="NAMES",
         help="convolutions that stay out of INT8: first, heads or names, with commas between",
     )
+    parser.add_argument(
+        "--precision-map", metavar="F", help="keep the layers that an earlier search kept"
+    )
+
+
+def _guard(parser: Arguments) -> None:
+    parser.add_argument(
+        "--max-map-drop",
+        type=_share,
+        metavar="D",
+        help="mAP@.5 that INT8 may lose, such as 0.005: keeps in FP16 what that takes",
+    )
+    parser.add_argument(
+        "--accuracy-data",
+        metavar="DIR",
+        help="labelled images for --max-map-drop, the verdict and the score threshold",
+    )
+    parser.add_argument("--no-verdict", action="store_true", help="do not measure INT8 beside FP16")
 
 
 def _threads(parser: Arguments, default: int | None = None) -> None:
@@ -117,7 +127,7 @@ def _export_arguments(parser: Arguments) -> None:
         nargs="?",
         default="tiny-yolo-scenes",
         metavar="MODEL",
-        help="built-in or zoo name, .cfg (weights beside it), .onnx, .npz, .safetensors; "
+        help="built-in or zoo name, .cfg (weights beside it), .onnx, .npz, .safetensors, .edgez; "
         "left out: the built-in Tiny-YOLO",
     )
     precision = parser.add_mutually_exclusive_group()
@@ -141,8 +151,9 @@ def _export_arguments(parser: Arguments) -> None:
         metavar="DIR",
         help="calibration images, or a .calib.json of this model; left out: built-in scenes",
     )
-    _calibration(parser)
+    calibrate_arguments.recipe_options(parser)
     _keep(parser)
+    _guard(parser)
     parser.add_argument(
         "--builder",
         choices=("auto", "tensorrt", "rtx", "none"),
@@ -151,6 +162,12 @@ def _export_arguments(parser: Arguments) -> None:
     )
     parser.add_argument(
         "--workspace", type=_count, metavar="MIB", help="scratch memory of the builder, MiB"
+    )
+    parser.add_argument(
+        "--dla",
+        type=int,
+        metavar="CORE",
+        help="build for this core of a Jetson's DLA (TensorRT 10.7 or older; JetPack 6 has 10.3)",
     )
     parser.add_argument(
         "--targets", type=_words, default=[], metavar="SM", help="for rtx: SM86,SM89; default all"
@@ -183,10 +200,16 @@ def _export(args: argparse.Namespace) -> int:
         method=args.method,
         equalise=not args.no_equalise,
         bias_correction=not args.no_bias_correction,
+        adaround=args.adaround,
         keep=args.keep,
+        max_map_drop=args.max_map_drop,
+        accuracy_data=args.accuracy_data,
+        precision_map=args.precision_map,
+        verdict=not args.no_verdict,
         builder=args.builder,
         workspace_mib=args.workspace,
         targets=args.targets,
+        dla=args.dla,
         random_weights=args.random_weights,
         seed=args.seed,
         hw=args.size,
@@ -200,7 +223,7 @@ def _export(args: argparse.Namespace) -> int:
 def _detect_arguments(parser: Arguments) -> None:
     parser.add_argument("artifact", metavar="ARTIFACT", help=".onnx or .engine of edge")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures or folders of them")
-    _thresholds(parser, 0.25)
+    _thresholds(parser, None)
     parser.add_argument(
         "--multi-label", action="store_true", help="every class of a box, not only its best"
     )
@@ -240,7 +263,17 @@ def _evaluate_arguments(parser: Arguments) -> None:
         "--best-class", action="store_true", help="only the best class of a box, as a camera shows"
     )
     parser.add_argument(
+        "--against",
+        metavar="B",
+        help="compare with another artifact on the same images: by size, by class, scores",
+    )
+    parser.add_argument(
         "--try-contracts", action="store_true", help="letterbox and stretch, and which of them fits"
+    )
+    parser.add_argument(
+        "--allow-overlap",
+        action="store_true",
+        help="go on though the artifact was calibrated on these images",
     )
     _threads(parser)
     _exact(parser)
@@ -258,24 +291,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         multi_label=not args.best_class,
         threads=args.threads,
         exact=not args.fast_int8,
+        against=args.against,
         try_contracts=args.try_contracts,
+        allow_overlap=args.allow_overlap,
         json_path=args.json,
     )
     app.print_evaluation(result)
-    return 0
-
-
-def _calibrate_arguments(parser: Arguments) -> None:
-    parser.add_argument("onnx", metavar="ONNX", help="NAME.fp32.onnx of export-engine")
-    parser.add_argument("--data", metavar="DIR", help="pictures; left out: built-in scenes")
-    _calibration(parser)
-    parser.add_argument("-o", "--output", metavar="F", help="the table (NAME.calib.json)")
-
-
-def _calibrate(args: argparse.Namespace) -> int:
-    app = import_module("apps.exporting")
-    recipe = app.Recipe(args.images, args.method, not args.no_equalise, not args.no_bias_correction)
-    app.calibrate_command(args.onnx, args.data, recipe=recipe, output=args.output)
     return 0
 
 
@@ -288,7 +309,11 @@ def _quantize_arguments(parser: Arguments) -> None:
 
 def _quantize(args: argparse.Namespace) -> int:
     import_module("apps.exporting").quantize_command(
-        args.onnx, args.table, keep=args.keep, output=args.output
+        args.onnx,
+        args.table,
+        keep=args.keep,
+        precision_map=args.precision_map,
+        output=args.output,
     )
     return 0
 
@@ -359,6 +384,16 @@ _COMMANDS: dict[
         regression_arguments.arguments,
         regression_arguments.run,
     ),
+    "dissect": (
+        "keep some classes, and the channels that they need",
+        dissect_arguments.arguments,
+        dissect_arguments.run,
+    ),
+    "prune": (
+        "fewer channels, to milliseconds, megabytes or points",
+        prune_arguments.arguments,
+        prune_arguments.run,
+    ),
     "verify": (
         "are two artifacts one detector, and from which layer not",
         verify_arguments.arguments,
@@ -369,8 +404,52 @@ _COMMANDS: dict[
         camera_arguments.add_camera_arguments,
         camera_arguments.run_camera,
     ),
-    "calibrate": ("measure the scales of an FP32 graph", _calibrate_arguments, _calibrate),
+    "anchors": (
+        "anchor sizes that fit labelled pictures",
+        anchors_arguments.arguments,
+        anchors_arguments.run,
+    ),
+    "train": (
+        "train a detector on labelled pictures",
+        train_arguments.arguments,
+        train_arguments.run,
+    ),
+    "calibrate": (
+        "measure the scales of an FP32 graph",
+        calibrate_arguments.arguments,
+        calibrate_arguments.run,
+    ),
     "quantize": ("INT8 graph from an FP32 graph and a table", _quantize_arguments, _quantize),
+    "qat": (
+        "fine-tune a network for INT8, on pictures with or without labels",
+        qat_arguments.arguments,
+        qat_arguments.run,
+    ),
+    "sensitivity": (
+        "what each layer's quantization costs",
+        sensitivity_arguments.arguments,
+        sensitivity_arguments.run,
+    ),
+    "search": (
+        "keep out of INT8 what an accuracy budget takes",
+        search_arguments.arguments,
+        search_arguments.run,
+    ),
+    "share": (
+        "few values for each layer's weights, in a package",
+        compress_arguments.share_arguments,
+        compress_arguments.run_share,
+    ),
+    "compress": (
+        "prune, share and code: Deep Compression to a package",
+        compress_arguments.arguments,
+        compress_arguments.run,
+    ),
+    "unpack": (
+        "a package to ONNX, safetensors, cfg and weights",
+        compress_arguments.unpack_arguments,
+        compress_arguments.run_unpack,
+    ),
     "show": ("what an artifact is and where it comes from", _show_arguments, _show),
     "fetch": ("download the published weights of a model", _fetch_arguments, _fetch),
     "demo": ("the whole way on the built-in world, and one table", _demo_arguments, _demo),

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from apps.table import say, show, steps
+from apps.accuracy import labelled, run_over
+from apps.slices import compare_slices, print_slices
+from apps.table import say, show
+from calibration.overlap import calibrated_on, overlap, refuse_overlap
 from edge.artifact import write_atomic
-from edge.data.datasets import Dataset, Item, load, match_classes, open_dataset
+from edge.data.datasets import Dataset
 from edge.data.metrics import Metrics, evaluate_detections, voc_ap, voc_curves
 from edge.detections import Detections
-from edge.errors import DataError
+from edge.errors import ArtifactError
 from edge.runtime.backend import Backend, cpu_options, open_backend
 from edge.runtime.detector import Detector
-from edge.spec import InputContract
+from edge.spec import InputContract, ModelSpec
 
 __all__ = ["evaluate", "print_evaluation"]
 
@@ -34,7 +38,10 @@ def evaluate(
     multi_label: bool = True,
     threads: int | None = None,
     exact: bool = True,
+    foreign: bool = False,
+    against: str | Path | None = None,
     try_contracts: bool = False,
+    allow_overlap: bool = False,
     json_path: str | Path | None = None,
 ) -> dict[str, Any]:
     """Run the artifact over labelled images and measure its average precision.
@@ -46,31 +53,43 @@ def evaluate(
         multi_label: let an anchor count for each of its classes, as Darknet's own evaluation does.
         threads: of the CPU backend.
         exact: run a Q/DQ graph as TensorRT computes it, not on the CPU's own INT8 kernels.
+        foreign: leave a Q/DQ graph of another tool to onnxruntime, as it is.
+        against: another artifact of the model, compared on the same images, slice by slice.
         try_contracts: measure with letterbox and with stretch and tell which fits the weights.
+        allow_overlap: go on though images that the artifact was calibrated on are among them.
         json_path: where to write the result too.
 
     Returns:
         `artifact`, `backend`, `images`, `map50`, `map50_95`, `by_class`, `by_size` (0..1), how it
-        was measured, and what was left out.
+        was measured, and what was left out; with `against`, `against` (`artifact`, `slices`,
+        `scores`, see `compare_slices`).
 
     Raises:
         DataError: no labels, no class in common, or no readable image.
+        CalibrationError: the artifact was calibrated on these very images, or most are like them.
         ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
     """
-    backend_options = cpu_options(artifact, threads=threads, exact=exact)
+    cpu = {"threads": threads, "exact": exact and not foreign, "rearrange": not foreign}
     options: dict[str, Any] = {
         "score": score,
         "iou": iou,
         "limit": limit,
         "multi_label": multi_label,
     }
-    with open_backend(artifact, **backend_options) as backend:
+    with ExitStack() as stack:
+        backend = stack.enter_context(open_backend(artifact, **cpu_options(artifact, **cpu)))
         spec = backend.manifest.spec
-        dataset = _labelled(data, spec.classes, images)
+        dataset = labelled(data, spec.classes, images)
+        seen = _seen(backend, dataset, str(artifact), allow_overlap)
         contracts = [spec.contract, *(_others(spec.contract) if try_contracts else ())]
         detectors = [Detector(backend, contract=each, **options) for each in contracts]
-        found, dataset, skipped = _detect(detectors, dataset)
-        figures = [evaluate_detections(dataset, each, spec.classes) for each in found]
+        if against is not None:
+            detectors.append(_rival(stack, against, spec, options, threads))
+        skipped: list[str] = []
+        found, dataset = run_over(detectors, dataset, skipped)
+        figures = [
+            evaluate_detections(dataset, each, spec.classes) for each in found[: len(contracts)]
+        ]
         result = {
             "artifact": str(artifact),
             **_facts(backend),
@@ -80,12 +99,50 @@ def evaluate(
             **options,
             "skipped": skipped,
             "dropped": dataset.dropped,
+            "calibrated_on": seen,
         }
+    if against is not None:
+        compared = compare_slices(dataset, found[-1], found[0], spec.classes)
+        result["against"] = {"artifact": str(against), **compared}
     if try_contracts:
         result["contracts"] = _compared(contracts, figures)
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
     return result
+
+
+def _seen(backend: Backend, dataset: Dataset, artifact: str, allowed: bool) -> int:
+    """How many of the images the artifact's scales were made from, or look alike.
+
+    Frames of one series look alike and may stand on both sides of an honest split: a few are told,
+    not refused.
+    """
+    hashes, digests = calibrated_on(backend.manifest)
+    if not hashes and not digests:
+        return 0
+    found = overlap(hashes, dataset, digests)
+    if not allowed and (any(one.exact for one in found) or 2 * len(found) > len(dataset)):
+        refuse_overlap(found, artifact, dataset.source)
+    if found:
+        say(
+            f"{len(found)} of {len(dataset)} images are, or look like, calibration images of "
+            f"{artifact}: its figures may flatter it"
+        )
+    return len(found)
+
+
+def _rival(
+    stack: ExitStack,
+    against: str | Path,
+    spec: ModelSpec,
+    options: dict[str, Any],
+    threads: int | None,
+) -> Detector:
+    cpu = cpu_options(against, threads=threads, exact=True)
+    backend = stack.enter_context(open_backend(against, **cpu))
+    if backend.manifest.spec.classes != spec.classes:
+        raise ArtifactError(f"{against}: its classes are not those of {spec.name}")
+    return Detector(backend, **options)
 
 
 def _facts(backend: Backend) -> dict[str, Any]:
@@ -98,43 +155,8 @@ def _facts(backend: Backend) -> dict[str, Any]:
     }
 
 
-def _labelled(data: str | Path, classes: Sequence[str], images: int | None) -> Dataset:
-    """The dataset, refused before an hour's work instead of after it."""
-    dataset = open_dataset(data, classes, images)
-    if dataset.kind == "images":
-        raise DataError(f"{data}: images without labels; there is nothing to compare with")
-    match_classes(dataset.classes, classes)
-    return dataset
-
-
 def _others(own: InputContract) -> list[InputContract]:
     return [replace(own, resize="stretch" if own.resize == "letterbox" else "letterbox")]
-
-
-def _detect(
-    detectors: Sequence[Detector], dataset: Dataset
-) -> tuple[list[list[Detections]], Dataset, list[str]]:
-    """Detections by detector, the dataset in pixels, and what could not be read."""
-    found: list[list[Detections]] = [[] for _ in detectors]
-    items: list[Item] = []
-    skipped: list[str] = []
-    for item in steps(dataset.items, "detecting", len(dataset)):
-        try:
-            frame, labelled = load(item)
-        except DataError as error:
-            skipped.append(str(error))
-            continue
-        items.append(labelled)
-        for kept, run in zip(found, detectors, strict=True):
-            kept.append(_clip(run(frame), frame.shape[:2]))
-    if not items:
-        raise DataError(f"{dataset.source}: no image can be used; the first: {skipped[0]}")
-    return found, replace(dataset, items=tuple(items)), skipped
-
-
-def _clip(found: Detections, hw: tuple[int, ...]) -> Detections:
-    """Labels end at the image's edge, and so must boxes that are compared with them."""
-    return replace(found, xyxy=np.clip(found.xyxy, 0, (hw[1], hw[0], hw[1], hw[0])))
 
 
 def _voc(dataset: Dataset, found: list[Detections], classes: Sequence[str]) -> dict[str, float]:
@@ -166,6 +188,8 @@ def print_evaluation(result: dict[str, Any], classes: int = 5) -> None:
     title = f"{name} on {result['images']} images of {result['data']}, {result['backend']}"
     show(title, ("objects", "mAP@.5 %", "mAP@.5:.95 %"), rows)
     _print_classes(result["by_class"], classes)
+    if "against" in result:
+        print_slices(result["against"], Path(result["against"]["artifact"]).name, classes)
     if "contracts" in result:
         _print_contracts(result)
     _print_left_out(result)

@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-from apps.table import say, show
-from calibration.calibrate import IMAGES, SCENES, Calibration, calibrate, network_inputs
+from apps.dla import check_options, dla_engine, dla_facts
+from apps.export_printing import print_export
+from apps.judging import half_beside, verdict_of
+from apps.progress import phases
+from apps.recipe import Recipe, run_calibration
+from apps.scores import refit
+from apps.searching import IMAGES as SELECTION_IMAGES
+from apps.searching import SELECTION_SCENES, record, search_mixed
+from apps.selection import Selection
+from apps.table import say
+from calibration.calibrate import IMAGES, SCENES
 from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import read_manifest, write_atomic
-from edge.errors import ArtifactError, CalibrationError
+from edge.errors import ArtifactError, DataError, EdgeError
 from edge.optional import require
-from edge.spec import Manifest
-from export.correction import correct_bias
+from edge.runtime.backend import open_backend
+from edge.runtime.device import driver_facts
 from export.engine import EngineReport, available_builders, build_engine
+from export.mixed import read_map, write_map, write_mixed
 from export.precision import convolutions
-from export.quantize import write_half, write_int8
+from export.quantize import write_half
 from export.source import BUILT_IN, DEFAULT_MODEL, fp32_onnx
 
-__all__ = ["Recipe", "calibrate_command", "export_engine", "print_export", "quantize_command"]
-
-_FEW_IMAGES = 32
-# Each image gives thousands of pixels to a channel's mean, so few serve.
-_BIAS_IMAGES = 32
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How scales are made: see `export_engine`."""
-
-    images: int = IMAGES
-    method: str = "mse"
-    equalise: bool = True
-    bias_correction: bool = True
+__all__ = ["export_engine", "print_export", "quantize_command"]
 
 
 def export_engine(
@@ -54,13 +46,19 @@ def export_engine(
     method: str = "mse",
     equalise: bool = True,
     bias_correction: bool = True,
+    adaround: bool = False,
     keep: Sequence[str] = (),
+    max_map_drop: float | None = None,
+    accuracy_data: str | Path | None = None,
+    precision_map: str | Path | None = None,
+    verdict: bool = True,
     builder: str = "auto",
     workspace_mib: int | None = None,
     targets: Sequence[str] = (),
     random_weights: bool = False,
     seed: int = 0,
     hw: tuple[int, int] | None = None,
+    dla: int | None = None,
     output: str | Path = "out",
     json_path: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -74,22 +72,35 @@ def export_engine(
         calib: calibration images, or a `.calib.json` of the same graph; default: built-in scenes.
         images, method, equalise: of the calibration.
         bias_correction: take the mean error of rounding out of the biases.
+        adaround: round weights as their layer's output wants it, where the heads gain by it.
         keep: convolutions that stay out of INT8, by name, or `first`, `heads`.
+        max_map_drop: mAP@.5 that INT8 may lose, 0..1: as few layers as that takes stay in FP16.
+        accuracy_data: labelled images for it, for the verdict and for the score threshold.
+        precision_map: JSON of an earlier search, whose layers are kept again.
+        verdict: measure INT8 beside FP16 for a second or two and say which to ship.
         builder: auto, tensorrt, rtx or none.
         workspace_mib, targets: for the builder.
+        dla: core of a Jetson's DLA to build for, with TensorRT 10.7 or older.
         output: folder of the files; made where it is missing.
         json_path: where to write the result too.
 
     Returns:
-        `model`, `precision`, `files` by kind, `calibration`, `engine` (None without a builder,
-        with `reason`).
+        `model`, `precision`, `files` by kind, `calibration`, `search`, `scores`, `engine` (None
+        without a builder, with `reason`), `verdict` (None but for INT8).
 
     Raises:
         ArtifactError, CalibrationError, DataError, BuildError, MissingDependency: one line each.
     """
     folder = Path(output)
     _make(folder)
-    result: dict[str, Any] = {"files": {}, "calibration": None}
+    result: dict[str, Any] = {"files": {}, "calibration": None, "search": None, "scores": None}
+    wanted = Wanted(keep, max_map_drop, accuracy_data, precision_map)
+    wanted.check(precision)
+    if dla is not None:
+        chosen = (*wanted.keep, *filter(None, (wanted.max_map_drop, wanted.precision_map)))
+        check_options(dla, precision, builder, chosen)
+    build = Build(folder, builder, workspace_mib, targets)
+    made: Made | None = None
     ready = _ready(model, precision)
     if ready is not None:
         graph = ready
@@ -105,8 +116,9 @@ def export_engine(
             hw=hw,
         )
         result["files"]["fp32"] = str(source)
-        steps = Recipe(images, method, equalise, bias_correction)
-        graph = _lower_precision(source, precision or "fp16", result, calib, steps, keep)
+        steps = Recipe(images, method, equalise, bias_correction, adaround)
+        made = _lower_precision(source, precision or "fp16", result, calib, steps, wanted, build)
+        graph = made.graph
     manifest = read_manifest(graph)
     result |= {
         "model": manifest.spec.name,
@@ -114,7 +126,12 @@ def export_engine(
         "labels": list(manifest.labels),
     }
     result["files"][manifest.precision] = str(graph)
-    result["engine"] = _engine(graph, folder, builder, workspace_mib, targets, result)
+    result["engine"] = (
+        _engine(graph, build, result) if dla is None else _for_dla(made, build, dla, calib, result)
+    )
+    result["verdict"] = None
+    if verdict and dla is None and made is not None and made.table is not None:
+        result["verdict"] = _verdict(made, calib, wanted, build, result)
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
     return result
@@ -138,25 +155,164 @@ def _ready(model: str | Path, precision: str | None) -> Path | None:
     return None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What may stay out of INT8, and how accurate the rest must be: see `export_engine`."""
+
+    keep: Sequence[str] = ()
+    max_map_drop: float | None = None
+    accuracy_data: str | Path | None = None
+    precision_map: str | Path | None = None
+
+    def check(self, precision: str | None) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            ArtifactError: a budget with layers chosen by hand, or without INT8.
+        """
+        if self.max_map_drop is None:
+            return
+        if self.keep or self.precision_map is not None:
+            raise ArtifactError(
+                "--max-map-drop chooses the layers itself; leave out --keep and --precision-map"
+            )
+        if precision != "int8":
+            raise ArtifactError("--max-map-drop bounds what INT8 loses; add --int8")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A graph of lower precision and what it was made from; a table only for INT8."""
+
+    graph: Path
+    source: Path
+    table: CalibrationTable | None = None
+    selection: Selection | None = None
+
+
+@dataclass(frozen=True)
+class Build:
+    """Where engines go, and what builds them: see `export_engine`."""
+
+    folder: Path
+    builder: str
+    workspace_mib: int | None
+    targets: Sequence[str]
+
+
 def _lower_precision(
     source: Path,
     precision: str,
     result: dict[str, Any],
     calib: str | Path | None,
     recipe: Recipe,
-    keep: Sequence[str],
-) -> Path:
+    wanted: Wanted,
+    build: Build,
+) -> Made:
     if precision == "fp32":
-        return source
+        return Made(source, source)
     target = source.with_name(source.name.replace(".fp32.onnx", f".{precision}.onnx"))
     if precision == "fp16":
         write_half(source, target)
-        return target
+        return Made(target, source)
     table, facts = _table(source, calib, recipe)
     result["calibration"] = facts
     result["files"]["calibration"] = facts["file"]
-    write_int8(source, table, target, keep=_kept(source, keep))
-    return target
+    selection = _selection(source, calib, wanted)
+    if wanted.max_map_drop is not None and selection is not None:
+        write_mixed(source, table, target, {})
+        engines = _cost_engines(source, target, build)
+        _search(source, table, target, selection, wanted.max_map_drop, engines, result)
+    else:
+        write_mixed(source, table, target, _layers(source, wanted))
+    if selection is not None:
+        result["scores"] = refit(selection, source, target)
+    return Made(target, source, table, selection)
+
+
+def _selection(source: Path, calib: str | Path | None, wanted: Wanted) -> Selection | None:
+    """Labelled images, where some are given or a budget needs them."""
+    data = wanted.accuracy_data
+    spec = read_manifest(source).spec
+    if data is None:
+        if wanted.max_map_drop is None:
+            return None
+        data = SELECTION_SCENES if spec.name in BUILT_IN else calib
+        if data is None or str(data).endswith(".calib.json"):
+            raise DataError("--max-map-drop needs labelled images: --accuracy-data FOLDER")
+    return Selection.open(data, spec.classes, SELECTION_IMAGES)
+
+
+def _cost_engines(source: Path, int8: Path, build: Build) -> tuple[Path, Path] | None:
+    """INT8 and FP16 engine, whose layers are timed; None where none can be built and run here."""
+    half = None if driver_facts() is None else half_beside(source)
+    if half is None:
+        return None
+    made = [_engine(graph, build, {"files": {}}) for graph in (int8, half)]
+    paths = [Path(one["file"]) for one in made if one is not None]
+    if len(paths) < 2:
+        return None
+    try:
+        for path in paths:
+            open_backend(path).close()
+    except EdgeError as error:
+        say(f"layers are timed on onnxruntime: {error}")
+        return None
+    return paths[0], paths[1]
+
+
+def _search(
+    source: Path,
+    table: CalibrationTable,
+    target: Path,
+    selection: Selection,
+    budget: float,
+    engines: tuple[Path, Path] | None,
+    result: dict[str, Any],
+) -> None:
+    searched = search_mixed(source, table, selection, budget=budget, engines=engines)
+    write_mixed(source, table, target, searched.layers)
+    record(target, searched)
+    path = source.with_name(source.name.replace(".fp32.onnx", ".precision.json"))
+    write_map(path, source, searched.layers, budget=budget)
+    result["search"] = searched.report
+    result["files"]["precision_map"] = str(path)
+
+
+def _layers(source: Path, wanted: Wanted) -> dict[str, str]:
+    """The layers that the user keeps out of INT8, by hand in FP32 or by an earlier search."""
+    layers = {} if wanted.precision_map is None else read_map(wanted.precision_map, source)
+    return dict.fromkeys(_kept(source, wanted.keep), "fp32") | layers
+
+
+def _verdict(
+    made: Made,
+    calib: str | Path | None,
+    wanted: Wanted,
+    build: Build,
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    assert made.table is not None
+
+    def other(half: Path) -> Path | None:
+        found = _engine(half, build, {"files": {}})
+        return None if found is None else Path(found["file"])
+
+    half = half_beside(made.source)
+    if half is not None:
+        result["files"]["fp16"] = str(half)
+    engine = result["engine"]
+    judged = verdict_of(
+        made.source,
+        made.graph,
+        made.table,
+        calib=calib,
+        selection=made.selection,
+        budget=wanted.max_map_drop,
+        engine=None if engine is None else Path(engine["file"]),
+        build=other,
+    )
+    return judged.to_json()
 
 
 def _table(
@@ -173,8 +329,8 @@ def _table(
                 "equalised_tensors": len(table.gains),
                 "corrected_biases": len(table.bias),
             }
-    made = run_calibration(source, calib, recipe)
     path = source.with_name(source.name.replace(".fp32.onnx", ".calib.json"))
+    made = run_calibration(source, calib, recipe, known=path)
     write_table(made.table, path)
     facts = {
         "file": str(path),
@@ -186,35 +342,6 @@ def _table(
         "skipped": list(made.skipped),
     }
     return made.table, facts
-
-
-def run_calibration(source: Path, calib: str | Path | None, recipe: Recipe) -> Calibration:
-    """Calibrate with a progress bar, and say on stderr what a user should know of the set."""
-    spec = read_manifest(source).spec
-    if calib is None and spec.name not in BUILT_IN:
-        say(
-            f"calibrating {spec.name} on the built-in scenes: its scales will fit them, not your "
-            "camera; give its own pictures with --calib FOLDER"
-        )
-    with _bar("calibrating") as advance:
-        made = calibrate(
-            source,
-            calib or SCENES,
-            images=recipe.images,
-            method=recipe.method,
-            equalise=recipe.equalise,
-            progress=advance,
-        )
-        if recipe.bias_correction:
-            few = network_inputs(source, calib or SCENES, min(recipe.images, _BIAS_IMAGES))
-            made = replace(made, table=correct_bias(source, made.table, few))
-    for text in made.skipped[:5]:
-        say(f"skipped: {text}")
-    if len(made.skipped) > 5:
-        say(f"skipped: {len(made.skipped) - 5} more")
-    if made.used < _FEW_IMAGES:
-        say(f"calibrated on {made.used} images only; {IMAGES} of all conditions are better")
-    return made
 
 
 def _kept(source: Path, keep: Sequence[str]) -> list[str]:
@@ -238,34 +365,49 @@ def _kept(source: Path, keep: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(kept))
 
 
-def _engine(
-    graph: Path,
-    folder: Path,
-    builder: str,
-    workspace_mib: int | None,
-    targets: Sequence[str],
-    result: dict[str, Any],
-) -> dict[str, Any] | None:
-    if builder == "none":
+def _engine(graph: Path, build: Build, result: dict[str, Any]) -> dict[str, Any] | None:
+    if build.builder == "none":
         result["reason"] = "--builder none"
         return None
-    if builder == "auto":
+    if build.builder == "auto":
         found = available_builders()
         if not any(info.ok for info in found):
             result["reason"] = "; ".join(f"{info.name}: {info.reason}" for info in found)
             return None
-    target = folder / f"{graph.name.removesuffix('.onnx')}.engine"
-    with _phases("building") as progress:
+    target = build.folder / f"{graph.name.removesuffix('.onnx')}.engine"
+    with phases("building") as progress:
         report = build_engine(
             graph,
             target,
-            builder=builder,  # type: ignore[arg-type]
-            workspace_mib=workspace_mib,
-            compute_capabilities=targets,
+            builder=build.builder,  # type: ignore[arg-type]
+            workspace_mib=build.workspace_mib,
+            compute_capabilities=build.targets,
             progress=progress,
         )
     result["files"]["engine"] = str(report.engine)
     return _engine_facts(report)
+
+
+def _for_dla(
+    made: Made | None,
+    build: Build,
+    core: int,
+    calib: str | Path | None,
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    if made is None or made.table is None:
+        raise ArtifactError("--dla takes the FP32 file and its table, not a quantized graph")
+    report = dla_engine(
+        made.source,
+        made.table,
+        build.folder,
+        core=core,
+        calib=calib,
+        workspace_mib=build.workspace_mib,
+    )
+    assert report.dla is not None
+    result["files"] |= {"engine": str(report.engine), "scales": str(report.dla.cache)}
+    return _engine_facts(report) | {"dla": dla_facts(report.dla)}
 
 
 def _engine_facts(report: EngineReport) -> dict[str, Any]:
@@ -288,100 +430,19 @@ def _engine_facts(report: EngineReport) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _progress(what: str) -> Any:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task(what, total=None)
-        yield progress, task
-
-
-@contextmanager
-def _bar(what: str) -> Any:
-    with _progress(what) as (progress, task):
-        advance: Callable[[int, int], None] = lambda done, of: progress.update(  # noqa: E731
-            task, completed=done, total=of
-        )
-        yield advance
-
-
-@contextmanager
-def _phases(what: str) -> Any:
-    with _progress(what) as (progress, task):
-
-        def on_step(phase: str, step: int, of: int) -> None:
-            progress.update(task, description=f"{what}: {phase}", completed=step, total=of)
-
-        yield on_step
-
-
-def print_export(result: dict[str, Any]) -> None:
-    """What was made, as a table on stdout."""
-    title = ", ".join([f"{result['model']} {result['precision'].upper()}", *result["labels"]])
-    rows = [
-        (kind, path, f"{Path(path).stat().st_size / 1e6:.2f}")
-        for kind, path in result["files"].items()
-    ]
-    show(title, ("file", "path", "MB"), rows)
-    calibration = result["calibration"]
-    if calibration:
-        say(
-            f"scales: {calibration['method']} over {calibration['images']} images, "
-            f"{calibration.get('equalised_tensors', 0)} tensors equalised, "
-            f"{calibration.get('corrected_biases', 0)} biases corrected"
-        )
-    engine = result["engine"]
-    if engine is None:
-        say(f"no engine: {result['reason']}")
-        return
-    types = ", ".join(f"{count} {kind}" for kind, count in engine["convolutions"].items())
-    say(
-        f"engine: {engine['builder']} {engine['version']} ({engine['reason']}), "
-        f"{engine['seconds']} s, peak memory {engine['peak_rss_mib']} MiB"
-    )
-    say(f"convolutions: {types}; layers: {engine['layers']}, {engine['reformats']} only move data")
-    if result["precision"] in ("int8", "mixed") and engine["not_int8"]:
-        say(f"not in INT8: {', '.join(engine['not_int8'])}")
-
-
-def calibrate_command(
-    onnx: str | Path,
-    data: str | Path | None = None,
-    *,
-    recipe: Recipe | None = None,
-    output: str | Path | None = None,
-) -> Path:
-    """`edge calibrate`: write the calibration table of an FP32 ONNX file; its path."""
-    source = Path(onnx)
-    manifest: Manifest = read_manifest(source)
-    if manifest.precision != "fp32":
-        raise CalibrationError(
-            f"{source}: {manifest.precision}; scales are measured on the FP32 file"
-        )
-    recipe = recipe or Recipe()
-    made = run_calibration(source, data, recipe)
-    stem = source.name.removesuffix(".onnx").removesuffix(".fp32")
-    target = Path(output) if output else source.with_name(f"{stem}.calib.json")
-    write_table(made.table, target)
-    rows = [(name, f"{amax:.5g}") for name, amax in made.table.amax]
-    show(f"{target}: {recipe.method} over {made.used} images", ("tensor", "amax"), rows)
-    return target
-
-
 def quantize_command(
     onnx: str | Path,
     table: str | Path,
     *,
     keep: Sequence[str] = (),
+    precision_map: str | Path | None = None,
     output: str | Path | None = None,
 ) -> Path:
     """`edge quantize`: write the INT8 graph of an FP32 ONNX file at a table's scales; its path."""
     source = Path(onnx)
     stem = source.name.removesuffix(".onnx").removesuffix(".fp32")
     target = Path(output) if output else source.with_name(f"{stem}.int8.onnx")
-    write_int8(source, read_table(table), target, keep=_kept(source, keep))
+    layers = _layers(source, Wanted(keep, precision_map=precision_map))
+    write_mixed(source, read_table(table), target, layers)
     say(f"wrote {target}")
     return target

@@ -200,9 +200,13 @@ def _pairs(values: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _short(arguments: dict[str, str]) -> dict[str, str]:
-    """Without those that hold one value a layer; they stand in the table of layers."""
-    return {name: text for name, text in arguments.items() if not text.startswith("{")}
+def _short(arguments: dict[str, str], most: int = 80) -> dict[str, str]:
+    """Lists as their length; without what holds one value a layer, which the layers' table has."""
+    return {
+        name: f"{len(json.loads(text))} entries" if text[0] == "[" and len(text) > most else text
+        for name, text in arguments.items()
+        if not text.startswith("{")
+    }
 
 
 def _by_layer(result: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from edge.errors import DataError
@@ -132,6 +133,13 @@ def _method(parser: argparse.ArgumentParser) -> None:
         "--freeze", type=_count, default=0, metavar="N", help="keep the first N layers as they are"
     )
     parser.add_argument("--freeze-norm", action="store_true", help="keep every batch norm as it is")
+    parser.add_argument(
+        "--qat",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="and then N steps with INT8 convolutions, as edge qat --labels; needs --val",
+    )
 
 
 def _checks(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +164,9 @@ def _checks(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train and print; 1 when `--overfit` says that something is wrong."""
+    """Train and print; 1 when `--overfit` fails or `--qat` gains nothing."""
+    if args.qat and args.val is None:
+        raise DataError("--qat moves the heads; to judge it give --val FOLDER")
     app = import_module("apps.training")
     result = app.train(
         args.model,
@@ -184,7 +194,31 @@ def run(args: argparse.Namespace) -> int:
     )
     if result["rank"] == 0:
         app.print_training(result)
-    return int(result.get("overfits") is False)
+    failed = result.get("overfits") is False
+    if args.qat and result["rank"] == 0 and not failed:
+        failed = not _quantized(args, _trained(result))
+    return int(failed)
+
+
+def _trained(result: dict[str, Any]) -> str:
+    wanted = f"{result['model']}.safetensors"
+    files: list[str] = result["files"]
+    return next(file for file in files if Path(file).name == wanted)
+
+
+def _quantized(args: argparse.Namespace, trained: str) -> bool:
+    app = import_module("apps.qat")
+    result = app.qat(
+        trained,
+        args.data,
+        steps=args.qat,
+        labels=True,
+        val=args.val,
+        seed=args.seed,
+        output=args.output,
+    )
+    app.print_qat(result)
+    return bool(result["better"])
 
 
 def _recipe(args: argparse.Namespace) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,18 +12,28 @@ from numpy.typing import NDArray
 from calibration.collect import collect
 from calibration.equalise import find_gains
 from calibration.histogram import Histogram
+from calibration.pictures import Seen, pictures
 from calibration.ranges import ChannelRange, channel_ranges
 from calibration.table import CalibrationTable
 from calibration.threshold import threshold
+from edge import __version__
 from edge.artifact import read_manifest, sha256_of
-from edge.data.datasets import load, open_dataset
+from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, thin
-from edge.errors import CalibrationError, DataError
+from edge.errors import CalibrationError
 from edge.optional import require
 from edge.runtime.ops_cpu import Preprocessor
 from edge.spec import InputContract
 
-__all__ = ["IMAGES", "SCENES", "Calibration", "calibrate", "network_inputs"]
+__all__ = [
+    "IMAGES",
+    "SCENES",
+    "Calibration",
+    "calibrate",
+    "calibrate_dataset",
+    "inputs_of",
+    "network_inputs",
+]
 
 # What the README's table of INT8 accuracy was measured with.
 IMAGES = 200
@@ -78,47 +87,66 @@ def calibrate(
         CalibrationError: no image could be read, or an activation is not finite.
         DataError: `data` is not there.
     """
+    dataset = open_dataset(data, limit=images)
+    return calibrate_dataset(
+        onnx, dataset, method=method, equalise=equalise, progress=progress, threads=threads
+    )
+
+
+def calibrate_dataset(
+    onnx: str | Path,
+    dataset: Dataset,
+    *,
+    method: str = "mse",
+    equalise: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int | None = None,
+) -> Calibration:
+    """As `calibrate`, over all images of an opened set."""
     onnx = Path(onnx)
     contract = read_manifest(onnx).spec.contract
-    dataset = open_dataset(data, limit=images)
-    skipped: list[str] = []
-    digests: list[str] = []
+    seen = Seen()
     count = len(dataset.items)
     try:
         ranges, gains = _equalised(onnx, dataset, contract, threads) if equalise else ({}, {})
         histograms = collect(
             onnx,
-            _frames(dataset, digests, skipped),
+            pictures(dataset, seen),
             gains=gains,
             threads=threads,
             progress=progress and (lambda done: progress(done, count)),
         )
     except CalibrationError:
-        if digests or not skipped:
+        if seen.digests or not seen.skipped:
             raise
         raise CalibrationError(
-            f"{data}: none of its {count} images can be calibrated on; the first: {skipped[0]}"
+            f"{dataset.source}: none of its {count} images can be calibrated on; "
+            f"the first: {seen.skipped[0]}"
         ) from None
     table = CalibrationTable(
         amax=tuple((name, threshold(found, method)) for name, found in histograms.items()),
         method=method,
         graph_sha256=sha256_of(onnx),
         contract_digest=contract.digest,
-        images=tuple(sorted(digests)),
+        images=tuple(sorted(seen.digests)),
         gains=tuple((name, tuple(map(_short, gain.tolist()))) for name, gain in gains.items()),
         low=tuple((name, _low(one, gains.get(name))) for name, one in ranges.items()),
+        hashes=tuple(sorted(seen.hashes)),
+        recipe=("equalise",) if equalise else (),
+        made_by=f"edge {__version__}",
     )
-    return Calibration(table, histograms, len(digests), tuple(skipped))
+    return Calibration(table, histograms, len(seen.digests), tuple(seen.skipped))
 
 
 def network_inputs(onnx: str | Path, data: str | Path, images: int) -> Iterator[tuple[str, Array]]:
     """(name, network input) of at most `images` readable images of `data`; input is reused."""
-    yield from _inputs(open_dataset(data, limit=images), read_manifest(onnx).spec.contract)
+    yield from inputs_of(open_dataset(data, limit=images), read_manifest(onnx).spec.contract)
 
 
-def _inputs(dataset: Dataset, contract: InputContract) -> Iterator[tuple[str, Array]]:
+def inputs_of(dataset: Dataset, contract: InputContract) -> Iterator[tuple[str, Array]]:
+    """(name, network input) of each readable image; the input is reused."""
     preprocess = Preprocessor(contract)
-    for name, frame in _frames(dataset, [], []):
+    for name, frame in pictures(dataset, Seen()):
         yield name, preprocess(frame)[0]
 
 
@@ -127,7 +155,7 @@ def _equalised(
 ) -> tuple[dict[str, ChannelRange], dict[str, Array]]:
     """Each tensor's range and, where it can be equalised, its gains, as the table states them."""
     few = replace(dataset, items=tuple(thin(dataset.items, _RANGE_IMAGES)))
-    ranges = channel_ranges(onnx, _inputs(few, contract), threads=threads)
+    ranges = channel_ranges(onnx, inputs_of(few, contract), threads=threads)
     peaks = {name: one.peaks for name, one in ranges.items()}
     gains = find_gains(require("onnx").load(str(onnx)), peaks)
     rounded = {
@@ -143,16 +171,3 @@ def _short(value: float) -> float:
 
 def _low(one: ChannelRange, gain: Array | None) -> float:
     return float((one.low if gain is None else one.low / gain).min())
-
-
-def _frames(
-    dataset: Dataset, digests: list[str], skipped: list[str]
-) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    for item in dataset.items:
-        try:
-            frame, _ = load(item)
-        except DataError as error:
-            skipped.append(str(error))
-            continue
-        digests.append(hashlib.sha256(frame.tobytes()).hexdigest())
-        yield str(item.image), frame

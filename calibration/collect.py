@@ -70,8 +70,15 @@ def collect(
             image).
     """
     preprocess = Preprocessor(read_manifest(path).spec.contract)
-    arrays = ((name, preprocess(image)[0]) for name, image in frames)
+    arrays = ((name, _input(preprocess, name, image)) for name, image in frames)
     return collect_arrays(path, arrays, gains=gains, progress=progress, threads=threads)
+
+
+def _input(preprocess: Preprocessor, name: str, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    try:
+        return preprocess(image)[0]
+    except ValueError as error:
+        raise CalibrationError(f"{name}: cannot be calibrated on: {error}") from error
 
 
 def collect_arrays(
@@ -108,12 +115,18 @@ def activations(
     """For each (image name, network input): the name, and the values of `tensors` by name.
 
     Raises:
-        CalibrationError: a value is NaN or infinite (names tensor and image).
+        CalibrationError: a value is NaN or infinite (names tensor and image), or an input is not
+            of the graph's size.
     """
     session = _session(path, tensors, threads, gains or {})
-    feed = session.get_inputs()[0].name
+    feed, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
     wanted = [name for name in tensors if name != feed]
     for name, array in arrays:
+        if list(array.shape) != list(shape):
+            raise CalibrationError(
+                f"{path}: its input is {tuple(shape)}, the image {name} came as {array.shape}; "
+                "calibrate with the input contract of the artifact"
+            )
         values = dict(zip(wanted, session.run(wanted, {feed: array}), strict=True))
         if feed in tensors:
             values[feed] = array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from edge.errors import CalibrationError
 __all__ = ["CalibrationTable", "read_table", "write_table"]
 
 SCHEMA = 1
-_BY_NAME = ("amax", "gains", "low", "bias", "noise_db")
+_BY_NAME = ("amax", "gains", "low", "bias", "noise_db", "gain_db", "rounding", "head_db")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class CalibrationTable:
         bias: (convolution, what to subtract from its bias) pairs.
         noise_db: (convolution, signal to quantization noise of its output) pairs, of its own
             operands' rounding alone.
+        gain_db: (tensor or convolution, less noise than with the default) pairs, on images held
+            back.
+        rounding: (convolution, steps of its weights away from the nearest level) pairs, as
+            `export.rounding` packs them.
+        hashes: perceptual hash of each image used, 16 hexadecimal digits, sorted.
+        recipe: what was done besides the thresholds: equalise, bias, adaround.
+        head_db: (recipe, signal to noise of the heads on images held back) pairs, where measured.
+        made_by: the version that made it.
         schema: of this file.
     """
 
@@ -43,7 +52,20 @@ class CalibrationTable:
     low: tuple[tuple[str, float], ...] = ()
     bias: tuple[tuple[str, tuple[float, ...]], ...] = ()
     noise_db: tuple[tuple[str, float], ...] = ()
+    gain_db: tuple[tuple[str, float], ...] = ()
+    rounding: tuple[tuple[str, str], ...] = ()
+    hashes: tuple[str, ...] = ()
+    recipe: tuple[str, ...] = ()
+    head_db: tuple[tuple[str, float], ...] = ()
+    made_by: str = ""
     schema: int = SCHEMA
+
+    @property
+    def key(self) -> str:
+        """sha256 over what the table was made from: two tables of one key say the same."""
+        content = (self.graph_sha256, self.contract_digest, sorted(self.images), self.method)
+        text = json.dumps([*content, sorted(self.recipe), self.made_by], separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def check(self, graph_sha256: str, contract_digest: str, source: str = "the table") -> None:
         """Refuse another graph or another pre-processing.
@@ -67,15 +89,16 @@ def write_table(table: CalibrationTable, target: str | Path) -> None:
     data: dict[str, Any] = asdict(table)
     for name in _BY_NAME:
         data[name] = dict(getattr(table, name))
-    write_atomic(Path(target), json.dumps(data, indent=1).encode())
+    document = {"key": table.key, **data}
+    write_atomic(Path(target), json.dumps(document, indent=1).encode())
 
 
 def read_table(source: str | Path) -> CalibrationTable:
     """Read what `write_table` wrote.
 
     Raises:
-        CalibrationError: missing, not JSON, of a newer schema, or with a threshold that is not
-            a positive number.
+        CalibrationError: missing, not JSON, of a newer schema, with a threshold that is not a
+            positive number, or with a key that is not that of its content.
     """
     try:
         data = json.loads(Path(source).read_bytes())
@@ -84,17 +107,24 @@ def read_table(source: str | Path) -> CalibrationTable:
         if "amax" not in data:
             raise ValueError("it has no amax")
         known = {f.name for f in fields(CalibrationTable)}
+        key = data.get("key")
         data = {key: value for key, value in data.items() if key in known}
         for name in _BY_NAME:
             data[name] = tuple((str(k), _numbers(v)) for k, v in data.get(name, {}).items())
         for name, amax in data["amax"]:
             if not 0 < amax < float("inf"):
                 raise ValueError(f"the threshold of {name} is {amax}")
-        data["images"] = tuple(data["images"])
-        return CalibrationTable(**data)
+        for name in ("images", "hashes", "recipe"):
+            data[name] = tuple(map(str, data[name] if name == "images" else data.get(name, ())))
+        table = CalibrationTable(**data)
+        if key not in (None, table.key):
+            raise ValueError("its key is not that of its graph, images and method: edited or stale")
+        return table
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CalibrationError(f"{source}: not a calibration table: {error}") from error
 
 
-def _numbers(value: Any) -> float | tuple[float, ...]:
+def _numbers(value: Any) -> str | float | tuple[float, ...]:
+    if isinstance(value, str):
+        return value
     return tuple(float(v) for v in value) if isinstance(value, list) else float(value)

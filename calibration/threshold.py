@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from calibration.histogram import BINS, Histogram
 
-__all__ = ["METHODS", "noise", "threshold"]
+__all__ = ["METHODS", "noise", "percentile", "threshold"]
 
 _LEVELS = 127
 _CANDIDATES = 256
@@ -19,7 +19,7 @@ def _minmax(histogram: Histogram) -> float:
     return histogram.peak
 
 
-def _percentile(histogram: Histogram, share: float = 0.9999) -> float:
+def percentile(histogram: Histogram, share: float = 0.9999) -> float:
     """The smallest bin edge below which `share` of the values lie."""
     below = np.cumsum(histogram.counts)
     bin_ = int(np.searchsorted(below, share * below[-1]))
@@ -93,7 +93,7 @@ def _divergence(counts: NDArray[np.float64], stop: int) -> float:
 
 METHODS: dict[str, Callable[[Histogram], float]] = {
     "mse": _mse,
-    "percentile": _percentile,
+    "percentile": percentile,
     "entropy": _entropy,
     "minmax": _minmax,
 }

@@ -7,7 +7,7 @@ FP32 graph runs, and beside each convolution its quantized twin reads the same t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from calibration.table import CalibrationTable
 from edge.errors import CalibrationError
 from edge.optional import require
 from export.precision import convolutions, insert_qdq
+from export.rounding import apply_rounding
 
 __all__ = ["LayerNoise", "correct_bias", "measure_noise"]
 
@@ -54,7 +55,9 @@ def correct_bias(
     """
     model = require("onnx").load(str(source))
     gains = {name: np.asarray(gain, np.float32) for name, gain in table.gains}
-    noise = measure_noise(apply_gains(model, gains), dict(table.amax), arrays)
+    noise = measure_noise(
+        apply_gains(model, gains), dict(table.amax), arrays, rounding=dict(table.rounding)
+    )
     return replace(
         table,
         bias=tuple((name, tuple(map(_short, n.shift.tolist()))) for name, n in noise.items()),
@@ -67,15 +70,24 @@ def _short(value: float) -> float:
 
 
 def measure_noise(
-    model: Any, amax: dict[str, float], arrays: Iterable[tuple[str, Array]]
+    model: Any,
+    amax: dict[str, float],
+    arrays: Iterable[tuple[str, Array]],
+    *,
+    rounding: Mapping[str, str] | None = None,
 ) -> dict[str, LayerNoise]:
     """Noise of every convolution of an FP32 `ModelProto` quantized at `amax`, by name.
+
+    Args:
+        rounding: steps of the weights by convolution, see `export.rounding`.
 
     Raises:
         CalibrationError: `arrays` is empty.
     """
     names = [node.name for node in convolutions(model)]
-    session, feed = _session(model, insert_qdq(model, amax))
+    quantized = insert_qdq(model, amax)
+    apply_rounding(quantized, rounding or {})
+    session, feed = _session(model, quantized)
     outputs = [f"{name}{_TWIN}.{what}" for name in names for what in ("mean", "noise", "signal")]
     sums: list[Any] = []
     count = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,14 @@ from edge.spec import Manifest
 from export.engine_process import memory_available_mib, run_child
 from export.layer_report import Convolution, LayerInfo, LayerSummary
 
-__all__ = ["BuilderInfo", "EngineReport", "available_builders", "build_engine"]
+__all__ = [
+    "BuilderInfo",
+    "DlaReport",
+    "DlaRequest",
+    "EngineReport",
+    "available_builders",
+    "build_engine",
+]
 
 Builder = Literal["auto", "tensorrt", "rtx"]
 Progress = Callable[[str, int, int], None]
@@ -40,6 +47,40 @@ class BuilderInfo:
 
 
 @dataclass(frozen=True)
+class DlaRequest:
+    """A build for a DLA of TensorRT 10.7 or older, see `export.dla`.
+
+    Attributes:
+        core: of the DLA, from 0.
+        amax: clipping threshold of every tensor.
+        source: the FP32 ONNX file of the table, which manifest and messages name.
+    """
+
+    core: int
+    amax: Mapping[str, float]
+    source: Path
+
+
+@dataclass(frozen=True)
+class DlaReport:
+    """What TensorRT said of the DLA.
+
+    Attributes:
+        core: as asked for.
+        left: name and type of each layer that the GPU takes in its place.
+        layers: of the network, in all.
+        unscaled: tensors without an INT8 scale.
+        cache: the calibration cache that was built from.
+    """
+
+    core: int
+    left: tuple[tuple[str, str], ...]
+    layers: int
+    unscaled: tuple[str, ...]
+    cache: Path
+
+
+@dataclass(frozen=True)
 class EngineReport:
     """What a build gave.
 
@@ -52,6 +93,7 @@ class EngineReport:
         peak_rss_mib: the most memory the builder's process held.
         layers: of the engine.
         summary: which convolutions take which data type, and how many layers only move data.
+        dla: what left it, of a build for one.
     """
 
     engine: Path
@@ -63,6 +105,7 @@ class EngineReport:
     peak_rss_mib: int
     layers: tuple[LayerInfo, ...]
     summary: LayerSummary
+    dla: DlaReport | None = None
 
 
 def available_builders() -> list[BuilderInfo]:
@@ -86,6 +129,7 @@ def build_engine(
     compute_capabilities: Sequence[str] = (),
     timeout_s: float | None = None,
     progress: Progress | None = None,
+    dla: DlaRequest | None = None,
 ) -> EngineReport:
     """Build `target` (`.engine`), its manifest and its layer report.
 
@@ -97,6 +141,7 @@ def build_engine(
         compute_capabilities: targets of TensorRT-RTX such as `SM86`; none means Ampere and later.
         timeout_s: stop a build that takes longer.
         progress: called with (phase, step, of); an exception it raises cancels the build.
+        dla: build an FP32 graph in INT8 for a DLA; `export.dla` makes both.
 
     Raises:
         ArtifactError: `onnx` is damaged or without a manifest, or the folder cannot be written.
@@ -109,13 +154,19 @@ def build_engine(
         raise ValueError(f"target is {target}; an engine's name ends in .engine")
     source, parent_sha256 = read_manifest(onnx), sha256_of(onnx)
     with _folder_beside(target) as folder:
-        plan = Path(folder) / "plan"
+        plan, cache = Path(folder) / "plan", Path(folder) / "calib"
         request |= {"onnx": str(onnx.resolve()), "plan": str(plan.resolve())}
+        if dla is not None:
+            source, parent_sha256 = replace(source, precision="int8"), sha256_of(dla.source)
+            asked = {"core": dla.core, "amax": dict(dla.amax), "cache": str(cache.resolve())}
+            request["dla"] = asked
         try:
             done = run_child(request, _forward(progress), timeout_s)
         except BuildError as error:
-            raise BuildError(f"{onnx}: {error}") from error
+            raise BuildError(f"{dla.source if dla else onnx}: {error}") from error
         manifest = _manifest(source, sha256_of(plan), parent_sha256, request, done)
+        if dla is not None:
+            write_atomic(_cache_path(target), cache.read_bytes())
         _place(plan, target, manifest, done)
     return _report(target, manifest, done)
 
@@ -143,6 +194,10 @@ def _folder_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
         raise ArtifactError(f"{target}: cannot be written: {error.strerror}") from error
 
 
+def _cache_path(target: Path) -> Path:
+    return target.with_name(target.name + ".calib")
+
+
 def _forward(progress: Progress | None) -> Callable[[dict[str, Any]], None]:
     def on_event(event: dict[str, Any]) -> None:
         if progress is not None and event["event"] == "step":
@@ -166,6 +221,8 @@ def _manifest(
         name: json.dumps(request[name])
         for name in ("builder", "workspace_mib", "compute_capabilities")
     }
+    if "dla" in request:
+        arguments["dla"] = json.dumps(request["dla"]["core"])
     return replace(
         source,
         sha256=sha256,
@@ -178,6 +235,8 @@ def _manifest(
 def _place(plan: Path, target: Path, manifest: Manifest, done: dict[str, Any]) -> None:
     """Move all three into place; the manifest last, whose checksum speaks for the plan."""
     report = {"summary": done["summary"], "layers": done["layers"]}
+    if done.get("dla"):
+        report["dla"] = done["dla"]
     write_atomic(layers_path(target), json.dumps(report, indent=1).encode())
     try:
         os.replace(plan, target)
@@ -199,7 +258,14 @@ def _report(target: Path, manifest: Manifest, done: dict[str, Any]) -> EngineRep
         peak_rss_mib=done["peak_rss_mib"],
         layers=tuple(LayerInfo(**_tuples(layer)) for layer in done["layers"]),
         summary=LayerSummary(found, summary["reformats"], summary["layers"]),
+        dla=_dla_report(done["dla"], target) if done.get("dla") else None,
     )
+
+
+def _dla_report(told: dict[str, Any], target: Path) -> DlaReport:
+    left = tuple((name, kind) for name, kind in told["left"])
+    cache = _cache_path(target)
+    return DlaReport(told["core"], left, told["layers"], tuple(told["unscaled"]), cache)
 
 
 def _tuples(layer: dict[str, Any]) -> dict[str, Any]:

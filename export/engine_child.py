@@ -8,7 +8,7 @@ Events: `{"event": "step", "phase", "step", "of"}`, `{"event": "taken", "builder
 `{"event": "done", ...}` or `{"event": "failed", "kind", "text", "cancelled"}`.
 
 One path for TensorRT 10.x, 11.x and TensorRT-RTX: a strongly typed network, in which precision is a
-property of the graph; nothing here sets one.
+property of the graph; nothing here sets one. The one exception is a request for a DLA.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,13 +226,19 @@ def build(request: dict[str, Any], channel: Channel, cancelled: threading.Event)
     log, started = Log(), time.monotonic()
     logger = make_logger(log)
     builder = trt.Builder(logger)
+    dla = request.get("dla")
     # Never the number: the member is 1 in TensorRT 10 and 0 in TensorRT 11 and RTX.
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(strongly_typed)
+    network = builder.create_network(0 if dla else strongly_typed)
     parse(trt.OnnxParser(network, logger), network, Path(request["onnx"]), log)
     config = configure(builder, request)
     config.progress_monitor = make_monitor(channel, cancelled)
+    legacy: Any = import_module("export.dla_child") if dla else None
+    calibrator = legacy.ask_for_dla(builder, config, dla) if dla else None
+    stays = legacy.what_stays(network, config, dla) if dla else None
     plan = builder.build_serialized_network(network, config)
+    if plan is None and dla:
+        raise BuildError(legacy.explain(calibrator, log.first_error()))
     if plan is None:
         raise BuildError(f"TensorRT built no engine: {log.first_error()}")
     Path(request["plan"]).write_bytes(plan)
@@ -241,6 +248,7 @@ def build(request: dict[str, Any], channel: Channel, cancelled: threading.Event)
         "seconds": round(seconds, 3),
         "layers": [asdict(layer) for layer in layers],
         "summary": summarise(layers, convolutions(network)).to_dict(),
+        "dla": stays,
     }
 
 
@@ -288,6 +296,9 @@ def serve(request: dict[str, Any], channel: Channel, cancelled: threading.Event)
         return
     gpu = driver_facts()
     reason = take(request["builder"])
+    if request.get("dla"):
+        check: Any = import_module("export.dla_child").check_release
+        check(trt.__name__, trt.__version__)
     facts = {
         "builder": trt.__name__,
         "version": trt.__version__,

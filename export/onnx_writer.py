@@ -52,7 +52,7 @@ class _Graph:
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         numpy_helper = require("onnx.numpy_helper")
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from calibration.equalise import apply_gains
+from calibration.overlap import DIGITS, HASHES_KEY, IMAGES_KEY
 from calibration.table import CalibrationTable
 from edge.artifact import read_manifest, sha256_of, write_atomic
 from edge.errors import ArtifactError
@@ -19,8 +20,9 @@ from edge.optional import require
 from edge.spec import Manifest, Precision
 from export.onnx_writer import attach_manifest
 from export.precision import convolutions, insert_qdq, to_half
+from export.rounding import apply_rounding
 
-__all__ = ["write_half", "write_int8"]
+__all__ = ["int8_graph", "subtract_shifts", "write_half", "write_int8"]
 
 
 def write_int8(
@@ -43,11 +45,7 @@ def write_int8(
     """
     model, manifest = _load(source)
     table.check(sha256_of(Path(source)), manifest.spec.contract.digest, str(source))
-    equalised = apply_gains(
-        model, {name: np.asarray(gain, np.float32) for name, gain in table.gains}
-    )
-    quantized = insert_qdq(equalised, dict(table.amax), keep=keep)
-    _subtract(quantized, {name: shift for name, shift in table.bias if name not in keep})
+    quantized = int8_graph(model, table, keep=keep)
     require("onnx.helper").set_model_props(quantized, {LOW_KEY: json.dumps(dict(table.low))})
     arguments = {
         "method": table.method,
@@ -55,10 +53,30 @@ def write_int8(
         "keep": sorted(keep),
         "equalised_tensors": len(table.gains),
         "corrected_biases": len(table.bias),
+        "rounded_weights": len(table.rounding),
         "noise_db": dict(table.noise_db),
+        "gain_db": dict(table.gain_db),
+        "head_db": dict(table.head_db),
+        # So that an evaluation can tell whether it uses what the scales were made from.
+        IMAGES_KEY: [digest[:DIGITS] for digest in table.images],
+        HASHES_KEY: list(table.hashes),
     }
     precision: Precision = "mixed" if keep else "int8"
     return _write(quantized, manifest, source, target, precision, arguments)
+
+
+def int8_graph(model: Any, table: CalibrationTable, *, keep: Collection[str] = ()) -> Any:
+    """A copy of an FP32 `ModelProto` with all that `table` says: gains, Q/DQ, rounding, biases.
+
+    Raises:
+        CalibrationError: the table misses a tensor, or its rounding does not fit.
+        ValueError: `keep` names no convolution.
+    """
+    gains = {name: np.asarray(gain, np.float32) for name, gain in table.gains}
+    quantized = insert_qdq(apply_gains(model, gains), dict(table.amax), keep=keep)
+    apply_rounding(quantized, dict(table.rounding))
+    subtract_shifts(quantized, {name: shift for name, shift in table.bias if name not in keep})
+    return quantized
 
 
 def write_half(source: str | Path, target: str | Path) -> Manifest:
@@ -75,7 +93,7 @@ def write_half(source: str | Path, target: str | Path) -> Manifest:
     return _write(half, manifest, source, target, "fp16", {})
 
 
-def _subtract(model: Any, shifts: dict[str, tuple[float, ...]]) -> None:
+def subtract_shifts(model: Any, shifts: dict[str, tuple[float, ...]]) -> None:
     """Take the mean error that rounding adds out of each convolution's bias, in place."""
     numpy_helper = require("onnx.numpy_helper")
     constants = {initializer.name: initializer for initializer in model.graph.initializer}

@@ -128,6 +128,18 @@ def test_no_frames_at_all_are_refused(fp32: Path) -> None:
         collect(fp32, [], threads=1)
 
 
+@pytest.mark.parametrize("shape", [(48, 64), (48, 64, 4), (48, 64, 1)])
+def test_frames_of_other_channels_are_refused_by_name(fp32: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(CalibrationError, match=r"^odd\.png: .*\(H, W, 3\) uint8 BGR"):
+        collect(fp32, [("odd.png", np.zeros(shape, np.uint8))], threads=1)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 48, 32), (1, 1, 48, 64), (2, 3, 48, 64)])
+def test_inputs_of_another_size_are_refused_by_name(fp32: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(CalibrationError, match=r"its input is \(1, 3, 48, 64\), the image odd"):
+        collect_arrays(fp32, [("odd", np.zeros(shape, np.float32))], threads=1)
+
+
 def damaged(fp32: Path, target: Path, value: float) -> str:
     """The second convolution's weights hold `value`; the name of the first tensor that shows it."""
     model = onnx.load(str(fp32))

@@ -12,7 +12,10 @@ import pytest
 
 from apps import evaluation
 from apps.evaluation import evaluate, print_evaluation
-from edge.errors import ArtifactError, DataError
+from calibration.overlap import HASHES_KEY, IMAGES_KEY
+from calibration.pictures import Seen, pictures
+from edge.data.datasets import open_dataset
+from edge.errors import ArtifactError, CalibrationError, DataError
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 
 RED, BLUE = (0, 0, 255), (255, 0, 0)
@@ -24,12 +27,17 @@ class Painted:
     on_device = False
     name = "fake"
 
-    def __init__(self, resize: str = "stretch", labels: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        resize: str = "stretch",
+        labels: tuple[str, ...] = (),
+        arguments: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         contract = InputContract((64, 64), resize)  # type: ignore[arg-type]
         head = HeadSpec("head", "yolo", (2, 2), ((20.0, 20.0),))
         spec = ModelSpec("painted", "darknet", ("cat", "dog"), contract, (head,))
         sides = (TensorSpec("image", (1, 3, 64, 64)),), (TensorSpec("head", (1, 7, 2, 2)),)
-        self.manifest = Manifest(spec, "fp32", *sides, labels=labels)
+        self.manifest = Manifest(spec, "fp32", *sides, labels=labels, arguments=arguments)
 
     def run(self, tensor: np.ndarray) -> list[np.ndarray]:
         seen = tensor[0, :, 16::32, 16::32]
@@ -163,3 +171,26 @@ def test_stored_accuracy_of_a_real_net_is_reproduced(edge_data: Path, tmp_path: 
     result = evaluate(tmp_path / "m.onnx", edge_data / "aix", score=0.2)
     assert result["voc"]["map50_area"] == pytest.approx(stored, abs=1e-4)
     assert result["map50"] == pytest.approx(stored, abs=0.002)
+
+
+def test_images_that_scales_were_made_from_are_refused_and_look_alikes_told(
+    use: Use, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(5)
+    for name in "bc":
+        noise = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (128, 96))
+        cv2.imwrite(str(data / "images" / f"{name}.png"), noise)
+    seen = Seen()
+    assert len(list(pictures(open_dataset(data / "images"), seen))) == 3
+    exact = (IMAGES_KEY, json.dumps(seen.digests[:1])), (HASHES_KEY, json.dumps(seen.hashes[:1]))
+    use(arguments=exact)
+    with pytest.raises(CalibrationError, match=r"1 of its images .* --allow-overlap"):
+        evaluate("m.onnx", data)
+    assert evaluate("m.onnx", data, allow_overlap=True)["calibrated_on"] == 1
+    capsys.readouterr()
+    use(arguments=exact[1:])
+    assert evaluate("m.onnx", data)["calibrated_on"] == 1
+    assert "1 of 3 images" in capsys.readouterr().err
+    use(arguments=((HASHES_KEY, json.dumps(seen.hashes)),))
+    with pytest.raises(CalibrationError, match="3 of its images"):
+        evaluate("m.onnx", data)

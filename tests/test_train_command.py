@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 
 import cv2
@@ -187,3 +188,20 @@ def test_a_built_in_detector_is_trained_further_from_its_shipped_weights(folder)
     assert "the shipped weights of squeezedet-scenes" in log
     _, spec = load_safetensors(folder / "out" / "squeezedet-scenes.safetensors")
     assert spec.contract.channel_order == "RGB" and len(spec.classes) == 5
+
+
+def test_quantization_aware_steps_follow_the_training(folder, capsys):
+    steps = ("--steps", "4", "--batch", "5", "--augment", "none")
+    assert main(command(folder, *steps, "--qat", "3")) == 2
+    assert "--val" in capsys.readouterr().err
+    other = folder / "other"
+    shutil.copytree(folder / "labels", other / "labels")
+    (other / "images").mkdir()
+    for path in (folder / "images").iterdir():
+        turned = cv2.rotate(cv2.imread(str(path)), cv2.ROTATE_180)
+        cv2.imwrite(str(other / "images" / path.name), turned)
+    (other / "n.names").write_text("bright\ndark\n")
+    status = main(command(folder, *steps, "--val", str(other), "--qat", "3"))
+    assert status in (0, 1)
+    for kind in ("fp32.onnx", "calib.json", "int8.onnx"):
+        assert (folder / "out" / f"small.qat.{kind}").is_file()

@@ -23,6 +23,8 @@ ONNX_ATOL = 1e-4
 ORT_ATOL = 1e-5
 # A 8-bit step of rounding may fall to the other side where float32 sums differ in the last bit.
 HALF_STEP_SHARE = 0.01
+# A level that flips in an early layer reaches many cells, by far less than the rounding's 42 dB.
+FLIPPED_DB = 50.0
 
 # FP16 keeps 11 bits, 66 dB for one rounding; some twenty layers of them leave 40 and more.
 HALF_DB = 40.0

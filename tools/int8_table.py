@@ -150,13 +150,7 @@ def main() -> None:
 
 def _as_it_is(path: Path, data: str) -> dict[str, Any]:
     """Evaluate a foreign Q/DQ graph on onnxruntime without any rearrangement."""
-    backend = require("edge.runtime.backend_ort")
-    rearrange = backend.is_quantized
-    backend.is_quantized = lambda model: False
-    try:
-        return evaluate(path, data)
-    finally:
-        backend.is_quantized = rearrange
+    return evaluate(path, data, foreign=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ class OrtBackend:
         threads: of the session; all cores by default.
         exact: run a Q/DQ graph as it is written, which is what TensorRT computes, on float
             kernels; the default rearranges it for INT8 kernels (`edge.runtime.ort_lowering`).
+        rearrange: False leaves a Q/DQ graph to onnxruntime alone: for graphs of other tools.
+        profile: prefix of a file that `end_profiling` writes; none without it.
 
     Raises:
         ArtifactError: the file is not an ONNX file of edge, or onnxruntime cannot load it.
@@ -34,16 +36,26 @@ class OrtBackend:
 
     on_device = False
 
-    def __init__(self, path: Path, *, threads: int | None = None, exact: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        exact: bool = False,
+        rearrange: bool = True,
+        profile: str | None = None,
+    ) -> None:
         ort = require("onnxruntime")
         self.manifest = read_manifest(path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         options.log_severity_level = 3
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, profile
         if exact:
             # onnxruntime 1.31 drops a ReLU in front of a quantizer once weights are constants.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        model, kernels = _prepared(path, exact)
+        model, kernels = _prepared(path, exact) if rearrange else (path.read_bytes(), "")
         try:
             self._session: Any = ort.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
@@ -59,6 +71,10 @@ class OrtBackend:
         """See `Backend.run`."""
         raw: list[NDArray[np.float32]] = self._session.run(self._outputs, {self._input: tensor})
         return raw
+
+    def end_profiling(self) -> str:
+        """Path of the profile, in onnxruntime's JSON; for a backend opened with `profile`."""
+        return str(self._session.end_profiling())
 
     def close(self) -> None:
         """Give back the session."""

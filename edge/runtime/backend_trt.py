@@ -99,6 +99,9 @@ class TrtBackend:
         log = _log(library)
         log.clear()
         runtime = _runtime(library)
+        dla = dict(self.manifest.arguments).get("dla")
+        if dla is not None:
+            runtime.DLA_core = int(dla)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineMismatch(

@@ -1,0 +1,199 @@
+"""`edge calibrate --choose`: a folder of calibration images out of many, a video or a camera."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from apps.sources import SourceOptions, make_source, public_name
+from apps.table import steps
+from calibration.calibrate import inputs_of
+from calibration.hashes import NEAR, distances, near_duplicates
+from calibration.pictures import Seen, pictures
+from calibration.sets import Coverage, choose, coverage, measure_features
+from edge.artifact import read_manifest
+from edge.data.datasets import open_dataset
+from edge.data.items import Dataset, Item, make_item, thin
+from edge.errors import CalibrationError, DataError
+
+__all__ = ["Choice", "choose_images", "open_pictures"]
+
+Array = NDArray[np.float32]
+# So many candidates for each image chosen are run through the network.
+_CANDIDATES = 10
+_MOST = 2000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and from what.
+
+    Attributes:
+        folder: where the images lie.
+        candidates: images looked at.
+        duplicates, evaluation: left out as alike, and as images of the evaluation set.
+        chosen: names, best first.
+        coverage: of the candidates by the chosen.
+    """
+
+    folder: Path
+    candidates: int
+    duplicates: int
+    evaluation: int
+    chosen: tuple[str, ...]
+    coverage: Coverage
+
+
+def choose_images(
+    onnx: str | Path,
+    data: str | Path,
+    count: int,
+    folder: str | Path,
+    *,
+    not_in: Dataset | None = None,
+    threads: int | None = None,
+) -> Choice:
+    """Copy `count` images that reach most ranges and classes to `folder`.
+
+    Args:
+        onnx: FP32 ONNX file that edge wrote.
+        data: folder, labelled set, `scenes://`, video, or camera as `edge camera --source` takes
+            it.
+        folder: made here; must not be there, or be empty.
+        not_in: evaluation images, of which none is chosen.
+
+    Raises:
+        CalibrationError: nothing is left to choose from, or `folder` holds something.
+        DataError, CameraError: `data` cannot be opened.
+    """
+    folder = Path(folder)
+    _check_free(folder)
+    with open_pictures(data, min(count * _CANDIDATES, _MOST)) as dataset:
+        seen = Seen()
+        whole = steps(dataset.items, "looking", len(dataset))
+        items = [item for item in whole if _reads(dataset, item, seen)]
+        fresh = _not_in(seen.hashes, not_in)
+        hashes = [seen.hashes[i] for i in fresh]
+        alike = set(near_duplicates(hashes))
+        left = [items[index] for at, index in enumerate(fresh) if at not in alike]
+        if not left:
+            raise CalibrationError(_nothing(data, seen, len(items), len(fresh)))
+        pool = replace(dataset, items=tuple(left))
+        inputs = inputs_of(pool, read_manifest(onnx).spec.contract)
+        features = measure_features(onnx, _shown(inputs, len(left)), threads=threads)
+        chosen = choose(features, count)
+        _copy([left[i] for i in chosen], dataset, folder)
+    return Choice(
+        folder=folder,
+        candidates=len(dataset),
+        duplicates=len(alike),
+        evaluation=len(items) - len(fresh),
+        chosen=tuple(features.names[i] for i in chosen),
+        coverage=coverage(features, chosen),
+    )
+
+
+def _shown(inputs: Iterator[tuple[str, Array]], count: int) -> Iterator[tuple[str, Array]]:
+    yield from steps(inputs, "measuring", count)
+
+
+def _check_free(folder: Path) -> None:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise CalibrationError(f"{folder}: already there; name another with --pictures")
+
+
+def _reads(dataset: Dataset, item: Item, seen: Seen) -> bool:
+    return any(True for _ in pictures(replace(dataset, items=(item,)), seen))
+
+
+def _not_in(hashes: list[str], evaluation: Dataset | None) -> list[int]:
+    """Indices of the hashes that no image of `evaluation` is near."""
+    if evaluation is None or not hashes:
+        return list(range(len(hashes)))
+    other = Seen()
+    for _ in pictures(evaluation, other):
+        pass
+    if not other.hashes:
+        return list(range(len(hashes)))
+    near = distances(hashes, other.hashes).min(axis=1) <= NEAR
+    return [index for index, taken in enumerate(near) if not taken]
+
+
+def _nothing(data: str | Path, seen: Seen, read: int, fresh: int) -> str:
+    name = public_name(str(data))
+    if not read:
+        first = seen.skipped[0] if seen.skipped else "it gave no frame"
+        return f"{name}: no image can be used; the first: {first}"
+    return f"{name}: all its {read} images are in the evaluation set ({read - fresh}); give others"
+
+
+@contextmanager
+def open_pictures(data: str | Path, most: int) -> Iterator[Dataset]:
+    """At most `most` images of a set, spread evenly, or of a video or camera, as they come.
+
+    Frames of a source lie in a temporary folder as long as the context lasts.
+    """
+    word = str(data)
+    if word.startswith("scenes") or Path(word).is_dir() or word.endswith(".json"):
+        yield open_dataset(data, limit=most)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield _recorded(word, most, Path(name))
+
+
+def _recorded(word: str, most: int, folder: Path) -> Dataset:
+    """Frames of a source as files; of a video evenly spread, of a camera one in a second."""
+    stride = max(1, _frames_of(word) // most)
+    source = make_source(word, SourceOptions(pace=not Path(word).is_file()))
+    source.open()
+    stride = max(stride, round(source.fps or 1) if source.live else 1)
+    with closing(source):
+        for index in steps(range(most * stride), "recording", most * stride):
+            frame = source.read()
+            if frame is None:
+                break
+            if index % stride == 0:
+                cv2.imwrite(str(folder / f"{index:06d}.png"), frame.image)
+    files = sorted(folder.iterdir())
+    if not files:
+        raise DataError(f"{public_name(word)}: it gave no frame")
+    items = tuple(make_item(path, [])[0] for path in thin(files, most))
+    return Dataset(public_name(word), "images", (), items, public_name(word))
+
+
+def _frames_of(word: str) -> int:
+    if not Path(word).is_file():
+        return 0
+    capture = cv2.VideoCapture(word)
+    try:
+        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    finally:
+        capture.release()
+
+
+def _copy(items: list[Item], dataset: Dataset, folder: Path) -> None:
+    """The images as they are where they are files, as PNG where they are not; all or none."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        for rank, item in enumerate(items, 1):
+            stem = f"{rank:04d}-{item.image.stem}"
+            if item.seed is None:
+                shutil.copyfile(item.image, part / f"{stem}{item.image.suffix.lower()}")
+                continue
+            for _, frame in pictures(replace(dataset, items=(item,)), Seen()):
+                cv2.imwrite(str(part / f"{stem}.png"), frame)
+        part.replace(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,109 @@
+"""`edge qat` on the command line; what it runs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+__all__ = ["arguments", "run"]
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `edge qat`."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="NAME.fp32.onnx, or what export-engine takes: a zoo name, .cfg, .npz, .safetensors",
+    )
+    parser.add_argument("--data", metavar="DIR", required=True, help="pictures to learn from")
+    parser.add_argument(
+        "--images",
+        type=_count,
+        default=256,
+        metavar="N",
+        help="at most so many, spread evenly; one in eight is held back to judge by (%(default)s)",
+    )
+    parser.add_argument(
+        "--table",
+        metavar="F",
+        help="start from this NAME.calib.json; left out: calibrate on the pictures",
+    )
+    parser.add_argument("--steps", type=_count, default=1000, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--batch", type=_count, default=4, metavar="N", help="pictures of a step (%(default)s)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=_positive,
+        default=0.01,
+        metavar="R",
+        help="highest learning rate, in steps of a weight's INT8 scale (%(default)s)",
+    )
+    parser.add_argument(
+        "--calibrated-scales",
+        action="store_true",
+        help="only weights and biases learn; scales stay as the table has them",
+    )
+    parser.add_argument(
+        "--labels",
+        action="store_true",
+        help="learn from the pictures' boxes, as edge train does, in place of the FP32 network",
+    )
+    parser.add_argument(
+        "--val", metavar="DIR", help="labelled pictures: mAP of FP32, INT8 before and INT8 now"
+    )
+    parser.add_argument(
+        "--keep",
+        type=_words,
+        default=[],
+        metavar="NAMES",
+        help="convolutions that stay out of INT8, with commas between",
+    )
+    parser.add_argument("--resize", choices=("letterbox", "stretch"), help="of a model's training")
+    parser.add_argument("--seed", type=int, default=0, help="of the pictures' order (%(default)s)")
+    parser.add_argument(
+        "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
+    )
+    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`edge qat`: 0 where INT8 gained, 1 where it did not."""
+    app = import_module("apps.qat")
+    result = app.qat(
+        args.model,
+        args.data,
+        images=args.images,
+        table=args.table,
+        steps=args.steps,
+        batch=args.batch,
+        rate=args.rate,
+        learn_scales=not args.calibrated_scales,
+        labels=args.labels,
+        val=args.val,
+        keep=args.keep,
+        resize=args.resize,
+        seed=args.seed,
+        output=args.output,
+        json_path=args.json,
+    )
+    app.print_qat(result)
+    return 0 if result["better"] else 1

@@ -1,0 +1,152 @@
+"""Which convolutions to keep in floating point so that an accuracy budget holds at least cost.
+
+Layers are ordered by the noise that keeping them takes from the heads for each millisecond that it
+costs; noise powers of layers add up, near enough to order them. Along that order accuracy is
+measured, not estimated: the shortest prefix that fits is found by bisection, then layers whose
+keeping costs most are tried without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "FEW_PICTURES",
+    "Found",
+    "Trial",
+    "fits",
+    "hopeless",
+    "keep_order",
+    "pareto",
+    "search",
+    "upper_drop",
+]
+
+# One-sided 95 % of a normal distribution.
+_SURE = 1.645
+# Fewer pictures than this can all agree by chance; then the heads must be close too.
+FEW_PICTURES = 200
+FEW_PICTURES_DB = 30.0
+# What a sound network keeps to its heads whatever mAP says of a small set.
+_FLOOR_DB = 12.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A set of kept layers and what was measured of it.
+
+    Attributes:
+        kept: convolutions out of INT8.
+        map50: on the selection pictures.
+        drop: mAP lost against FP32 on them, 0..1.
+        spread: standard error of `drop`, of the paired bootstrap.
+        head_db: signal to noise of the heads.
+        kept_ms: what keeping costs, by the layers' measured milliseconds.
+        pictures: how many were judged.
+        size: bytes of the graph.
+    """
+
+    kept: frozenset[str]
+    map50: float
+    drop: float
+    spread: float
+    head_db: float
+    kept_ms: float
+    pictures: int
+    size: int = 0
+
+    @property
+    def upper(self) -> float:
+        """Bound of the drop, see `upper_drop`."""
+        return upper_drop(self.drop, self.spread)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The cheapest trial that fits, and every trial."""
+
+    chosen: Trial
+    trials: tuple[Trial, ...]
+
+
+def upper_drop(drop: float, spread: float) -> float:
+    """95 % bound of the drop that images like these have in the mean.
+
+    Rounding adds noise and no knowledge, so a gain is taken for luck.
+    """
+    return max(drop, 0.0) + _SURE * spread
+
+
+def hopeless(drop: float, spread: float, budget: float) -> bool:
+    """Whether more pictures would hardly bring the drop into the budget."""
+    return drop - _SURE * spread > budget
+
+
+def fits(trial: Trial, budget: float) -> bool:
+    """Whether a trial keeps the budget, and on few pictures the heads' noise floor as well."""
+    floor = _FLOOR_DB if trial.pictures >= FEW_PICTURES else FEW_PICTURES_DB
+    return trial.upper <= budget and trial.head_db >= floor
+
+
+def keep_order(noise: Mapping[str, float], cost_ms: Mapping[str, float]) -> list[str]:
+    """Layers by noise power taken away for each millisecond; what costs nothing comes first."""
+    least = 1e-3 * max(max(cost_ms.values(), default=0.0), 1e-6)
+    return sorted(noise, key=lambda name: -noise[name] / max(cost_ms.get(name, 0.0), least))
+
+
+def search(
+    order: Sequence[str],
+    cost_ms: Mapping[str, float],
+    measure: Callable[[frozenset[str]], Trial],
+    good: Callable[[Trial], bool],
+    tries: int = 6,
+) -> Found:
+    """The cheapest set of kept layers that is `good`, with every trial made on the way.
+
+    With every layer kept a network is its own reference; should not even that be good, it is
+    what is returned.
+
+    Args:
+        order: of the layers, the best to keep first.
+        tries: how many of the dearest kept layers to try without.
+    """
+    trials: dict[frozenset[str], Trial] = {}
+
+    def at(kept: Collection[str]) -> Trial:
+        key = frozenset(kept)
+        if key not in trials:
+            trials[key] = measure(key)
+        return trials[key]
+
+    best = at(()) if good(at(())) else _shortest(order, at, good)
+    for name in sorted(best.kept, key=lambda name: -cost_ms.get(name, 0.0))[:tries]:
+        without = best.kept - {name}
+        if cost_ms.get(name, 0.0) > 0 and good(at(without)):
+            best = at(without)
+    return Found(best, tuple(trials.values()))
+
+
+def _shortest(
+    order: Sequence[str],
+    at: Callable[[Collection[str]], Trial],
+    good: Callable[[Trial], bool],
+) -> Trial:
+    """Bisection over prefixes of `order`; the first one is known not to be good."""
+    low, high = 0, len(order)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if good(at(order[:middle])):
+            high = middle
+        else:
+            low = middle
+    return at(order[:high])
+
+
+def pareto(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials that no other one beats in both the bound of the drop and the cost, cheapest first."""
+    front: list[Trial] = []
+    for trial in sorted(trials, key=lambda one: (one.kept_ms, one.upper)):
+        if not front or trial.upper < front[-1].upper:
+            front.append(trial)
+    return front

@@ -1,0 +1,118 @@
+"""`sensitivity`: each layer quantized alone and kept alone, at the heads and in mAP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from apps.sensitivity import print_sensitivity, sensitivity
+from calibration.calibrate import calibrate
+from calibration.table import CalibrationTable, write_table
+from edge.artifact import read_manifest
+from edge.errors import CalibrationError
+from edge.optional import require
+from export.head_noise import head_noise, heads_of
+from export.mixed import layer_names
+from export.precision import insert_qdq
+from export.sensitivity import measure_sensitivity
+from tests.small_models import picture, run, write_small
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("sensitivity") / "a.fp32.onnx"
+    write_small(target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def table(fp32: Path) -> CalibrationTable:
+    scenes = "scenes://?seed=500000&count=3"
+    return calibrate(fp32, scenes, images=3, equalise=False, threads=1).table
+
+
+def test_figures_are_those_of_graphs_written_by_hand(fp32: Path, table: CalibrationTable) -> None:
+    arrays = [picture((48, 64), seed=seed) for seed in range(2)]
+    found = measure_sensitivity(fp32, table, arrays, threads=1)
+    names = layer_names(fp32)
+    assert [layer.name for layer in found.layers] == names
+    model = require("onnx").load(str(fp32))
+    reference = heads_of(fp32, arrays, 1)
+    outputs = [output.name for output in model.graph.output]
+    for layer in (found.layers[0], found.layers[4]):
+        for keep, wanted in (
+            ([name for name in names if name != layer.name], layer.alone_db),
+            ([layer.name], layer.kept_db),
+        ):
+            graph = insert_qdq(model, dict(table.amax), keep=keep)
+            heads = [_plain(graph, array, outputs) for array in arrays]
+            assert head_noise(reference, heads) == pytest.approx(wanted, abs=0.1)
+
+
+def _plain(graph: Any, array: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
+    """The graph node by node, without onnxruntime's own idea of quantizers."""
+    level = require("onnxruntime").GraphOptimizationLevel.ORT_DISABLE_ALL
+    return run(graph, array, outputs, graph_optimization_level=level)
+
+
+def test_noises_of_layers_add_up_to_that_of_the_whole(fp32: Path, table: CalibrationTable) -> None:
+    arrays = [picture((48, 64), seed=seed) for seed in range(3)]
+    found = measure_sensitivity(fp32, table, arrays, kept=False, threads=1)
+    total = sum(layer.alone_share for layer in found.layers)
+    whole = 10 ** (-found.int8_db / 10)
+    assert total == pytest.approx(whole, rel=0.5)
+    assert all(layer.kept_db >= found.int8_db for layer in found.layers)
+
+
+def test_map_is_asked_of_every_graph(fp32: Path, table: CalibrationTable) -> None:
+    judged: list[str] = []
+
+    def judge(path: Path) -> float:
+        judged.append(read_manifest(path).precision)
+        return len(judged) / 100
+
+    found = measure_sensitivity(fp32, table, [picture((48, 64))], judge=judge, threads=1)
+    assert judged[0] == "int8" and judged[-1] == "fp32"
+    assert judged[1:-1] == ["mixed"] * (2 * len(layer_names(fp32)))
+    assert (found.int8_map50, found.layers[0].alone_map50, found.layers[0].kept_map50) == (
+        0.01,
+        0.02,
+        0.03,
+    )
+
+
+def test_command_prints_writes_and_draws(
+    fp32: Path, table: CalibrationTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(table, tmp_path / "a.calib.json")
+    result = sensitivity(
+        fp32,
+        tmp_path / "a.calib.json",
+        "scenes://?seed=700000&count=2",
+        with_map=False,
+        threads=1,
+        plot=tmp_path / "s.svg",
+        json_path=tmp_path / "s.json",
+    )
+    assert json.loads((tmp_path / "s.json").read_text()) == result
+    assert result["images"] == 0 and len(result["layers"]) == len(layer_names(fp32))
+    ElementTree.parse(tmp_path / "s.svg")
+    drawing = (tmp_path / "s.svg").read_text()
+    assert drawing.count("<circle") == 2 * len(layer_names(fp32))
+    print_sensitivity(result)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in layer_names(fp32))
+
+
+def test_a_foreign_table_is_refused_before_anything_runs(
+    fp32: Path, table: CalibrationTable, tmp_path: Path
+) -> None:
+    write_small(tmp_path / "other.onnx", seed=1)
+    write_table(table, tmp_path / "a.calib.json")
+    with pytest.raises(CalibrationError, match="another graph"):
+        sensitivity(tmp_path / "other.onnx", tmp_path / "a.calib.json", tmp_path / "no data")

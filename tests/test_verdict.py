@@ -1,0 +1,169 @@
+"""The verdict says INT8, FP16 or mixed, in one sentence, from what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apps import judging
+from apps.exporting import export_engine, print_export
+from apps.judging import noisiest
+from calibration.calibrate import calibrate
+from edge.artifact import read_manifest
+from edge.errors import ArtifactError
+from export.head_noise import decibel
+from export.layer_report import LayerInfo
+from export.mixed import layer_names, write_mixed
+from export.verdict import Facts, decide, int8_share, off_grid
+from tests.small_models import picture, write_small
+
+FEW = "scenes://?seed=500000&count=4"
+FACTS = Facts(
+    target="TensorRT 10.3 on Orin",
+    on_engine=True,
+    engine_ms={"int8": 2.0, "fp16": 3.0},
+    pipeline_ms={"int8": 3.0, "fp16": 4.0},
+    head_db=25.0,
+)
+
+
+def test_sound_and_faster_is_int8() -> None:
+    found = decide(FACTS)
+    assert found.choice == "INT8"
+    assert found.sentence.startswith("INT8: it keeps 25.0 dB")
+    assert "1.50 times as fast as FP16 (2.00 against 3.00 ms, TensorRT 10.3 on Orin)" in (
+        found.sentence
+    )
+    assert "\n" not in found.sentence
+
+
+@pytest.mark.parametrize(("int8_ms", "words"), [(3.0, "no faster"), (4.5, "1.50 times slower")])
+def test_int8_that_does_not_pay_is_fp16(int8_ms: float, words: str) -> None:
+    found = decide(replace(FACTS, engine_ms={"int8": int8_ms, "fp16": 3.0}))
+    assert found.choice == "FP16"
+    assert words in found.reasons[0]
+
+
+def test_a_measured_loss_beyond_the_budget_is_fp16_whatever_the_noise() -> None:
+    lost = replace(FACTS, drop=(0.02, 0.01, 0.03), head_db=30.0)
+    assert decide(lost).choice == "FP16"
+    assert "costs 2.00 points of mAP@.5 (95 %: 1.00 to 3.00 lost)" in decide(lost).sentence
+    assert decide(replace(lost, budget=0.05)).choice == "INT8"
+    assert decide(replace(lost, drop=(-0.01, -0.02, 0.0))).choice == "INT8"
+
+
+def test_unsound_heads_name_the_layers_to_keep() -> None:
+    noisy = replace(FACTS, head_db=4.0, noisy=(("layers.64.conv", 4.5),))
+    found = decide(noisy)
+    assert (found.choice, found.keep) == ("mixed", ("layers.64.conv",))
+    assert "keep layers.64.conv out of INT8" in found.sentence
+    assert "under the 12 dB of a sound network" in found.sentence
+    assert decide(replace(noisy, noisy=())).choice == "FP16"
+
+
+def test_kept_layers_make_it_mixed() -> None:
+    found = decide(replace(FACTS, kept=("layers.0.conv",)))
+    assert found.choice == "mixed"
+    assert "layers.0.conv stay out of INT8" in found.sentence
+
+
+def test_reasons_are_read_from_the_layer_report() -> None:
+    found = decide(
+        replace(
+            FACTS,
+            engine_ms={"int8": 1.0, "fp16": 1.1},
+            int8_share=0.4,
+            reformats=7,
+            layers=30,
+            reformat_share=0.25,
+            off_grid=0.5,
+        )
+    )
+    for words in (
+        "40% of the engine's time runs in INT8 layers",
+        "7 of 30 layers only move data (25% of the time)",
+        "50% of the convolutions have channels off the grid of 32",
+        "the network is only 33% of the pipeline",
+    ):
+        assert words in found.sentence
+
+
+def test_on_a_cpu_the_rival_is_whatever_computes_faster() -> None:
+    times = {"int8": 2.0, "fp16": 9.0, "fp32": 1.9}
+    found = decide(replace(FACTS, on_engine=False, engine_ms=times))
+    assert found.choice == "FP16" and "than FP32" in found.sentence
+
+
+def test_shares_of_time_follow_the_layers_types() -> None:
+    layers = [
+        LayerInfo("a", "CaskConvolution", ("int8",), ("int8",)),
+        LayerInfo("Reformatting CopyNode", "Reformat", ("half",), ("int8",)),
+        LayerInfo("c", "CaskConvolution", ("half",), ("half",)),
+    ]
+    assert int8_share({"a": 2.0, "Reformatting CopyNode": 1.0, "c": 1.0}, layers) == (0.5, 0.25)
+
+
+def test_channels_off_the_grid_are_counted_but_not_those_of_image_and_heads(
+    tmp_path: Path,
+) -> None:
+    write_small(tmp_path / "a.onnx")
+    # Seven of the small network's eight convolutions are not depthwise, none of them on the grid.
+    assert off_grid(tmp_path / "a.onnx") == 1.0
+    with pytest.raises(ArtifactError, match="not an ONNX file"):
+        (tmp_path / "b.onnx").write_bytes(b"junk" * 9)
+        off_grid(tmp_path / "b.onnx")
+
+
+def test_a_layer_that_no_scale_serves_is_named_and_keeping_it_mends_the_heads(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "a.fp32.onnx"
+    write_small(source)
+    table = calibrate(source, FEW, images=3, equalise=False, threads=1).table
+    # A threshold a thousand times too low clips all that the first layer reads.
+    amax = tuple((n, v / 1000 if n == "images" else v) for n, v in table.amax)
+    broken = replace(table, amax=amax)
+    arrays = [picture((48, 64), seed=seed) for seed in range(2)]
+    write_mixed(source, broken, tmp_path / "m.onnx", {})
+    db, named = noisiest(source, tmp_path / "m.onnx", broken, arrays, 1)
+    assert db < 12
+    assert [name for name, _ in named] == layer_names(source)[:1]
+    write_mixed(source, broken, tmp_path / "m.onnx", {name: "fp16" for name, _ in named})
+    assert noisiest(source, tmp_path / "m.onnx", broken, arrays, 1)[0] >= 12
+
+
+def test_export_says_the_verdict_and_what_was_not_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "_SECONDS", 0.05)
+    result = export_engine(precision="int8", calib=FEW, images=4, builder="none", output=tmp_path)
+    verdict = result["verdict"]
+    assert verdict["choice"] in ("INT8", "FP16")
+    assert set(verdict["facts"]["engine_ms"]) == {"int8", "fp16", "fp32"}
+    assert verdict["facts"]["head_db"] > 12
+    assert read_manifest(result["files"]["fp16"]).precision == "fp16"
+    print_export(result)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"verdict: {verdict['choice']}:" in said
+    assert "no TensorRT engine was measured" in said
+
+
+def test_without_a_verdict_nothing_else_is_made(tmp_path: Path) -> None:
+    result = export_engine(
+        precision="int8", calib=FEW, images=4, builder="none", verdict=False, output=tmp_path
+    )
+    assert result["verdict"] is None
+    assert "fp16" not in result["files"]
+
+
+def test_contradicting_options_are_one_line(tmp_path: Path) -> None:
+    for options, what in (
+        ({"precision": "fp16"}, "add --int8"),
+        ({"precision": "int8", "keep": ["first"]}, "leave out --keep"),
+    ):
+        with pytest.raises(ArtifactError, match=what):
+            export_engine(max_map_drop=0.01, builder="none", output=tmp_path, **options)
+    assert decibel(np.inf) < 0
