@@ -31,16 +31,17 @@ import numpy as np
 
 from apps.accuracy import OPTIONS, labelled, run_over, score
 from apps.image_results import ClassResults
+from apps.recipe import Recipe as Steps
+from apps.recipe import run_calibration
 from apps.statistics import mean_precision, resample
 from apps.table import say, show
-from calibration.calibrate import calibrate, network_inputs
+from calibration.calibrate import network_inputs
 from calibration.threshold import METHODS
 from edge.artifact import read_manifest, write_atomic
 from edge.errors import EdgeError
 from edge.optional import require
 from edge.runtime.backend import open_backend
 from edge.runtime.detector import Detector
-from export.correction import correct_bias
 from export.onnx_writer import attach_manifest
 from export.quantize import write_half, write_int8
 from export.source import fp32_onnx
@@ -53,6 +54,13 @@ MODELS = {
     "yolov4-tiny-aix2023": AIX,
     "mbv2-yolov3-nano-coco": COCO,
     "yolo-fastest-1.1": COCO,
+}
+# The default first; those of one method alone show what equalising and bias correction give.
+OURS = {
+    "edge default": Steps(),
+    "edge adaround": Steps(adaround=True),
+    "edge best": Steps(method="best"),
+    **{f"edge {method} alone": Steps(0, method, False, False) for method in METHODS},
 }
 # Beyond it onnxruntime's Entropy takes more than 6 GB.
 ENTROPY_IMAGES = 50
@@ -73,13 +81,9 @@ class Recipe:
 def recipes(calib: str, images: int) -> Iterator[Recipe]:
     """All that is there to compare; FP16 and ours first, the default first of ours."""
     yield Recipe("FP16", True, lambda source, target: void(write_half(source, target)))
-    yield Recipe("edge default", True, lambda s, t: _ours(s, t, calib, images, "mse", True))
-    for method in (*METHODS, *(("best",) if find_spec("calibration.best") else ())):
-        yield Recipe(
-            f"edge {method}",
-            True,
-            lambda s, t, method=method: _ours(s, t, calib, images, method, False),
-        )
+    for name, steps in OURS.items():
+        wanted = replace(steps, images=images)
+        yield Recipe(name, True, lambda s, t, wanted=wanted: _ours(s, t, calib, wanted))
     for method in ("MinMax", "Entropy", "Percentile"):
         few = min(images, ENTROPY_IMAGES) if method == "Entropy" else images
         yield Recipe(
@@ -100,11 +104,8 @@ def void(_: object) -> None:
     """Nothing, of something."""
 
 
-def _ours(source: Path, target: Path, calib: str, images: int, method: str, whole: bool) -> None:
-    table = calibrate(source, calib, images=images, method=method, equalise=whole).table
-    if whole:
-        table = correct_bias(source, table, network_inputs(source, calib, 32))
-    write_int8(source, table, target)
+def _ours(source: Path, target: Path, calib: str, steps: Steps) -> None:
+    write_int8(source, run_calibration(source, calib, steps).table, target)
 
 
 def _onnxruntime(source: Path, target: Path, calib: str, images: int, method: str) -> None:
