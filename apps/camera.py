@@ -30,6 +30,7 @@ from apps.tracking import Tracker
 from apps.watchdog import notify
 from edge import assets
 from edge.artifact import write_atomic
+from edge.compress.package_onnx import cached_package_onnx
 from edge.errors import ArtifactError
 from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
@@ -38,7 +39,7 @@ __all__ = ["built_in", "camera", "print_camera", "print_cameras"]
 
 # What runs where none is named, the first that this installation has: trained on photos, for
 # cameras and files; trained on the built-in world, for that.
-_FOR_PHOTOS: tuple[str, ...] = ("squeezedet-photo.onnx",)
+_FOR_PHOTOS: tuple[str, ...] = ("squeezedet-photo.edgez",)
 _FOR_SCENES: tuple[str, ...] = ("tiny-yolo-scenes.onnx",)
 _REPORT_S, _REPORT_TERMINAL_S = 60.0, 5.0
 
@@ -123,8 +124,9 @@ def built_in(photos: bool = False) -> Path:
     """
     folder = Path(str(assets.__file__)).parent
     for name in (*_FOR_PHOTOS, *_FOR_SCENES) if photos else _FOR_SCENES:
-        if (folder / name).is_file():
-            return folder / name
+        path = folder / name
+        if path.is_file():
+            return cached_package_onnx(path) if path.suffix == ".edgez" else path
     raise ArtifactError(f"{folder}: no detector is built in; name an artifact of export-engine")
 
 
@@ -134,7 +136,10 @@ def _artifact(named: str | Path | None, sources: Sequence[Source]) -> Path:
     real = any(not source.name.startswith("scenes://") for source in sources)
     path = built_in(real)
     unfit = " (trained on the built-in world: few real things look like it)"
-    say(f"no ARTIFACT: {path.stem}" + (unfit if real and path.name in _FOR_SCENES else ""))
+    say(
+        f"no ARTIFACT: {path.name.split('.')[0]}"
+        + (unfit if real and path.name in _FOR_SCENES else "")
+    )
     return path
 
 

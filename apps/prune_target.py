@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,6 +12,7 @@ from torch import nn
 
 from apps.host import fingerprint
 from apps.table import say, steps
+from edge.cache import cache_root
 from edge.compress.budget import Spread, plan_channels, plan_share, total_cost
 from edge.compress.channels import FIXED, Wiring
 from edge.compress.conv_timer import time_convolution
@@ -148,7 +148,7 @@ class Pruner:
 
 def table_path(threads: int) -> Path:
     """Where this host's latency table lies: $EDGE_CACHE or ~/.cache/edge."""
-    folder = Path(os.environ.get("EDGE_CACHE") or Path.home() / ".cache" / "edge")
+    folder = cache_root()
     host = repr(sorted(_host(threads).items()))
     return folder / "latency" / f"{sha256(host.encode()).hexdigest()[:16]}.json"
 

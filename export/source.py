@@ -19,6 +19,8 @@ __all__ = ["BUILT_IN", "DEFAULT_MODEL", "fp32_onnx"]
 _ASSETS = Path(__file__).resolve().parent.parent / "edge" / "assets"
 # Shipped as ONNX, so that using them needs no torch.
 BUILT_IN = {name: _ASSETS / f"{name}.onnx" for name in ("tiny-yolo-scenes", "squeezedet-scenes")}
+# Trained on photographs; folded small.
+PACKAGED = {"squeezedet-photo": _ASSETS / "squeezedet-photo.edgez"}
 DEFAULT_MODEL = "tiny-yolo-scenes"
 
 
@@ -44,7 +46,7 @@ def fp32_onnx(
         ArtifactError: no such model, damaged, or already of a lower precision.
         MissingDependency: torch is needed and not installed.
     """
-    asset = BUILT_IN.get(str(model), Path(model))
+    asset = {**BUILT_IN, **PACKAGED}.get(str(model), Path(model))
     if asset.suffix == ".onnx":
         if weights or names or random_weights or hw:
             raise ArtifactError(

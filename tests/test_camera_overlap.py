@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from apps import camera as app
 from apps.camera import built_in, camera
 from apps.camera_overlap import Overlap
 from apps.source_frame import Frame
+from edge.artifact import read_manifest
+from edge.compress.package import write_package
+from edge.compress.package_onnx import split_graph
 from edge.errors import ArtifactError
 from edge.runtime.backend_ort import OrtBackend
 from edge.runtime.detector import Detector
@@ -112,8 +118,21 @@ def test_the_built_in_detector_fits_what_is_looked_at(
     assert built_in(photos=True) == built_in() == tmp_path / "tiny-yolo-scenes.onnx"
     camera(None, [Held(pictures(2), count=2)], threads=1)
     assert "no ARTIFACT: tiny-yolo-scenes (trained on the built-in" in capsys.readouterr().err
-    write_small(tmp_path / "squeezedet-photo.onnx")
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
+    _pack(tmp_path / "squeezedet-photo.edgez", tmp_path / "tiny-yolo-scenes.onnx")
     camera(None, [Held(pictures(2), count=2)], threads=1)
     assert "no ARTIFACT: squeezedet-photo\n" in capsys.readouterr().err
+    (unfolded,) = (tmp_path / "cache").rglob("*.onnx")
+    written = unfolded.stat().st_mtime_ns
+    assert built_in(photos=True) == unfolded and unfolded.stat().st_mtime_ns == written
     camera(None, [Held(pictures(2), count=2, name="scenes://?seed=1")], threads=1)
     assert "no ARTIFACT: tiny-yolo-scenes\n" in capsys.readouterr().err
+
+
+def _pack(target: Path, source: Path) -> None:
+    """The same small network as a package of the photo detector's name."""
+    model, manifest = onnx.load(str(source)), read_manifest(source)
+    tensors = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    tensors = {name: array for name, array in tensors.items() if name.endswith(("weight", "bias"))}
+    named = replace(manifest, spec=replace(manifest.spec, name="squeezedet-photo"))
+    write_package(target, named, {}, tensors, graph=split_graph(model, tensors), half=False)

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.artifact import sha256_of, write_atomic
+from edge.cache import cache_root
 from edge.compress.package import Package, read_package
 from edge.errors import ArtifactError
 from edge.onnx_metadata import MANIFEST_KEY
 from edge.spec import Manifest
 
-__all__ = ["split_graph", "write_package_onnx"]
+__all__ = ["cached_package_onnx", "split_graph", "write_package_onnx"]
 
 _SIZE = struct.Struct("<I")
 _FLOAT = 1
@@ -43,6 +44,25 @@ def split_graph(model: Any, weights: Iterable[str]) -> bytes:
     del bare.metadata_props[:]
     head = bare.SerializeToString(deterministic=True)
     return _SIZE.pack(len(head)) + bytes(head) + bytes(graph)
+
+
+def cached_package_onnx(source: str | Path) -> Path:
+    """A package's ONNX file in the cache, unfolded when it is not there yet.
+
+    Raises:
+        ArtifactError: as `write_package_onnx`, or the cache cannot be written.
+    """
+    folder = cache_root() / "packages" / sha256_of(Path(source))[:16]
+    there = list(folder.glob("*.onnx"))
+    if there:
+        return there[0]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder}: cannot be made: {error.strerror}; set EDGE_CACHE"
+        ) from error
+    return write_package_onnx(source, folder)
 
 
 def write_package_onnx(source: str | Path, folder: Path) -> Path:

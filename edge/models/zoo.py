@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from torch import nn
 
 import edge
 from edge.artifact import sha256_of, write_atomic
+from edge.cache import cache_root
 from edge.errors import ArtifactError
 from edge.models.cfgs import cfg_text
 from edge.models.checkpoint import load_safetensors
@@ -114,8 +114,7 @@ def cached_path(name: str, folder: Path | None = None) -> Path:
     Raises:
         ArtifactError: no such name.
     """
-    default = os.environ.get("EDGE_CACHE") or Path.home() / ".cache" / "edge"
-    return Path(folder or default) / _entry(name).file
+    return (folder or cache_root()) / _entry(name).file
 
 
 def fetch(name: str, folder: Path | None = None, progress: Progress | None = None) -> Path:

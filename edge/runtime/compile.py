@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.artifact import write_atomic
+from edge.cache import cache_root
 from edge.errors import ArtifactError, DeviceError, MissingDependency
 
 __all__ = ["Compiler", "cache_folder", "compile_kernels", "find_compiler", "nvcc", "nvrtc"]
@@ -88,11 +89,7 @@ def compile_kernels(architecture: int, *, compiler: Compiler | None = None) -> b
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: `$EDGE_CACHE/kernels`, else in the user's cache."""
-    root = os.environ.get("EDGE_CACHE")
-    if root:
-        return Path(root) / "kernels"
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(user) / "edge" / "kernels"
+    return cache_root() / "kernels"
 
 
 def _keep(path: Path, image: bytes) -> None:
