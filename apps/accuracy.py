@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from apps.image_results import ClassResults, by_class, small_results
+from apps.image_results import ClassResults, by_class
+from apps.slices import SIZES, sized
 from apps.table import steps
 from edge.data.datasets import Dataset, Item, load, match_classes, open_dataset
 from edge.data.metrics import Metrics, evaluate_detections
@@ -156,7 +157,7 @@ def score(
     return Accuracy(
         metrics,
         by_class(metrics.matches, len(dataset)),
-        small_results(dataset, found, classes),
+        sized(dataset, found, classes, *SIZES["small"]),
         found,
         classes,
         backend,

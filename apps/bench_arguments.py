@@ -30,6 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--iou", type=float, default=0.45, metavar="I", help="of suppression (%(default)s)")
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (%(default)s)")
     add("--cores", type=_numbers, default=[], metavar="0,1", help="stay on these CPU cores")
+    add("--layers", action="store_true", help="show which layers take the time")
     add("--compare", metavar="F", help="--json of an earlier run to hold this one against")
     add(
         "--rebuilds",
@@ -54,15 +55,20 @@ def run(args: argparse.Namespace) -> int:
         return _rebuild(args, options)
     app = import_module("apps.benchmark")
     result = app.bench(
-        args.artifacts, args.baseline, compare=args.compare, json_path=args.json, **options
+        args.artifacts,
+        args.baseline,
+        compare=args.compare,
+        layers=args.layers,
+        json_path=args.json,
+        **options,
     )
     app.print_bench(result)
     return int(any(line["verdict"] == "worse" for line in result.get("comparison", ())))
 
 
 def _rebuild(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    if len(args.artifacts) > 1 or args.baseline or args.compare:
-        raise DataError("--rebuilds takes one .onnx, without --baseline and --compare")
+    if len(args.artifacts) > 1 or args.baseline or args.compare or args.layers:
+        raise DataError("--rebuilds takes one .onnx, without --baseline, --compare and --layers")
     app = import_module("apps.rebuilds")
     result = app.rebuild(args.artifacts[0], args.rebuilds, data=args.data, **options)
     app.print_rebuilds(result)

@@ -15,6 +15,7 @@ from apps.compare_bench import compare_with, read_bench
 from apps.frames import hold_frames
 from apps.host import fingerprint
 from apps.interleave import Runner, affinity, open_runner, opencv_threads, take_turns, warm_up
+from apps.layer_times import layer_times, print_layers
 from apps.sensors import Watch
 from apps.statistics import interval
 from apps.table import say, show
@@ -42,6 +43,7 @@ def bench(
     threads: int = 2,
     cores: Sequence[int] = (),
     compare: str | Path | None = None,
+    layers: bool = False,
     json_path: str | Path | None = None,
 ) -> dict[str, Any]:
     """Measure engine and pipeline of several artifacts, interleaved in short blocks.
@@ -60,6 +62,7 @@ def bench(
         threads: of the CPU backend and of OpenCV.
         cores: keep the process on these, numbers from 0.
         compare: JSON of an earlier run to hold the rows against.
+        layers: measure each layer too, after all else.
 
     Returns:
         `host`, `source`, `threads`, `warnings` (heat, clocks, other work) and `rows`, the
@@ -67,7 +70,8 @@ def bench(
         `fps_pipeline`, `latency_ms` (`p50`, `p95`, `p99` of the pipeline), `interval_ms` (their
         95 % intervals), `stages_ms` (medians; `decode_file` where a source was decoded), `bytes`,
         `memory_bytes`, `energy_j`, `speedup` (of the pipeline), `speedup_interval`, `frames`,
-        `rounds_ms` (median of each block); with `compare`, `comparison`.
+        `rounds_ms` (median of each block), with `layers` also `layers` (see `layer_times`); with
+        `compare`, `comparison`.
 
     Raises:
         DataError: the source or the earlier run cannot be read, or no such core.
@@ -87,6 +91,8 @@ def bench(
             runner.block = _block(warm_up(runner, held), seconds, frames, rounds)
         take_turns(runners, held, rounds, watch)
         rows = [_row(runner, runners[0], decode_ms) for runner in runners]
+        for row, runner in zip(rows, runners, strict=True) if layers else ():
+            row["layers"] = layer_times(runner, threads)
     shape = f"{held[0].shape[1]}x{held[0].shape[0]}"
     host = fingerprint()
     result = {
@@ -161,7 +167,7 @@ def _row(runner: Runner, baseline: Runner, decode_ms: list[float]) -> dict[str, 
         "stages_ms": stages,
         "bytes": runner.artifact.stat().st_size,
         "memory_bytes": runner.memory_bytes,
-        "energy_j": runner.joules / runner.counted if runner.counted else None,
+        "energy_j": runner.energy_j,
         "speedup": float(np.median(baseline.frames_ms())) / found["p50"],
         "speedup_interval": _speedup_interval(runner, baseline),
         "frames": len(times),
@@ -186,7 +192,7 @@ def print_bench(result: dict[str, Any]) -> None:
     """The result as a table on stdout, with the host it was measured on."""
     host = result["host"]
     title = f"{host['cpu']}, {host['cores']} cores, {result['threads']} threads; {result['source']}"
-    columns = (
+    columns: tuple[str, ...] = (
         "model",
         "backend",
         "FPS engine",
@@ -196,13 +202,19 @@ def print_bench(result: dict[str, Any]) -> None:
         "MB",
         "speed-up",
     )
-    show(title, columns, [_cells(row) for row in result["rows"]])
+    # Most machines have no sensor that an ordinary user may read.
+    counted = any(row["energy_j"] is not None for row in result["rows"])
+    columns += ("J / frame",) * counted
+    show(title, columns, [_cells(row)[: len(columns)] for row in result["rows"]])
     stages = list(result["rows"][0]["stages_ms"])
     rows = [
         (row["label"], *(f"{row['stages_ms'].get(stage, 0):.2f}" for stage in stages))
         for row in result["rows"]
     ]
     show("stages, ms", ("model", *stages), rows)
+    for row in result["rows"]:
+        if "layers" in row:
+            print_layers(row["label"], row["layers"])
     for line in result.get("comparison", ()):
         say(f"{line['verdict'].upper():>12}  {line['label']}: {line['text']}")
     for text in result["warnings"]:
@@ -219,6 +231,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         _with_interval(row["latency_ms"]["p99"], row["interval_ms"]["p99"]),
         f"{row['bytes'] / 1e6:.1f}",
         f"{row['speedup']:.2f}x",
+        "-" if row["energy_j"] is None else f"{row['energy_j']:.3f}",
     )
 
 

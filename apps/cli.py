@@ -164,6 +164,11 @@ def _export_arguments(parser: Arguments) -> None:
         "--workspace", type=_count, metavar="MIB", help="scratch memory of the builder, MiB"
     )
     parser.add_argument(
+        "--sparse",
+        action="store_true",
+        help="sparse kernels where two of every four weights are zero: edge compress --two-four",
+    )
+    parser.add_argument(
         "--dla",
         type=int,
         metavar="CORE",
@@ -209,6 +214,7 @@ def _export(args: argparse.Namespace) -> int:
         builder=args.builder,
         workspace_mib=args.workspace,
         targets=args.targets,
+        sparse=args.sparse,
         dla=args.dla,
         random_weights=args.random_weights,
         seed=args.seed,
@@ -319,7 +325,9 @@ def _quantize(args: argparse.Namespace) -> int:
 
 
 def _show_arguments(parser: Arguments) -> None:
-    parser.add_argument("artifact", metavar="ARTIFACT", help=".onnx, .engine or .calib.json")
+    parser.add_argument(
+        "artifact", metavar="ARTIFACT", help=".onnx, .engine, .calib.json or .edgez"
+    )
     _json(parser)
 
 

@@ -21,7 +21,9 @@ _IMAGES = 32
 _SHOWN = 6
 
 
-def check_options(core: int, precision: str | None, builder: str, kept: object) -> None:
+def check_options(
+    core: int, precision: str | None, builder: str, kept: object, sparse: bool = False
+) -> None:
     """Refuse what a DLA cannot be built with.
 
     Raises:
@@ -35,6 +37,8 @@ def check_options(core: int, precision: str | None, builder: str, kept: object) 
         raise ArtifactError(
             f"--dla takes TensorRT 10.7 or older on the Jetson itself, not --builder {builder}"
         )
+    if sparse:
+        raise ArtifactError("--sparse is for a GPU's tensor cores; leave it out with --dla")
     if kept:
         raise ArtifactError("a DLA takes its scales from a table, which keeps no layer out of INT8")
 

@@ -26,6 +26,8 @@ from edge.spec import InputContract, ModelSpec
 
 __all__ = ["evaluate", "print_evaluation"]
 
+_NAMED = 12
+
 
 def evaluate(
     artifact: str | Path,
@@ -226,8 +228,10 @@ def _print_left_out(result: dict[str, Any]) -> None:
     if len(result["skipped"]) > 5:
         say(f"skipped: {len(result['skipped']) - 5} more")
     if result["left_out"]:
-        named = ", ".join(f"{name} ({boxes})" for name, boxes in result["left_out"].items())
-        say(f"classes that the model does not have: {named}")
+        most = sorted(result["left_out"].items(), key=lambda each: -each[1])
+        named = ", ".join(f"{name} ({boxes})" for name, boxes in most[:_NAMED])
+        rest = f" and {len(most) - _NAMED} more" if len(most) > _NAMED else ""
+        say(f"classes that the model does not have: {named}{rest}")
 
 
 def _percent(share: float) -> str:

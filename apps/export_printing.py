@@ -58,5 +58,9 @@ def _print_engine(result: dict[str, Any]) -> None:
         print_dla(engine["dla"])
         return
     say(f"convolutions: {types}; layers: {engine['layers']}, {engine['reformats']} only move data")
+    if engine["sparse"]:
+        say(f"two of four weights are zero in {len(engine['sparse'])} convolutions")
+    for line in engine["sparsity"]:
+        say(line)
     if result["precision"] in ("int8", "mixed") and engine["not_int8"]:
         say(f"not in INT8: {', '.join(engine['not_int8'])}")

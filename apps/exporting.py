@@ -30,6 +30,7 @@ from export.mixed import read_map, write_map, write_mixed
 from export.precision import convolutions
 from export.quantize import write_half
 from export.source import BUILT_IN, DEFAULT_MODEL, fp32_onnx
+from export.sparsity import check_sparse
 
 __all__ = ["export_engine", "print_export", "quantize_command"]
 
@@ -55,6 +56,7 @@ def export_engine(
     builder: str = "auto",
     workspace_mib: int | None = None,
     targets: Sequence[str] = (),
+    sparse: bool = False,
     random_weights: bool = False,
     seed: int = 0,
     hw: tuple[int, int] | None = None,
@@ -80,6 +82,7 @@ def export_engine(
         verdict: measure INT8 beside FP16 for a second or two and say which to ship.
         builder: auto, tensorrt, rtx or none.
         workspace_mib, targets: for the builder.
+        sparse: kernels for weights of which two in four are zero; refused where none are.
         dla: core of a Jetson's DLA to build for, with TensorRT 10.7 or older.
         output: folder of the files; made where it is missing.
         json_path: where to write the result too.
@@ -98,12 +101,12 @@ def export_engine(
     wanted.check(precision)
     if dla is not None:
         chosen = (*wanted.keep, *filter(None, (wanted.max_map_drop, wanted.precision_map)))
-        check_options(dla, precision, builder, chosen)
-    build = Build(folder, builder, workspace_mib, targets)
+        check_options(dla, precision, builder, chosen, sparse)
+    build = Build(folder, builder, workspace_mib, targets, sparse)
     made: Made | None = None
     ready = _ready(model, precision)
     if ready is not None:
-        graph = ready
+        graph = source = ready
     else:
         source = fp32_onnx(
             model,
@@ -116,6 +119,9 @@ def export_engine(
             hw=hw,
         )
         result["files"]["fp32"] = str(source)
+    if sparse:
+        check_sparse(source)
+    if ready is None:
         steps = Recipe(images, method, equalise, bias_correction, adaround)
         made = _lower_precision(source, precision or "fp16", result, calib, steps, wanted, build)
         graph = made.graph
@@ -198,6 +204,7 @@ class Build:
     builder: str
     workspace_mib: int | None
     targets: Sequence[str]
+    sparse: bool = False
 
 
 def _lower_precision(
@@ -383,6 +390,7 @@ def _engine(graph: Path, build: Build, result: dict[str, Any]) -> dict[str, Any]
             workspace_mib=build.workspace_mib,
             compute_capabilities=build.targets,
             progress=progress,
+            sparse=build.sparse,
         )
     result["files"]["engine"] = str(report.engine)
     return _engine_facts(report)
@@ -427,6 +435,8 @@ def _engine_facts(report: EngineReport) -> dict[str, Any]:
         "reformats": summary.reformats,
         "convolutions": types,
         "not_int8": [conv.name for conv in summary.convolutions if conv.dtype != "int8"],
+        "sparse": list(report.sparse),
+        "sparsity": list(report.sparsity),
     }
 
 

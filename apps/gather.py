@@ -234,7 +234,7 @@ def _speed(runner: Runner, baseline: Runner | None) -> dict[str, Any]:
         "speedup": None if baseline is None else _speedup(runner, baseline),
         "baseline": "" if baseline is None else _named(baseline),
         "memory_bytes": runner.memory_bytes,
-        "energy_j": runner.joules / runner.counted if runner.counted else None,
+        "energy_j": runner.energy_j,
         "rounds_ms": rounds,
     }
 

@@ -5,23 +5,16 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.data.datasets import Dataset
-from edge.data.metrics import ImageMatches, evaluate_detections
-from edge.detections import Detections
-from edge.errors import DataError
+from edge.data.metrics import ImageMatches
 
-__all__ = ["ClassResults", "by_class", "from_json", "small_results", "to_json"]
+__all__ = ["ClassResults", "by_class", "from_json", "to_json"]
 
-# COCO's range of small objects ends at 32 x 32 pixels: https://cocodataset.org/#detection-eval
-SMALL_AREA = 32.0**2
-# pycocotools keeps so many detections of a class in an image, the best.
-_LIMIT = 100
 _STEPS = 10_000
 
 
@@ -66,39 +59,6 @@ def _joined(name: str, found: list[ImageMatches], images: int) -> ClassResults:
     order = np.argsort(-score, kind="stable")
     order = order[counts[order]]
     return ClassResults(name, image[order], score[order], hit[order], boxes)
-
-
-def small_results(
-    dataset: Dataset, detections: list[Detections], classes: tuple[str, ...]
-) -> dict[str, ClassResults]:
-    """As `by_class`, for objects under 32 x 32 pixels, as COCO's small range judges them.
-
-    Other objects need not be found, and a detection of another size that found nothing is no
-    false alarm. Empty where no object is small.
-    """
-    small = replace(dataset, items=tuple(_small_only(item) for item in dataset.items))
-    if not any(np.any(~(item.ignore | item.crowd)) for item in small.items):
-        return {}
-    try:
-        metrics = evaluate_detections(small, detections, classes, _LIMIT)
-    except DataError:
-        return {}
-    number = {name: index for index, name in enumerate(classes)}
-    kept = [_ignore_large(one, detections[one.image], number[one.name]) for one in metrics.matches]
-    return by_class(kept, len(dataset))
-
-
-def _small_only(item: Any) -> Any:
-    return replace(item, ignore=item.ignore | (item.area > SMALL_AREA))
-
-
-def _ignore_large(one: ImageMatches, found: Detections, class_id: int) -> ImageMatches:
-    """Detections outside the size range that match nothing do not count."""
-    mine = found[found.class_id == class_id]
-    mine = mine[np.argsort(-mine.score, kind="stable")][:_LIMIT]
-    sides = np.clip(mine.xyxy[:, 2:] - mine.xyxy[:, :2], 0, None).astype(np.float64)
-    large = sides[:, 0] * sides[:, 1] > SMALL_AREA
-    return replace(one, ignored=one.ignored | (~one.matched & large))
 
 
 def to_json(results: dict[str, ClassResults]) -> dict[str, Any]:

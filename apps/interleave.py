@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.sensors import Watch, energy_j, memory_bytes
+from apps.energy import spent_energy
+from apps.sensors import Watch, memory_bytes
 from apps.table import steps
 from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
@@ -67,6 +68,11 @@ class Runner:
         """Median milliseconds of each block of `engine` or `pipeline`."""
         blocks = self.engine_ms if kind == "engine" else self.latency_ms
         return [float(np.median(block)) for block in blocks]
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of a frame, other work on the machine included; None without a sensor."""
+        return self.joules / self.counted if self.counted else None
 
     def frames_ms(self) -> list[float]:
         """Pipeline milliseconds of every frame."""
@@ -195,16 +201,14 @@ def _pipeline_block(runner: Runner, held: Iterator[NDArray[np.uint8]]) -> None:
     detector = runner.detector
     detector(next(held))
     taken = []
-    before = energy_j()
-    for _ in range(runner.block):
-        frame = next(held)
-        start = time.perf_counter()
-        detector(frame)
-        taken.append((time.perf_counter() - start) * 1e3)
-        runner.stages_ms.append(dict(detector.stages_ms))
-    after = energy_j()
-    # The counter wraps around; such a block tells nothing.
-    if before is not None and after is not None and after >= before:
-        runner.joules += after - before
+    with spent_energy() as spent:
+        for _ in range(runner.block):
+            frame = next(held)
+            start = time.perf_counter()
+            detector(frame)
+            taken.append((time.perf_counter() - start) * 1e3)
+            runner.stages_ms.append(dict(detector.stages_ms))
+    if spent:
+        runner.joules += spent[0]
         runner.counted += runner.block
     runner.latency_ms.append(taken)

@@ -1,7 +1,8 @@
 """What a machine says of itself while it is measured: clocks, heat, load, energy, memory.
 
 Files are those of Linux: Documentation/ABI/testing/sysfs-devices-system-cpu, sysfs-class-thermal,
-sysfs-class-powercap. What is not there is left out.
+sysfs-class-powercap; on a Jetson the INA3221 rails (Documentation/hwmon/ina3221 and the Jetson
+Linux Developer Guide, "Power consumption"). What is not there is left out.
 """
 
 from __future__ import annotations
@@ -12,12 +13,25 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Watch", "clocks_mhz", "energy_j", "gpu", "memory_bytes", "power_mode", "temperatures_c"]
+__all__ = [
+    "Watch",
+    "clocks_mhz",
+    "energy_j",
+    "energy_span_j",
+    "gpu",
+    "memory_bytes",
+    "power_mode",
+    "power_rails_w",
+    "power_w",
+    "temperatures_c",
+]
 
 _ROOT = Path("/")
 # A clock this much below where the run began is throttled, not jitter.
 _SLOWER = 0.9
 _HOT_C = 90.0
+# What feeds the whole module; the other rails are parts of it.
+_INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "5V_IN")
 
 
 def _number(path: Path) -> float | None:
@@ -25,6 +39,13 @@ def _number(path: Path) -> float | None:
         return float(path.read_text())
     except (OSError, ValueError):
         return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def clocks_mhz(root: Path = _ROOT) -> list[float]:
@@ -67,6 +88,36 @@ def energy_j(root: Path = _ROOT) -> float | None:
     """A counter of the CPU package's energy, joules; None without a readable one."""
     micro = _number(root / "sys/class/powercap/intel-rapl:0/energy_uj")
     return None if micro is None else micro / 1e6
+
+
+def energy_span_j(root: Path = _ROOT) -> float | None:
+    """Where the counter of `energy_j` begins again from 0."""
+    micro = _number(root / "sys/class/powercap/intel-rapl:0/max_energy_range_uj")
+    return None if micro is None else micro / 1e6
+
+
+def power_rails_w(root: Path = _ROOT) -> dict[str, float]:
+    """Watts now of each INA3221 channel by its label: millivolts times milliamperes."""
+    found = {}
+    for path in sorted(root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label")):
+        number = path.name[2:-6]
+        volts = _number(path.with_name(f"in{number}_input"))
+        amperes = _number(path.with_name(f"curr{number}_input"))
+        if volts is not None and amperes is not None:
+            found[_text(path)] = volts * amperes / 1e6
+    return found
+
+
+def power_w(root: Path = _ROOT) -> float | None:
+    """Watts that a Jetson's module takes now: of its input rail, without one of all rails.
+
+    Rails without a name of their own (NC) are connected to nothing.
+    """
+    rails = {name: watts for name, watts in power_rails_w(root).items() if name not in ("", "NC")}
+    for name in _INPUT_RAILS:
+        if name in rails:
+            return rails[name]
+    return sum(rails.values()) if rails else None
 
 
 def memory_bytes(root: Path = _ROOT) -> int | None:

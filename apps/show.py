@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from apps.show_package import package_facts, package_rows, print_package
 from apps.table import listing, say, show
 from calibration.table import read_table
 from edge.artifact import layers_path, read_manifest, sha256_of, write_atomic
@@ -23,12 +24,13 @@ _FLOAT16, _INT8, _UINT8 = 10, 3, 2  # TensorProto.DataType of onnx.proto3
 
 
 def show_artifact(path: str | Path, json_path: str | Path | None = None) -> dict[str, Any]:
-    """Read an `.onnx`, an `.engine` or a calibration table `.calib.json`, and print it.
+    """Read an `.onnx`, `.engine`, package `.edgez` or table `.calib.json`, and print it.
 
     Returns:
-        `file`, `kind` (`onnx`, `engine`, `calibration`), `bytes`, `sha256`; of a network
-        `manifest`, `contract_digest` and `layers`, or `layers_missing`, the reason why not;
-        of a table its fields.
+        `file`, `kind` (`onnx`, `engine`, `package`, `calibration`), `bytes`, `sha256`; of a
+        network `manifest`, `contract_digest` and `layers`, or `layers_missing`, the reason why
+        not; of a package these two and what `apps.show_package.package_facts` says; of a table
+        its fields.
 
     Raises:
         ArtifactError: another kind of file, missing, damaged or without a manifest.
@@ -43,8 +45,11 @@ def show_artifact(path: str | Path, json_path: str | Path | None = None) -> dict
         facts["amax"] = dict(facts["amax"])
     elif path.suffix in (".onnx", ".engine"):
         facts = _network(path)
+    elif path.suffix == ".edgez":
+        manifest, facts = package_facts(path)
+        facts = {"kind": "package", **_described(manifest), **facts}
     else:
-        raise ArtifactError(f"{path}: not an .onnx, an .engine or a .calib.json of edge")
+        raise ArtifactError(f"{path}: not an .onnx, .engine, .edgez or .calib.json of edge")
     size, sha256 = path.stat().st_size, sha256_of(path)
     result = {"file": str(path), "bytes": size, "sha256": sha256, **facts}
     if json_path is not None:
@@ -55,17 +60,20 @@ def show_artifact(path: str | Path, json_path: str | Path | None = None) -> dict
 
 def _network(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
-    facts: dict[str, Any] = {
-        "kind": path.suffix[1:],
-        "manifest": asdict(manifest),
-        "contract_digest": manifest.spec.contract.digest,
-    }
-    facts["manifest"] |= {name: dict(getattr(manifest, name)) for name in ("made_by", "arguments")}
+    facts: dict[str, Any] = {"kind": path.suffix[1:], **_described(manifest)}
     try:
         facts["layers"] = _graph(path) if path.suffix == ".onnx" else _report(path, manifest)
     except (MissingDependency, FileNotFoundError) as error:
         facts["layers_missing"] = str(error)
     return facts
+
+
+def _described(manifest: Manifest) -> dict[str, Any]:
+    pairs = {name: dict(getattr(manifest, name)) for name in ("made_by", "arguments")}
+    return {
+        "manifest": asdict(manifest) | pairs,
+        "contract_digest": manifest.spec.contract.digest,
+    }
 
 
 def _graph(path: Path) -> dict[str, Any]:
@@ -153,6 +161,8 @@ def print_artifact(result: dict[str, Any]) -> None:
     """The result as tables on stdout."""
     print_kind = _print_table if result["kind"] == "calibration" else _print_network
     print_kind(result)
+    if result["kind"] == "package":
+        print_package(result)
     if "layers_missing" in result:
         say(f"layers are not shown: {result['layers_missing']}")
     if "layers" in result:
@@ -176,6 +186,7 @@ def _print_network(result: dict[str, Any]) -> None:
         ("frames", _frames(contract)),
         ("contract", result["contract_digest"]),
         *_layer_rows(result.get("layers")),
+        *(package_rows(result) if result["kind"] == "package" else ()),
     ]
     listing(Path(result["file"]).name, ("", ""), rows)
     heads = [

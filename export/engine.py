@@ -21,6 +21,7 @@ from edge.onnx_metadata import read_manifest
 from edge.spec import Manifest
 from export.engine_process import memory_available_mib, run_child
 from export.layer_report import Convolution, LayerInfo, LayerSummary
+from export.sparsity import check_sparse
 
 __all__ = [
     "BuilderInfo",
@@ -94,6 +95,8 @@ class EngineReport:
         layers: of the engine.
         summary: which convolutions take which data type, and how many layers only move data.
         dla: what left it, of a build for one.
+        sparse: convolutions whose weights have the 2:4 pattern, of a build that looked for it.
+        sparsity: TensorRT's own lines about it; TensorRT-RTX writes none.
     """
 
     engine: Path
@@ -106,6 +109,8 @@ class EngineReport:
     layers: tuple[LayerInfo, ...]
     summary: LayerSummary
     dla: DlaReport | None = None
+    sparse: tuple[str, ...] = ()
+    sparsity: tuple[str, ...] = ()
 
 
 def available_builders() -> list[BuilderInfo]:
@@ -130,6 +135,7 @@ def build_engine(
     timeout_s: float | None = None,
     progress: Progress | None = None,
     dla: DlaRequest | None = None,
+    sparse: bool = False,
 ) -> EngineReport:
     """Build `target` (`.engine`), its manifest and its layer report.
 
@@ -142,9 +148,11 @@ def build_engine(
         timeout_s: stop a build that takes longer.
         progress: called with (phase, step, of); an exception it raises cancels the build.
         dla: build an FP32 graph in INT8 for a DLA; `export.dla` makes both.
+        sparse: let the builder take kernels for weights with the 2:4 pattern.
 
     Raises:
-        ArtifactError: `onnx` is damaged or without a manifest, or the folder cannot be written.
+        ArtifactError: `onnx` is damaged or without a manifest, or `sparse` without a convolution
+            of that pattern, or the folder cannot be written.
         BuildError: TensorRT refused, crashed, was killed or took too long.
         MissingDependency: the builder asked for is not installed.
     """
@@ -153,6 +161,8 @@ def build_engine(
     if target.suffix != ".engine":
         raise ValueError(f"target is {target}; an engine's name ends in .engine")
     source, parent_sha256 = read_manifest(onnx), sha256_of(onnx)
+    found = check_sparse(onnx) if sparse else ()
+    request["sparse"] = sparse
     with _folder_beside(target) as folder:
         plan, cache = Path(folder) / "plan", Path(folder) / "calib"
         request |= {"onnx": str(onnx.resolve()), "plan": str(plan.resolve())}
@@ -168,7 +178,7 @@ def build_engine(
         if dla is not None:
             write_atomic(_cache_path(target), cache.read_bytes())
         _place(plan, target, manifest, done)
-    return _report(target, manifest, done)
+    return replace(_report(target, manifest, done), sparse=found)
 
 
 def _request(builder: str, workspace_mib: int | None, targets: Sequence[str]) -> dict[str, Any]:
@@ -221,6 +231,8 @@ def _manifest(
         name: json.dumps(request[name])
         for name in ("builder", "workspace_mib", "compute_capabilities")
     }
+    if request["sparse"]:
+        arguments["sparse"] = json.dumps(True)
     if "dla" in request:
         arguments["dla"] = json.dumps(request["dla"]["core"])
     return replace(
@@ -235,6 +247,8 @@ def _manifest(
 def _place(plan: Path, target: Path, manifest: Manifest, done: dict[str, Any]) -> None:
     """Move all three into place; the manifest last, whose checksum speaks for the plan."""
     report = {"summary": done["summary"], "layers": done["layers"]}
+    if done["sparsity"]:
+        report["sparsity"] = done["sparsity"]
     if done.get("dla"):
         report["dla"] = done["dla"]
     write_atomic(layers_path(target), json.dumps(report, indent=1).encode())
@@ -259,6 +273,7 @@ def _report(target: Path, manifest: Manifest, done: dict[str, Any]) -> EngineRep
         layers=tuple(LayerInfo(**_tuples(layer)) for layer in done["layers"]),
         summary=LayerSummary(found, summary["reformats"], summary["layers"]),
         dla=_dla_report(done["dla"], target) if done.get("dla") else None,
+        sparsity=tuple(done["sparsity"]),
     )
 
 

@@ -113,9 +113,10 @@ def probe() -> list[dict[str, Any]]:
 
 @dataclass
 class Log:
-    """What the build said: its errors, and the layers it ends with."""
+    """What the build said: its errors, what of sparsity, and the layers it ends with."""
 
     errors: list[str] = field(default_factory=list)
+    sparsity: list[str] = field(default_factory=list)
     layers: str = ""
 
     def first_error(self) -> str:
@@ -143,6 +144,8 @@ def make_logger(log: Log) -> trt.ILogger:
                 log.errors.append(msg)
             elif msg.startswith("Layers:"):
                 log.layers = msg
+            elif msg.startswith("(Sparsity)"):
+                log.sparsity.append(" ".join(msg.split()))
 
     return Logger()
 
@@ -192,11 +195,13 @@ def _parser_error(parser: trt.OnnxParser, log: Log) -> str:
 
 
 def configure(builder: trt.Builder, request: dict[str, Any]) -> trt.IBuilderConfig:
-    """Workspace limit, detailed layer report, targets. No precision: the graph has it."""
+    """Workspace limit, detailed layer report, sparsity, targets. The graph has the precision."""
     config = builder.create_builder_config()
     workspace = int(request["workspace_mib"]) << 20
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if request.get("sparse"):
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if request["compute_capabilities"]:
         _set_targets(config, request["compute_capabilities"])
     return config
@@ -249,6 +254,7 @@ def build(request: dict[str, Any], channel: Channel, cancelled: threading.Event)
         "layers": [asdict(layer) for layer in layers],
         "summary": summarise(layers, convolutions(network)).to_dict(),
         "dla": stays,
+        "sparsity": log.sparsity,
     }
 
 

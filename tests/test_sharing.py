@@ -26,6 +26,7 @@ from edge.compress.sharing import (
     sharing_rate,
 )
 from edge.errors import CompressionError
+from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig
 from tests.small_models import decibel, small
 
 
@@ -162,6 +163,26 @@ def test_folded_and_unfolded_norms_give_the_same_heads() -> None:
     with torch.no_grad():
         for a, b, c in zip(module(image), folded(image), normed(image), strict=True):
             assert torch.allclose(a, b, atol=1e-4) and torch.allclose(a, c, atol=1e-4)
+
+
+def test_a_pyramids_norms_fold_too() -> None:
+    config = SqueezeDetConfig(
+        (64, 64),
+        ("a", "b"),
+        tuple((8.0 * i, 6.0 * i) for i in range(1, 10)),
+        conv1=(8, 3),
+        fires=((4, 8, 8),) * 8,
+        pools=(4, 8),
+        pyramid=((4, 8, 8),) * 3,
+    )
+    module = SqueezeDet(config).eval()
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    module.train()(image)
+    folded = fold_norms(module.eval())
+    assert has_norms(module) and not has_norms(folded)
+    with torch.no_grad():
+        for a, b in zip(module(image), folded(image), strict=True):
+            assert torch.allclose(a, b, atol=1e-4)
 
 
 def test_noise_is_measured_as_the_tests_measure_it() -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from apps import show
@@ -17,6 +22,8 @@ from apps.show import show_artifact
 from calibration.calibrate import calibrate
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import layers_path, manifest_path, read_manifest
+from edge.compress.codebook import Codebook
+from edge.compress.package import write_package
 from edge.errors import ArtifactError, CalibrationError, EngineMismatch, MissingDependency
 from edge.models.zoo import LoadedModel, load_model
 from export.onnx_writer import write_onnx
@@ -156,6 +163,82 @@ def test_engine_is_shown_with_its_layer_report(
         show_artifact(path)
 
 
+def package(folder: Path, onnx: Path) -> tuple[Path, dict[str, Codebook | NDArray[np.float32]]]:
+    rng = np.random.default_rng(5)
+    index = rng.integers(1, 5, (6, 8, 3, 3)) * (rng.random((6, 8, 3, 3)) < 0.4)
+    tensors: dict[str, Codebook | NDArray[np.float32]] = {
+        "a.weight": Codebook(np.array([-2.0, -1.0, 1.0, 2.0], np.float32), index),
+        "a.bias": np.array([0, 0, 1, 2, 3, 4], np.float32),
+        "a.scale": np.array([1e6], np.float32),
+    }
+    stages = [
+        {"name": "original", "bytes": 4000, "map50": 0.5},
+        {"name": "pruned", "bytes": 1000, "map50": None},
+    ]
+    path = folder / "net.edgez"
+    write_package(path, read_manifest(onnx), {"family": "darknet"}, tensors, stages=stages)
+    return path, tensors
+
+
+def test_a_package_is_shown_with_stages_sections_and_tensors(
+    net: tuple[LoadedModel, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, tensors = package(tmp_path, net[1])
+    result = show_artifact(path, tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text()) == json.loads(json.dumps(result))
+    weight = tensors["a.weight"]
+    assert isinstance(weight, Codebook)
+    zeros = int((weight.index == 0).sum())
+    assert 0 < zeros < 432
+    assert result["tensors"] == [
+        {
+            "name": "a.weight",
+            "shape": [6, 8, 3, 3],
+            "type": "float16",
+            "values": 4,
+            "zeros": zeros,
+        },
+        {"name": "a.bias", "shape": [6], "type": "float16", "values": None, "zeros": 2},
+        {"name": "a.scale", "shape": [1], "type": "float32", "values": None, "zeros": 0},
+    ]
+    assert result["kind"] == "package" and result["dense_bytes"] == 4 * (432 + 6 + 1)
+    assert result["ratio"] == result["dense_bytes"] / path.stat().st_size
+    # A header of 8 bytes, 16 a section, a checksum of 4; the sections are all the rest.
+    assert sum(result["sections"].values()) + 8 + 16 * 4 + 4 == result["bytes"]
+    assert result["bits_per_weight"] == 8 * result["sections"]["weights"] / 432
+    assert result["contract_digest"] == net[0].spec.contract.digest
+    out = capsys.readouterr().out
+    for fact in ("4,000", "50.00%", "codebooks", "6x8x3x3", f"{zeros / 432:.1%}", "random weights"):
+        assert fact in out
+
+
+def test_a_package_is_shown_where_only_numpy_is_installed(
+    net: tuple[LoadedModel, Path], tmp_path: Path
+) -> None:
+    path, _ = package(tmp_path, net[1])
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxruntime', 'google.protobuf', 'safetensors'):\n"
+        "    sys.modules[name] = None\n"
+        "from apps.show import show_artifact\n"
+        "show_artifact(sys.argv[1])\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], env=env, capture_output=True, text=True, check=True
+    )
+    assert "a.weight" in done.stdout
+
+
+def test_a_damaged_package_is_refused(net: tuple[LoadedModel, Path], tmp_path: Path) -> None:
+    path, _ = package(tmp_path, net[1])
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"net\.edgez: section \w+ is damaged"):
+        show_artifact(path)
+
+
 def test_calibration_table_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "net.calib.json"
     amax = (("images", 1.0), ("layers.1.pool", 12.7))
@@ -168,7 +251,7 @@ def test_calibration_table_is_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "layers.1.pool" in out and "12.7" in out and "0.1" in out
 
 
-@pytest.mark.parametrize("name", ["x.txt", "x.json", "x.onnx", "x.engine"])
+@pytest.mark.parametrize("name", ["x.txt", "x.json", "x.onnx", "x.engine", "x.edgez"])
 @pytest.mark.parametrize("content", [b"", bytes(range(256)) * 20])
 def test_anything_else_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name

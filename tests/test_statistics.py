@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from apps.image_results import by_class, from_json, small_results, to_json
+from apps.image_results import by_class, from_json, to_json
+from apps.slices import SIZES, sized
 from apps.statistics import (
     average_precision,
     compare_precision,
@@ -87,7 +88,7 @@ def test_equal_weights_give_pycocotools_average_precision(seed: int) -> None:
 def test_small_objects_are_judged_as_pycocotools_does(seed: int) -> None:
     dataset, found = world(60, seed)
     wanted = evaluate_detections(dataset, found).by_size["small"]["map50"]
-    mine = small_results(dataset, found, NAMES)
+    mine = sized(dataset, found, NAMES, *SIZES["small"])
     assert mean_precision(mine, np.ones((1, 60)))[0] == pytest.approx(wanted, abs=1e-6)
     assert wanted != pytest.approx(evaluate_detections(dataset, found).map50, abs=1e-3)
 

@@ -27,7 +27,7 @@ def without_norms(module: nn.Module) -> nn.Module:
         TypeError: neither a Darknet nor a SqueezeDet.
     """
     if isinstance(module, SqueezeDet):
-        return SqueezeDet(replace(module.config, batch_norm=False)).eval()
+        return SqueezeDet(replace(module.config, batch_norm=False, pyramid_norm=False)).eval()
     if not isinstance(module, Darknet):
         raise TypeError(f"{type(module).__name__} is neither Darknet nor SqueezeDet")
     text = re.sub(r"(?m)^(\s*batch_normalize\s*=\s*)\d+", r"\g<1>0", module.cfg.text)

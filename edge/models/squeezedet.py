@@ -67,6 +67,7 @@ class SqueezeDetConfig:
         pyramid: none, or the fire modules of a `Pyramid`, coarse to fine: it takes the body's
             output and what goes into the body's last pools, and has one head more than these, of
             YOLO's kind with `scale_xy` 2. The anchors, small to large, are shared out evenly.
+        pyramid_norm: whether the pyramid's convolutions have batch norm.
     """
 
     hw: tuple[int, int]
@@ -82,6 +83,7 @@ class SqueezeDetConfig:
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     resize: Literal["letterbox", "stretch"] = "stretch"
     pyramid: tuple[Triple, ...] = ()
+    pyramid_norm: bool = True
 
     def __post_init__(self) -> None:
         numbers = range(2, 2 + len(self.fires))
@@ -205,7 +207,11 @@ class SqueezeDet(nn.Module):
             fires = [config.fires[int(tap[4:]) - 2] for tap in self.taps]
             levels, size = len(config.pyramid), config.head_size
             self.pyramid = Pyramid(
-                tuple(a + b for _, a, b in fires), config.pyramid, outputs // levels, size
+                tuple(a + b for _, a, b in fires),
+                config.pyramid,
+                outputs // levels,
+                size,
+                config.pyramid_norm,
             )
         else:
             size = config.head_size
