@@ -1,57 +1,68 @@
-"""The camera app over a suite's source, in rounds: frames a second, their age, drops."""
+"""The camera app's own loop over a suite's source, in rounds: frames a second, their age, drops."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apps.camera import camera
-from apps.outputs import Outputs
+import numpy as np
+
+from apps.camera_loop import Session, detect_frames
+from apps.capture import Capture
+from apps.live import LiveState
 from apps.result import Result
+from apps.sinks import SinkWorker
+from apps.slot import Slots
 from apps.source_frame import Frame, Source, SourceOptions
 from apps.sources import make_source
-from apps.table import steps
-from edge.errors import CameraError
+from apps.table import say, steps
+from edge.errors import CameraError, DataError
+from edge.runtime.detector import Detector
 
-__all__ = ["ROUNDS", "CameraRun", "film", "is_scenes"]
+__all__ = ["CameraRun", "film", "is_scenes"]
 
-ROUNDS = 5
+_ROUNDS = 5
 # Pictures have no pace of their own.
 _FOLDER_FPS = 30.0
-# The first frames wait for the start of the loop.
+# The first frames of a round wait for its start.
 _START = 3
-_SHORT = 0.8
 
 
-@dataclass(frozen=True)
+@dataclass
 class CameraRun:
-    """What the app's loop did with one artifact, round by round.
+    """What the loop did with one artifact, round by round.
 
     Attributes:
-        source: as the suite names it, without its folder.
+        source: its last name, without folders.
         nominal_fps: of the source at its own pace.
-        fps: of each round in which frames were taken as fast as the detector could.
-        paced_fps: of each round at the source's pace.
-        age_ms: of each frame of each of these, from capture until its detections were there.
-        dropped: frames of these rounds that a newer one replaced.
+        fps: frames a second of the rounds in which every frame was taken, as fast as possible.
+        paced_fps: of the rounds at the source's pace.
+        age_ms: of each frame of each paced round, from capture until its detections were there.
+        dropped: of each paced round, frames that a newer one replaced.
     """
 
     source: str
-    nominal_fps: float
+    nominal_fps: float | None = None
     fps: list[float] = field(default_factory=list)
     paced_fps: list[float] = field(default_factory=list)
     age_ms: list[list[float]] = field(default_factory=list)
-    dropped: int = 0
+    dropped: list[int] = field(default_factory=list)
+
+    def ages(self) -> dict[str, float]:
+        """p50, p95, p99 over all frames, milliseconds."""
+        every = np.concatenate(self.age_ms)
+        found = np.percentile(every, (50, 95, 99)).tolist()
+        return dict(zip(("p50", "p95", "p99"), found, strict=True))
 
 
 class _Ages:
     """A sink that keeps the age of every frame."""
 
     name, pictures, newest = "ages", False, False
-    # More than any round has frames: none is ever left out.
+    # No round has more frames: none is ever left out.
     depth = 1_000_000
 
     def __init__(self) -> None:
@@ -66,15 +77,13 @@ class _Ages:
 
 
 class _Endless:
-    """A source of files that begins again at its end."""
-
-    damaged, note = 0, ""
+    """Files that begin again at their end."""
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        self._source, self._closed = source, threading.Event()
         self.name, self.live = source.name, source.live
         self.fps: float | None = None
-        self._closed = threading.Event()
+        self.damaged, self.note = 0, ""
 
     def open(self) -> None:
         """See `Source.open`."""
@@ -85,6 +94,7 @@ class _Endless:
     def read(self) -> Frame | None:
         """See `Source.read`."""
         frame = self._source.read()
+        self.damaged, self.note = self._source.damaged, self._source.note
         if frame is None and not self._closed.is_set():
             self._source.close()
             self._source.open()
@@ -102,35 +112,61 @@ def is_scenes(source: str) -> bool:
     return source == "scenes" or source.startswith("scenes://")
 
 
-def film(
-    artifacts: Sequence[Path], source: str, seconds: float, threads: int
-) -> Mapping[Path, CameraRun]:
-    """Run the camera app headless with each artifact in turn.
+def film(detectors: Mapping[Path, Detector], source: str, seconds: float) -> dict[Path, CameraRun]:
+    """Run the camera's loop, headless and without sinks, with each detector in turn.
 
     Args:
-        source: a video, a folder of images (30 a second) or `scenes://`; begun anew at its end.
-        seconds: at the source's pace, and as many as fast as possible, of each artifact, shared
-            out over the rounds.
+        source: a video, a folder of images (30 a second) or `scenes://`; it begins again at its
+            end.
+        seconds: at the source's pace, and as many as fast as possible, of each detector; shared
+            out over five rounds.
 
     Raises:
-        CameraError: the source cannot be opened, or ended.
-        ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
+        CameraError: the source cannot be opened, or no frame came.
+        DataError: the source has no pace.
     """
+    if not _source(source, pace=True).live:
+        raise DataError(f"{source}: has no pace; leave out fast=1: the run at full speed comes too")
     name = source if is_scenes(source) else Path(source).name
-    each_s = seconds / ROUNDS
-    runs = {path: CameraRun(name, _rate(source)) for path in dict.fromkeys(artifacts)}
-    for number in steps(range(ROUNDS), "camera", ROUNDS):
-        # Who goes first differs from round to round.
-        for path in list(runs)[:: -1 if number % 2 else 1]:
-            _round(runs[path], path, source, each_s, threads)
+    runs = {path: CameraRun(name) for path in detectors}
+    for number in steps(range(_ROUNDS), "camera", _ROUNDS):
+        # Who follows whom differs from round to round.
+        for path in list(detectors)[:: -1 if number % 2 else 1]:
+            _round(runs[path], detectors[path], source, seconds / _ROUNDS)
     return runs
 
 
-def _round(run: CameraRun, artifact: Path, source: str, seconds: float, threads: int) -> None:
+def _source(source: str, pace: bool) -> Source:
+    folder = not is_scenes(source) and Path(source).is_dir()
+    return make_source(source, SourceOptions(pace=pace, fps=_FOLDER_FPS if folder else None))
+
+
+def _round(run: CameraRun, detector: Detector, source: str, seconds: float) -> None:
     ages = _Ages()
-    paced = _run(artifact, _source(source, pace=True), seconds, threads, ages)
+    paced = _loop(detector, _source(source, pace=True), seconds, ages)
+    run.nominal_fps = paced["sources"][0]["nominal_fps"]
     run.paced_fps.append(paced["fps"])
     run.age_ms.append(ages.age_ms[_START:] or ages.age_ms)
-    object.__setattr__(run, "dropped", run.dropped + paced["dropped"])
-    fast = _run(artifact, _source(source, pace=False), seconds, threads)
-    run.fps.append(fast["fps"])
+    run.dropped.append(paced["dropped"])
+    run.fps.append(_loop(detector, _source(source, pace=False), seconds, _Ages())["fps"])
+
+
+def _loop(detector: Detector, source: Source, seconds: float, ages: _Ages) -> dict[str, Any]:
+    """`LiveState.snapshot` after so many seconds."""
+    slots = Slots(1)
+    capture = Capture(0, _Endless(source), slots, say)
+    worker = SinkWorker(ages, say)
+    try:
+        capture.open()
+        live = LiveState({}, detector.spec.classes, [capture], [worker])
+        session = Session(detector, slots, [capture], [worker], [], None, live)
+        detect_frames(session, threading.Event(), seconds, None)
+        result = live.snapshot()
+    finally:
+        capture.close()
+        worker.close()
+    if result["frames"] < 2:
+        raise CameraError(
+            f"{source.name}: {result['frames']} frames in {seconds:.1f} s; run longer"
+        )
+    return result

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge.errors import CalibrationError
 from edge.optional import require
 
-__all__ = ["QMAX", "convolutions", "insert_qdq", "quantize_weight", "to_half"]
+__all__ = ["FIXED_INPUTS", "QMAX", "convolutions", "insert_qdq", "quantize_weight", "to_half"]
 
 QMAX = 127
 # A residual or a concat reads tensors of several ranges; one scale for all saves a requantization
@@ -154,7 +154,7 @@ def _insert(graph: Any, added: Mapping[str, list[Any]]) -> None:
 
 
 # Inputs that an operation takes in FP32 or int64 whatever its data type.
-_FIXED_INPUTS = {"Resize": (1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4)}
+FIXED_INPUTS = {"Resize": (1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4)}
 
 
 def to_half(model: Any) -> Any:
@@ -170,7 +170,7 @@ def to_half(model: Any) -> Any:
     fixed = {
         node.input[index]
         for node in graph.node
-        for index in _FIXED_INPUTS.get(node.op_type, ())
+        for index in FIXED_INPUTS.get(node.op_type, ())
         if index < len(node.input)
     }
     for initializer in graph.initializer:

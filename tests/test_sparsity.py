@@ -28,7 +28,7 @@ TINY = Path(__file__).resolve().parent.parent / "edge" / "assets" / "tiny-yolo-s
 
 def halved(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """The two smallest of every four input channels are zero, place by place."""
-    out = weight.copy()
+    out: NDArray[np.float32] = weight.copy()
     rows, channels, height, width = weight.shape
     for o, start, y, x in itertools.product(
         range(rows), range(0, channels, 4), range(height), range(width)

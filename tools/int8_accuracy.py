@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,18 @@ def _onnxruntime(source: Path, target: Path, calib: str, images: int, method: st
 
 
 def _modelopt(source: Path, target: Path, calib: str, images: int, method: str) -> None:
+    # It changes onnxruntime's own calibration for the whole process that imports it.
+    child = get_context("spawn").Process(
+        target=_modelopt_alone, args=(source, target, calib, images, method)
+    )
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise RuntimeError(f"modelopt ended with status {child.exitcode}")
+    _adopt(target, source)
+
+
+def _modelopt_alone(source: Path, target: Path, calib: str, images: int, method: str) -> None:
     arrays = np.concatenate([array.copy() for _, array in network_inputs(source, calib, images)])
     import_module("modelopt.onnx.quantization").quantize(
         onnx_path=str(source),
@@ -142,7 +155,6 @@ def _modelopt(source: Path, target: Path, calib: str, images: int, method: str) 
         calibration_eps=["cpu"],
         output_path=str(target),
     )
-    _adopt(target, source)
 
 
 def _adopt(target: Path, source: Path) -> None:

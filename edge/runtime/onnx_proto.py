@@ -40,9 +40,15 @@ _SCHEMA: dict[str, dict[str, tuple[int, int, int, str]]] = {
     "Graph": {
         "node": (1, _MESSAGE, _REPEATED, "Node"),
         "initializer": (5, _MESSAGE, _REPEATED, "Tensor"),
+        "input": (11, _MESSAGE, _REPEATED, "Value"),
         "output": (12, _MESSAGE, _REPEATED, "Value"),
+        "value_info": (13, _MESSAGE, _REPEATED, "Value"),
     },
-    "Model": {"graph": (7, _MESSAGE, _OPTIONAL, "Graph")},
+    "Opset": {"domain": (1, _STRING, _OPTIONAL, ""), "version": (2, _INT64, _OPTIONAL, "")},
+    "Model": {
+        "graph": (7, _MESSAGE, _OPTIONAL, "Graph"),
+        "opset_import": (8, _MESSAGE, _REPEATED, "Opset"),
+    },
 }
 
 
