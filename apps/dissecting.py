@@ -113,4 +113,6 @@ def print_dissection(result: dict[str, Any]) -> None:
     print_stages(title, result["stages"])
     if result["warning"]:
         say(result["warning"])
+    if result["train"] == result["data"]:
+        say("trained and judged on the same images: give others with --train")
     say("wrote " + ", ".join(result["files"].values()))
