@@ -18,13 +18,14 @@ from apps.sinks import SinkWorker
 from apps.slot import Slots
 from apps.source_frame import Frame, Source, SourceOptions
 from apps.sources import make_source
+from apps.suite import is_scenes
 from apps.table import say, steps
 from edge.errors import CameraError, DataError
 from edge.runtime.detector import Detector
 
-__all__ = ["CameraRun", "film", "is_scenes"]
+__all__ = ["CameraRun", "film"]
 
-_ROUNDS = 5
+_ROUNDS = 10
 # Pictures have no pace of their own.
 _FOLDER_FPS = 30.0
 # The first frames of a round wait for its start.
@@ -107,11 +108,6 @@ class _Endless:
         self._source.close()
 
 
-def is_scenes(source: str) -> bool:
-    """Whether a source is the built-in world."""
-    return source == "scenes" or source.startswith("scenes://")
-
-
 def film(detectors: Mapping[Path, Detector], source: str, seconds: float) -> dict[Path, CameraRun]:
     """Run the camera's loop, headless and without sinks, with each detector in turn.
 
@@ -119,7 +115,7 @@ def film(detectors: Mapping[Path, Detector], source: str, seconds: float) -> dic
         source: a video, a folder of images (30 a second) or `scenes://`; it begins again at its
             end.
         seconds: at the source's pace, and as many as fast as possible, of each detector; shared
-            out over five rounds.
+            out over ten rounds.
 
     Raises:
         CameraError: the source cannot be opened, or no frame came.
@@ -167,6 +163,7 @@ def _loop(detector: Detector, source: Source, seconds: float, ages: _Ages) -> di
         worker.close()
     if result["frames"] < 2:
         raise CameraError(
-            f"{source.name}: {result['frames']} frames in {seconds:.1f} s; run longer"
+            f"{source.name}: {result['frames']} frames in a round of {seconds:.1f} s; "
+            "raise camera_seconds"
         )
     return result

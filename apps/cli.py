@@ -169,6 +169,12 @@ def _export_arguments(parser: Arguments) -> None:
         help="sparse kernels where two of every four weights are zero: edge compress --two-four",
     )
     parser.add_argument(
+        "--int8-float",
+        choices=("fp16", "fp32"),
+        default="fp16",
+        help="what an INT8 engine computes outside of INT8 (%(default)s)",
+    )
+    parser.add_argument(
         "--dla",
         type=int,
         metavar="CORE",
@@ -215,6 +221,7 @@ def _export(args: argparse.Namespace) -> int:
         workspace_mib=args.workspace,
         targets=args.targets,
         sparse=args.sparse,
+        int8_float=args.int8_float,
         dla=args.dla,
         random_weights=args.random_weights,
         seed=args.seed,

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from apps.sensors import clocks_mhz, energy_j, gpu, memory_bytes, power_mode
+from apps.sensors import clocks_mhz, energy_j, gpu, memory_bytes, power_mode, power_rails_w
 from edge.errors import MissingDependency
 from edge.optional import require
 
@@ -36,7 +36,7 @@ def sensor_reader(root: Path = _ROOT) -> Reader:
         clocks = clocks_mhz(root)
         found: dict[str, Any] = {
             "temperatures_c": _zones(root),
-            "power_w": {**_rails(root), **cpu_power()},
+            "power_w": {**power_rails_w(root), **cpu_power()},
             "clocks_mhz": {**({"CPU": max(clocks)} if clocks else {}), **_gpu_clock(root)},
             "load_percent": {**cpu_load(), **_gpu_load(root)},
             "memory_mib": (memory_bytes(root) or 0) / 2**20,
@@ -72,18 +72,6 @@ def _zones(root: Path) -> dict[str, float]:
         if value is not None and value > -100_000:
             name = (_text(path / "type") or path.name).removesuffix("-thermal")
             found[name if name not in found else f"{name} {path.name[12:]}"] = value / 1e3
-    return found
-
-
-def _rails(root: Path) -> dict[str, float]:
-    """Watts of each INA3221 channel: millivolts times milliamperes."""
-    found = {}
-    for path in sorted(root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label")):
-        number = path.name[2:-6]
-        volts = _number(path.with_name(f"in{number}_input"))
-        amperes = _number(path.with_name(f"curr{number}_input"))
-        if volts is not None and amperes is not None:
-            found[_text(path)] = volts * amperes / 1e6
     return found
 
 

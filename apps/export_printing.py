@@ -58,6 +58,8 @@ def _print_engine(result: dict[str, Any]) -> None:
         print_dla(engine["dla"])
         return
     say(f"convolutions: {types}; layers: {engine['layers']}, {engine['reformats']} only move data")
+    if engine["float_part"]:
+        say(f"outside of INT8: {engine['float_part']['precision'].upper()}")
     if engine["sparse"]:
         say(f"two of four weights are zero in {len(engine['sparse'])} convolutions")
     for line in engine["sparsity"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from edge.optional import require
 from edge.runtime.backend import open_backend
 from edge.runtime.device import driver_facts
 from export.engine import EngineReport, available_builders, build_engine
-from export.mixed import read_map, write_map, write_mixed
+from export.mixed import annotate, read_map, write_map, write_mixed
 from export.precision import convolutions
 from export.quantize import write_half
 from export.source import BUILT_IN, DEFAULT_MODEL, fp32_onnx
@@ -57,6 +57,7 @@ def export_engine(
     workspace_mib: int | None = None,
     targets: Sequence[str] = (),
     sparse: bool = False,
+    int8_float: str = "fp16",
     random_weights: bool = False,
     seed: int = 0,
     hw: tuple[int, int] | None = None,
@@ -83,6 +84,7 @@ def export_engine(
         builder: auto, tensorrt, rtx or none.
         workspace_mib, targets: for the builder.
         sparse: kernels for weights of which two in four are zero; refused where none are.
+        int8_float: what an INT8 engine computes outside of INT8: fp16, or fp32 as in its graph.
         dla: core of a Jetson's DLA to build for, with TensorRT 10.7 or older.
         output: folder of the files; made where it is missing.
         json_path: where to write the result too.
@@ -102,7 +104,7 @@ def export_engine(
     if dla is not None:
         chosen = (*wanted.keep, *filter(None, (wanted.max_map_drop, wanted.precision_map)))
         check_options(dla, precision, builder, chosen, sparse)
-    build = Build(folder, builder, workspace_mib, targets, sparse)
+    build = Build(folder, builder, workspace_mib, targets, sparse, int8_float)
     made: Made | None = None
     ready = _ready(model, precision)
     if ready is not None:
@@ -205,6 +207,7 @@ class Build:
     workspace_mib: int | None
     targets: Sequence[str]
     sparse: bool = False
+    int8_float: str = "fp16"
 
 
 def _lower_precision(
@@ -232,6 +235,7 @@ def _lower_precision(
         _search(source, table, target, selection, wanted.max_map_drop, engines, result)
     else:
         write_mixed(source, table, target, _layers(source, wanted))
+        _note_map(source, target, wanted)
     if selection is not None:
         result["scores"] = refit(selection, source, target)
     return Made(target, source, table, selection)
@@ -290,6 +294,12 @@ def _layers(source: Path, wanted: Wanted) -> dict[str, str]:
     """The layers that the user keeps out of INT8, by hand in FP32 or by an earlier search."""
     layers = {} if wanted.precision_map is None else read_map(wanted.precision_map, source)
     return dict.fromkeys(_kept(source, wanted.keep), "fp32") | layers
+
+
+def _note_map(source: Path, target: Path, wanted: Wanted) -> None:
+    """The engine keeps a map's FP32 layers in FP32; those of --keep only have to leave INT8."""
+    if wanted.precision_map is not None:
+        annotate(target, layers=read_map(wanted.precision_map, source))
 
 
 def _verdict(
@@ -391,9 +401,22 @@ def _engine(graph: Path, build: Build, result: dict[str, Any]) -> dict[str, Any]
             compute_capabilities=build.targets,
             progress=progress,
             sparse=build.sparse,
+            int8_float=build.int8_float,  # type: ignore[arg-type]
         )
     result["files"]["engine"] = str(report.engine)
+    _tell(report, build)
     return _engine_facts(report)
+
+
+def _tell(report: EngineReport, build: Build) -> None:
+    part = report.float_part
+    if part is None or part.precision == build.int8_float == "fp32":
+        return
+    if part.reason:
+        say(f"{report.engine.name}: FP32 outside of INT8, not FP16: {part.reason}")
+    elif part.single:
+        names = ", ".join(part.single)
+        say(f"{report.engine.name}: FP32 around {names}, by the map or beyond FP16's range")
 
 
 def _for_dla(
@@ -437,6 +460,7 @@ def _engine_facts(report: EngineReport) -> dict[str, Any]:
         "not_int8": [conv.name for conv in summary.convolutions if conv.dtype != "int8"],
         "sparse": list(report.sparse),
         "sparsity": list(report.sparsity),
+        "float_part": None if report.float_part is None else asdict(report.float_part),
     }
 
 
@@ -454,5 +478,6 @@ def quantize_command(
     target = Path(output) if output else source.with_name(f"{stem}.int8.onnx")
     layers = _layers(source, Wanted(keep, precision_map=precision_map))
     write_mixed(source, read_table(table), target, layers)
+    _note_map(source, target, Wanted(precision_map=precision_map))
     say(f"wrote {target}")
     return target

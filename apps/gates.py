@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 
 from apps.gather import Gathered
 from apps.image_results import ClassResults
 from apps.measurement import Measurement, same_host
 from apps.statistics import (
     Comparison,
+    compare_percentile,
     compare_precision,
     compare_ratio,
     minimum_detectable_drop,
@@ -51,7 +53,8 @@ def gate_names(entry: Entry) -> list[str]:
     single = ("map50", "small", "reference")
     names = [name for name in single if getattr(margins, name) is not None]
     names += [f"class {name}" for name, _ in margins.classes]
-    later = ("slowdown", "speedup", "p99_ms", "bytes", "memory", "noise_db")
+    camera = ("frame_age_p99", "camera_fps")
+    later = ("slowdown", "speedup", "p99_ms", *camera, "bytes", "memory", "noise_db")
     return names + [name for name in later if getattr(margins, name) is not None]
 
 
@@ -298,6 +301,42 @@ def _p99(case: _Case) -> Gate:
     return _unless_disturbed(gate, case.now.warnings)
 
 
+def _frame_age(case: _Case) -> Gate:
+    camera = case.now.camera
+    assert camera is not None
+    found = compare_percentile(camera["age_ms"], 99, case.margin, alarm=case.suite.alarm)
+    p99, low, high = (case.margin * math.exp(one) for one in (found.loss, found.low, found.high))
+    dropped, frames = sum(camera["dropped"]), sum(len(ages) for ages in camera["age_ms"])
+    text = (
+        f"p99 of the frame age is {p99:.1f} ms ({low:.1f} to {high:.1f}; at most {case.margin:g} "
+        f"ms) over {frames} frames of {camera['source']}, {dropped} dropped"
+    )
+    return _level(case, found, text)
+
+
+def _camera_fps(case: _Case) -> Gate:
+    camera = case.now.camera
+    assert camera is not None
+    logs = [math.log(case.margin / fps) for fps in camera["fps"]]
+    found = compare_ratio(logs, margin=0, alarm=case.suite.alarm)
+    low, high = (case.margin * math.exp(-one) for one in (found.high, found.low))
+    text = (
+        f"the camera's loop takes {median(camera['fps']):.1f} frames a second of "
+        f"{camera['source']} ({low:.1f} to {high:.1f}; at least {case.margin:g})"
+    )
+    return _level(case, found, text)
+
+
+def _level(case: _Case, found: Comparison, text: str) -> Gate:
+    """Better than asked for is what was asked for."""
+    verdict = "same" if found.verdict == "better" else found.verdict
+    assert case.now.camera is not None
+    rounds = len(case.now.camera["fps"])
+    seconds = math.ceil(found.more / rounds * case.suite.camera_seconds)
+    more = _more(replace(found, more=seconds), "camera_seconds")
+    return _unless_disturbed(case.gate(verdict, text + more, found), case.now.warnings)
+
+
 def _size(case: _Case) -> Gate:
     field = "bytes" if case.name == "bytes" else "memory_bytes"
     now = getattr(case.now, field)
@@ -337,6 +376,8 @@ _KINDS: dict[str, Callable[[_Case], Gate]] = {
     "slowdown": _slowdown,
     "speedup": _speedup,
     "p99_ms": _p99,
+    "frame_age_p99": _frame_age,
+    "camera_fps": _camera_fps,
     "bytes": _size,
     "memory": _size,
     "noise_db": _noise,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from apps import sensors
 from apps.accuracy import Accuracy, data_digest, labelled, score
 from apps.accuracy import detect as run_over
+from apps.camera_figures import CameraRun, film
 from apps.frames import hold_frames
 from apps.host import fingerprint
 from apps.interleave import Runner, open_runner, opencv_threads, take_turns_until, warm_up
 from apps.measurement import Measurement
 from apps.statistics import compare_ratio
-from apps.suite import Entry, Suite
+from apps.suite import Entry, Suite, is_scenes
 from edge.artifact import read_manifest, sha256_of
 from edge.data.datasets import Dataset, load
 from edge.errors import ArtifactError, DataError
@@ -50,6 +51,7 @@ class Gathered:
         noises: of each tensor against the reference, by name.
         heads: names of the raw outputs, by name.
         frames_ms: pipeline latency of every frame, by name; of the baseline as "".
+        camera: the camera's loop, by file; empty without a source.
     """
 
     dataset: Dataset
@@ -59,6 +61,7 @@ class Gathered:
     noises: dict[str, list[TensorNoise]] = field(default_factory=dict)
     heads: dict[str, set[str]] = field(default_factory=dict)
     frames_ms: dict[str, list[float]] = field(default_factory=dict)
+    camera: dict[Path, CameraRun] = field(default_factory=dict)
 
 
 def open_data(suite: Suite) -> tuple[Dataset, str]:
@@ -98,7 +101,7 @@ def gather(suite: Suite, dataset: Dataset, digest: str) -> Gathered:
     """Measure everything that the suite names.
 
     Raises:
-        ArtifactError, EngineMismatch, MissingDependency, DataError: one line each.
+        ArtifactError, CameraError, DataError, EngineMismatch, MissingDependency: one line each.
     """
     gathered = Gathered(dataset)
     for entry in suite.entries:
@@ -112,7 +115,7 @@ def gather(suite: Suite, dataset: Dataset, digest: str) -> Gathered:
         gathered.noises[entry.name] = _noise(entry, suite, dataset)
         heads = read_manifest(entry.path).spec.heads
         gathered.heads[entry.name] = {head.tensor for head in heads}
-    runners, warnings = _time(suite)
+    runners, warnings, gathered.camera = _time(suite)
     for entry in suite.entries:
         gathered.measurements[entry.name] = _measurement(
             entry, suite, gathered, runners, digest, warnings
@@ -149,8 +152,8 @@ def _noise(entry: Entry, suite: Suite, dataset: Dataset) -> list[TensorNoise]:
         return []
 
 
-def _time(suite: Suite) -> tuple[dict[Path, Runner], list[str]]:
-    held, _ = hold_frames(suite.source, _HELD)
+def _time(suite: Suite) -> tuple[dict[Path, Runner], list[str], dict[Path, CameraRun]]:
+    held, _ = hold_frames(None if is_scenes(suite.source or "scenes") else suite.source, _HELD)
     paths = [*([suite.baseline] if suite.baseline else [])]
     for entry in suite.entries:
         paths += [entry.path, *([entry.faster_than] if entry.faster_than else [])]
@@ -162,7 +165,15 @@ def _time(suite: Suite) -> tuple[dict[Path, Runner], list[str]]:
         take_turns_until(
             lambda: _precise(suite, runners), every, held, suite.rounds, _LONGEST, watch
         )
-    return runners, watch.warnings(int(str(fingerprint()["cores"])))
+        camera = _film(suite, runners)
+    return runners, watch.warnings(int(str(fingerprint()["cores"]))), camera
+
+
+def _film(suite: Suite, runners: Mapping[Path, Runner]) -> dict[Path, CameraRun]:
+    if suite.source is None or not suite.camera_seconds:
+        return {}
+    detectors = {entry.path: runners[entry.path].detector for entry in suite.entries}
+    return film(detectors, suite.source, suite.camera_seconds)
 
 
 def _start(stack: ExitStack, path: Path, suite: Suite, held: list[NDArray[np.uint8]]) -> Runner:
@@ -215,12 +226,16 @@ def _measurement(
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         noise_db={one.name: round(one.db, 2) for one in gathered.noises[entry.name]},
         warnings=list(warnings),
-        **_speed(runner, runners[suite.baseline] if suite.baseline else None),
+        **_speed(
+            runner,
+            runners[suite.baseline] if suite.baseline else None,
+            gathered.camera.get(entry.path),
+        ),
         **_rightness(gathered.accuracies[entry.path]),
     )
 
 
-def _speed(runner: Runner, baseline: Runner | None) -> dict[str, Any]:
+def _speed(runner: Runner, baseline: Runner | None, camera: CameraRun | None) -> dict[str, Any]:
     latency = runner.medians("pipeline")
     rounds = {"engine": runner.medians("engine"), "pipeline": latency}
     if baseline is not None:
@@ -229,7 +244,10 @@ def _speed(runner: Runner, baseline: Runner | None) -> dict[str, Any]:
         "fps": {
             "engine": 1e3 / float(np.median(rounds["engine"])),
             "pipeline": 1e3 / float(np.median(runner.frames_ms())),
+            **({} if camera is None else {"camera": float(np.median(camera.fps))}),
         },
+        "frame_age_ms": None if camera is None else camera.ages(),
+        "camera": None if camera is None else asdict(camera),
         "latency_ms": _percentiles(runner),
         "speedup": None if baseline is None else _speedup(runner, baseline),
         "baseline": "" if baseline is None else _named(baseline),

@@ -35,7 +35,8 @@ class Measurement:
         threads: of the CPU backend.
         fps: frames a second of `engine`, `pipeline` and, from a camera, `camera`.
         latency_ms: percentiles p50, p95, p99 by stage, `pipeline` among them.
-        frame_age_ms: the same of a camera's frames.
+        frame_age_ms: the same of the camera's frames, at the pace of its source.
+        camera: the rounds behind these two, see `CameraRun`; None: no camera ran.
         speedup: of the pipeline over the baseline of the same run, where there is one.
         map50, map50_95, by_class, by_size: accuracy, 0..1.
         memory_bytes: what loading and running it added to the process.
@@ -78,6 +79,7 @@ class Measurement:
     baseline: str = ""
     noise_db: dict[str, float] = field(default_factory=dict)
     frame_age_ms: dict[str, float] | None = None
+    camera: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     schema: int = SCHEMA
 

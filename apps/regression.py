@@ -18,8 +18,9 @@ from edge.errors import DataError
 
 __all__ = ["Outcome", "print_outcome", "regress"]
 
+_COLUMNS = ("mAP@.5 %", "p50 ms", "speed-up", "FPS camera", "age p99 ms", "MB")
 # Gates that need no stored result.
-_IN_RUN = ("reference", "speedup", "p99_ms", "noise_db")
+_IN_RUN = ("reference", "speedup", "p99_ms", "frame_age_p99", "camera_fps", "noise_db")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,7 @@ def regress(
         DataError: the suite, its images or its stored results cannot be used: another dataset,
             another schema, too few images.
         ArtifactError, EngineMismatch, MissingDependency: an artifact cannot be run.
+        CameraError: the suite's source cannot be opened.
     """
     plan = read_suite(suite)
     dataset, digest = open_data(plan)
@@ -145,7 +147,7 @@ def print_outcome(outcome: Outcome) -> None:
         _row(name, one, outcome.before.get(name))
         for name, one in outcome.gathered.measurements.items()
     ]
-    columns = ("artifact", "mAP@.5 %", "p50 ms", "speed-up", "MB")
+    columns = ("artifact", *_COLUMNS)
     data = outcome.gathered.dataset
     show(f"{len(data)} images of {data.name}; stored -> now", columns, rows)
     for gate in outcome.gates:
@@ -156,12 +158,19 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def _row(name: str, now: Measurement, before: Measurement | None) -> tuple[str, ...]:
-    old: list[float | None] = [None] * 4 if before is None else _numbers(before)
+    old: list[float | None] = [None] * len(_COLUMNS) if before is None else _numbers(before)
     return (name, *(_moved(a, b) for a, b in zip(old, _numbers(now), strict=True)))
 
 
 def _numbers(one: Measurement) -> list[float | None]:
-    return [one.map50 * 100, one.latency_ms["pipeline"]["p50"], one.speedup, one.bytes / 1e6]
+    return [
+        one.map50 * 100,
+        one.latency_ms["pipeline"]["p50"],
+        one.speedup,
+        one.fps.get("camera"),
+        (one.frame_age_ms or {}).get("p99"),
+        one.bytes / 1e6,
+    ]
 
 
 def _moved(before: float | None, now: float | None) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import median
 
 from apps.gates import Gate
 from apps.gather import Gathered
@@ -23,6 +24,7 @@ _ORDER = ("worse", "cannot tell", "not compared", "better", "same")
 # Pictures are nearly all of the file.
 _PAIRS = 16
 _PAIRS_EACH = 4
+Figure = Callable[[Measurement], str]
 
 
 def write_report(
@@ -104,48 +106,75 @@ def _gates(gates: Sequence[Gate], detectable: Mapping[tuple[str, str], float]) -
 
 
 def _figures(now: Mapping[str, Measurement], before: Mapping[str, Measurement]) -> str:
-    head = "<th>artifact</th>" + "".join(
-        f'<th class="number">{name}</th>'
-        for name in (
-            "mAP@.5 %",
-            "mAP@.5:.95 %",
-            "FPS engine",
-            "FPS pipeline",
-            "p50 ms",
-            "p95 ms",
-            "p99 ms",
-            "speed-up",
-            "MB",
-            "memory MB",
-        )
-    )
-    rows = [_figures_row(name, one, before.get(name)) for name, one in now.items()]
     baseline = next(iter(now.values())).baseline
     note = f"<p class='facts'>speed-up over {escape(baseline)} of this run</p>" if baseline else ""
-    return _table("Figures, stored below", head, rows) + note
+    tables = [_columns(title, now, before, columns) for title, columns in _FIGURES.items()]
+    return tables[0] + note + "".join(tables[1:])
 
 
-def _figures_row(name: str, now: Measurement, before: Measurement | None) -> str:
-    old = [""] * 10 if before is None else _numbers(before)
+def _columns(
+    title: str,
+    now: Mapping[str, Measurement],
+    before: Mapping[str, Measurement],
+    columns: Mapping[str, Figure],
+) -> str:
+    """A table of the columns that not every artifact leaves empty; nothing where all do."""
+    shown = {
+        name: figure
+        for name, figure in columns.items()
+        if any(figure(one) != "-" for one in now.values())
+    }
+    if not shown:
+        return ""
+    head = "<th>artifact</th>" + "".join(f'<th class="number">{name}</th>' for name in shown)
+    rows = [_row(name, one, before.get(name), shown.values()) for name, one in now.items()]
+    return _table(title, head, rows)
+
+
+def _row(name: str, now: Measurement, before: Measurement | None, figures: Iterable[Figure]) -> str:
     cells = "".join(
-        f'<td class="number">{new}<br><small>{was}</small></td>'
-        for new, was in zip(_numbers(now), old, strict=True)
+        f'<td class="number">{figure(now)}<br>'
+        f"<small>{'' if before is None else figure(before)}</small></td>"
+        for figure in figures
     )
     return f"<tr><td>{escape(name)}<br><small>{escape(now.label)}</small></td>{cells}</tr>"
 
 
-def _numbers(one: Measurement) -> list[str]:
-    pipeline = one.latency_ms["pipeline"]
-    return [
-        f"{one.map50 * 100:.2f}",
-        f"{one.map50_95 * 100:.2f}",
-        f"{one.fps['engine']:.1f}",
-        f"{one.fps['pipeline']:.1f}",
-        *(f"{pipeline[name]:.2f}" for name in ("p50", "p95", "p99")),
-        "-" if one.speedup is None else f"{one.speedup:.2f}",
-        f"{one.bytes / 1e6:.2f}",
-        "-" if one.memory_bytes is None else f"{one.memory_bytes / 1e6:.1f}",
-    ]
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _pipeline(percent: str) -> Figure:
+    return lambda one: _number(one.latency_ms["pipeline"][percent], 2)
+
+
+def _age(percent: str) -> Figure:
+    return lambda one: _number((one.frame_age_ms or {}).get(percent), 1)
+
+
+def _camera(key: str, over: Callable[[list[float]], float], digits: int) -> Figure:
+    return lambda one: _number(over(one.camera[key]) if one.camera else None, digits)
+
+
+_FIGURES: dict[str, dict[str, Figure]] = {
+    "Figures, stored below": {
+        "mAP@.5 %": lambda one: _number(one.map50 * 100, 2),
+        "mAP@.5:.95 %": lambda one: _number(one.map50_95 * 100, 2),
+        "FPS engine": lambda one: _number(one.fps["engine"], 1),
+        "FPS pipeline": lambda one: _number(one.fps["pipeline"], 1),
+        **{f"{percent} ms": _pipeline(percent) for percent in ("p50", "p95", "p99")},
+        "speed-up": lambda one: _number(one.speedup, 2),
+        "MB": lambda one: _number(one.bytes / 1e6, 2),
+        "memory MB": lambda one: _number(one.memory_bytes and one.memory_bytes / 1e6, 1),
+        "J / frame": lambda one: _number(one.energy_j, 3),
+    },
+    "Camera, stored below": {
+        "FPS": lambda one: _number(one.fps.get("camera"), 1),
+        "FPS at its pace": _camera("paced_fps", median, 1),
+        **{f"age {percent} ms": _age(percent) for percent in ("p50", "p95", "p99")},
+        "dropped": _camera("dropped", sum, 0),
+    },
+}
 
 
 def _table(title: str, head: str, rows: Sequence[str], kind: str = "") -> str:
@@ -171,6 +200,10 @@ def _artifact(entry: Entry, gathered: Gathered, before: Measurement | None, suit
         _card("Scores", scores(now.results)),
         _card("Latency", latency(gathered.frames_ms[entry.name], p50, p99)),
     ]
+    if now.camera is not None and now.frame_age_ms is not None:
+        ages = [value for block in now.camera["age_ms"] for value in block]
+        chart = latency(ages, now.frame_age_ms["p50"], now.frame_age_ms["p99"], "frame age")
+        cards.append(_card(f"Frame age, {now.camera['source']}", chart))
     noises = gathered.noises[entry.name]
     if noises:
         known = before.noise_db if before is not None else {}

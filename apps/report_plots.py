@@ -67,7 +67,7 @@ def scores(now: Results) -> str:
     )
 
 
-def latency(frames_ms: Sequence[float], p50: float, p99: float) -> str:
+def latency(frames_ms: Sequence[float], p50: float, p99: float, what: str = "pipeline") -> str:
     """How long frames took; the last bar holds everything slower."""
     data = np.asarray(frames_ms)
     low = float(data.min()) * 0.95
@@ -75,7 +75,7 @@ def latency(frames_ms: Sequence[float], p50: float, p99: float) -> str:
     high = max(float(np.percentile(data, 99.5)) * 1.05, low * 1.1)
     edges = np.linspace(low, high, 41)
     counts = np.histogram(np.minimum(data, high), edges)[0]
-    frame = Frame(Axis("pipeline, ms", low, high), Axis("frames", 0, float(counts.max()) * 1.1))
+    frame = Frame(Axis(f"{what}, ms", low, high), Axis("frames", 0, float(counts.max()) * 1.1))
     body = [bars(frame, edges.tolist(), counts.tolist(), "now")]
     for value, name in ((p50, "p50"), (p99, "p99")):
         top = frame.y.high
@@ -83,7 +83,8 @@ def latency(frames_ms: Sequence[float], p50: float, p99: float) -> str:
         x, y = frame.at(value, top)
         late = frame.x.share(value) > 0.8
         body.append(text(x + (-4 if late else 4), y + 10, name, "end" if late else "start"))
-    return svg("latency", frame, body) + legend([("now", f"{len(data)} frames")])
+    name = "latency" if what == "pipeline" else what
+    return svg(name, frame, body) + legend([("now", f"{len(data)} frames")])
 
 
 def pareto(now: Mapping[str, Measurement], before: Mapping[str, Measurement]) -> str:

@@ -19,6 +19,7 @@ from apps.image_results import ClassResults
 __all__ = [
     "Comparison",
     "average_precision",
+    "compare_percentile",
     "compare_precision",
     "compare_ratio",
     "interval",
@@ -212,6 +213,32 @@ def compare_ratio(
     return judge(loss, spread, float(np.log1p(margin)), alarm, len(logs), max(freedom, 1.0))
 
 
+def compare_percentile(
+    blocks: Sequence[Sequence[float]],
+    percent: float,
+    limit: float,
+    *,
+    alarm: float,
+    draws: int = 1000,
+) -> Comparison:
+    """Whether a percentile of all positive values exceeds `limit`, by a bootstrap over blocks.
+
+    `loss` is the log of their ratio.
+    """
+    arrays = [np.asarray(block, np.float64) for block in blocks]
+    loss = float(np.log(np.percentile(np.concatenate(arrays), percent) / limit))
+    spread = float(np.std(np.log(_percentiles(arrays, percent, draws))))
+    return judge(loss, spread, 0.0, alarm, len(arrays), max(len(arrays) - 1.0, 1.0))
+
+
+def _percentiles(arrays: Sequence[Floats], percent: float, draws: int) -> Floats:
+    """Of as many blocks, picked with replacement, `draws` times."""
+    rng = np.random.default_rng(0)
+    picked = rng.integers(0, len(arrays), (draws, len(arrays)))
+    found = [np.percentile(np.concatenate([arrays[i] for i in row]), percent) for row in picked]
+    return np.array(found)
+
+
 def _median(values: Sequence[float], draws: int, seed: int) -> tuple[float, float]:
     data = np.asarray(values, np.float64)
     picked = np.random.default_rng(seed).integers(0, len(data), (draws, len(data)))
@@ -225,12 +252,7 @@ def interval(
 
     Values of one block share what the machine was doing; blocks are what is independent.
     """
-    rng = np.random.default_rng(0)
-    arrays = [np.asarray(block, np.float64) for block in blocks]
-    found = [
-        np.percentile(np.concatenate([arrays[i] for i in picked]), percent)
-        for picked in rng.integers(0, len(arrays), (draws, len(arrays)))
-    ]
+    found = _percentiles([np.asarray(block, np.float64) for block in blocks], percent, draws)
     low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 

@@ -4,6 +4,7 @@ schema = 1
 data = "val/annotations.json"       # as `edge evaluate --data`; paths count from this file
 images = 300                        # at most so many
 baseline = "yolov3.fp32.onnx"       # full-size network, timed in turns with the others
+source = "drive.mp4"                # video, folder or scenes://, which the camera's loop runs over
 results = "suite.jsonl"             # what `--update` writes and later runs compare with
 
 [margins]                           # of every artifact
@@ -29,7 +30,7 @@ from typing import Any
 from edge.errors import DataError
 from edge.optional import require
 
-__all__ = ["SCHEMA", "Entry", "Margins", "Suite", "read_suite"]
+__all__ = ["SCHEMA", "Entry", "Margins", "Suite", "is_scenes", "read_suite"]
 
 SCHEMA = 1
 
@@ -47,6 +48,9 @@ class Margins:
             is given, else against the stored ratio to the baseline, on the same host only.
         speedup: at least so many times as fast as the baseline of the same run.
         p99_ms: of the pipeline, at most.
+        frame_age_p99: milliseconds from capture to detections of the camera's loop at the pace of
+            the suite's source, at most.
+        camera_fps: frames a second of that loop as fast as possible, at least.
         bytes, memory: growth of the file and of the process, against the stored figures.
         noise_db: signal to noise of the heads against `reference`, at least.
     """
@@ -58,6 +62,8 @@ class Margins:
     slowdown: float | None = None
     speedup: float | None = None
     p99_ms: float | None = None
+    frame_age_p99: float | None = None
+    camera_fps: float | None = None
     bytes: float | None = None
     memory: float | None = None
     noise_db: float | None = None
@@ -89,7 +95,10 @@ class Suite:
         threads: of the CPU backend.
         noise_images: that layers are compared on.
         alarms: probability of any false alarm in the whole suite, 0..1; shared out evenly.
-        source: frames to time on; None: the built-in world.
+        source: frames to time on, and for the camera's loop (a video tells most: pictures are slow
+            to decode and `scenes://` to draw); None: frames of the built-in world, and no camera.
+        camera_seconds: of the loop at the source's pace, and as many as fast as possible, of each
+            artifact; 0: no camera.
     """
 
     path: Path
@@ -99,6 +108,7 @@ class Suite:
     images: int | None = None
     baseline: Path | None = None
     source: str | None = None
+    camera_seconds: float = 10.0
     seconds: float = 4.0
     rounds: int = 20
     threads: int = 2
@@ -114,7 +124,13 @@ class Suite:
 
 def _tests(margins: Margins) -> int:
     single = (margins.map50, margins.small, margins.reference, margins.slowdown, margins.speedup)
-    return sum(one is not None for one in single) + len(margins.classes)
+    camera = (margins.frame_age_p99, margins.camera_fps)
+    return sum(one is not None for one in (*single, *camera)) + len(margins.classes)
+
+
+def is_scenes(word: str) -> bool:
+    """Whether `data` or `source` is the built-in world."""
+    return word == "scenes" or word.startswith("scenes://")
 
 
 def read_suite(path: str | Path) -> Suite:
@@ -155,20 +171,20 @@ def _suite(path: Path, document: dict[str, Any]) -> Suite:
     values = {"data": document.pop("data"), **document}
     allowed = {each.name for each in fields(Suite)} - {"path", "entries"}
     _known(values, allowed, "the suite")
-    values["data"] = _data(str(values["data"]), folder)
+    for name in ("data", "source"):
+        if name in values:
+            values[name] = _whole(str(values[name]), folder)
     for name in ("results", "baseline"):
         if name in values:
             values[name] = folder / values[name]
-    if "source" in values:
-        values["source"] = str(folder / values["source"])
     values.setdefault("results", path.with_suffix(".jsonl"))
     suite = Suite(path=path, entries=entries, **values)
     _sensible(suite)
     return suite
 
 
-def _data(data: str, folder: Path) -> str:
-    return data if data == "scenes" or data.startswith("scenes://") else str(folder / data)
+def _whole(word: str, folder: Path) -> str:
+    return word if is_scenes(word) else str(folder / word)
 
 
 def _entry(one: dict[str, Any], shared: Margins, folder: Path) -> Entry:
@@ -211,11 +227,16 @@ def _sensible(suite: Suite) -> None:
         value = getattr(suite, name)
         if value is not None and (not _positive(value) or value == 0):
             raise ValueError(f"{name} is {value!r}; it takes a positive number")
+    if not _positive(suite.camera_seconds):
+        raise ValueError(f"camera_seconds is {suite.camera_seconds!r}; it takes a number from 0")
+    filmed = suite.source if suite.camera_seconds else None
     for entry in suite.entries:
         wants = (
             ("speedup", suite.baseline, "a baseline of the suite"),
             ("reference", entry.reference, "a reference"),
             ("noise_db", entry.reference, "a reference"),
+            ("frame_age_p99", filmed, "a source of the suite and camera_seconds"),
+            ("camera_fps", filmed, "a source of the suite and camera_seconds"),
         )
         for margin, given, what in wants:
             if getattr(entry.margins, margin) is not None and given is None:

@@ -14,7 +14,6 @@ _EXTRA = {
     "onnx": "build",
     "safetensors": "build",
     "pycocotools": "build",
-    "matplotlib": "build",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "rtx",
     "cuda": "cuda",
@@ -25,6 +24,7 @@ _EXTRA = {
 _BY_HAND = {
     "cv2": "pip install opencv-python  (a Jetson has it from JetPack: apt install python3-opencv)",
     "onnxruntime": "pip install onnxruntime",
+    "google": "pip install protobuf",
 }
 
 

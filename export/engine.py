@@ -20,6 +20,7 @@ from edge.errors import ArtifactError, BuildError
 from edge.onnx_metadata import read_manifest
 from edge.spec import Manifest
 from export.engine_process import memory_available_mib, run_child
+from export.float_part import FloatPart, is_quantized, write_float_part
 from export.layer_report import Convolution, LayerInfo, LayerSummary
 from export.sparsity import check_sparse
 
@@ -35,6 +36,8 @@ __all__ = [
 Builder = Literal["auto", "tensorrt", "rtx"]
 Progress = Callable[[str, int, int], None]
 _MOST_WORKSPACE_MIB, _LEAST_WORKSPACE_MIB = 1024, 64
+# How `engine_child` begins when TensorRT itself turned a graph down.
+_REFUSED = ("TensorRT cannot read it", "TensorRT built no engine")
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class EngineReport:
         dla: what left it, of a build for one.
         sparse: convolutions whose weights have the 2:4 pattern, of a build that looked for it.
         sparsity: TensorRT's own lines about it; TensorRT-RTX writes none.
+        float_part: what an INT8 engine computes outside of INT8.
     """
 
     engine: Path
@@ -111,6 +115,7 @@ class EngineReport:
     dla: DlaReport | None = None
     sparse: tuple[str, ...] = ()
     sparsity: tuple[str, ...] = ()
+    float_part: FloatPart | None = None
 
 
 def available_builders() -> list[BuilderInfo]:
@@ -136,6 +141,7 @@ def build_engine(
     progress: Progress | None = None,
     dla: DlaRequest | None = None,
     sparse: bool = False,
+    int8_float: Literal["fp16", "fp32"] = "fp16",
 ) -> EngineReport:
     """Build `target` (`.engine`), its manifest and its layer report.
 
@@ -149,6 +155,8 @@ def build_engine(
         progress: called with (phase, step, of); an exception it raises cancels the build.
         dla: build an FP32 graph in INT8 for a DLA; `export.dla` makes both.
         sparse: let the builder take kernels for weights with the 2:4 pattern.
+        int8_float: what an INT8 graph computes outside of INT8 (`export.half_float`). Where FP16
+            cannot be had, the engine has FP32, and the report and the manifest say why.
 
     Raises:
         ArtifactError: `onnx` is damaged or without a manifest, or `sparse` without a convolution
@@ -160,6 +168,8 @@ def build_engine(
     request = _request(builder, workspace_mib, compute_capabilities)
     if target.suffix != ".engine":
         raise ValueError(f"target is {target}; an engine's name ends in .engine")
+    if int8_float not in ("fp16", "fp32"):
+        raise ValueError(f"int8_float is {int8_float!r}; known: fp16, fp32")
     source, parent_sha256 = read_manifest(onnx), sha256_of(onnx)
     found = check_sparse(onnx) if sparse else ()
     request["sparse"] = sparse
@@ -170,15 +180,46 @@ def build_engine(
             source, parent_sha256 = replace(source, precision="int8"), sha256_of(dla.source)
             asked = {"core": dla.core, "amax": dict(dla.amax), "cache": str(cache.resolve())}
             request["dla"] = asked
+        half = Path(folder) / "half.onnx"
+        part = None
+        if dla is None and is_quantized(source):
+            wanted = int8_float == "fp16"
+            part = write_float_part(onnx, source, half) if wanted else FloatPart("fp32")
         try:
-            done = run_child(request, _forward(progress), timeout_s)
+            done, part = _built(request, part, half, progress, timeout_s)
         except BuildError as error:
             raise BuildError(f"{dla.source if dla else onnx}: {error}") from error
+        if part is not None:
+            source = _with(source, part)
         manifest = _manifest(source, sha256_of(plan), parent_sha256, request, done)
         if dla is not None:
             write_atomic(_cache_path(target), cache.read_bytes())
         _place(plan, target, manifest, done)
-    return replace(_report(target, manifest, done), sparse=found)
+    return replace(_report(target, manifest, done), sparse=found, float_part=part)
+
+
+def _built(
+    request: dict[str, Any],
+    part: FloatPart | None,
+    half: Path,
+    progress: Progress | None,
+    timeout_s: float | None,
+) -> tuple[dict[str, Any], FloatPart | None]:
+    """What the child says, of the graph with FP16 where there is one and TensorRT takes it."""
+    if part is not None and part.precision == "fp16":
+        try:
+            asked = request | {"onnx": str(half.resolve())}
+            return run_child(asked, _forward(progress), timeout_s), part
+        except BuildError as error:
+            if not str(error).startswith(_REFUSED):
+                raise
+            part = FloatPart("fp32", reason=str(error))
+    return run_child(request, _forward(progress), timeout_s), part
+
+
+def _with(source: Manifest, part: FloatPart) -> Manifest:
+    arguments = dict(source.arguments) | part.arguments()
+    return replace(source, arguments=tuple(arguments.items()))
 
 
 def _request(builder: str, workspace_mib: int | None, targets: Sequence[str]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ reorders. Parameter or operation counts say little of either target.
 from __future__ import annotations
 
 import json
-import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from numpy.typing import NDArray
 from edge.artifact import layers_path
 from edge.errors import ArtifactError
 from edge.runtime.backend import open_backend
+from edge.runtime.ort_profile import node_ms
 from export.layer_report import LayerInfo
 from export.mixed import layer_names
 
 __all__ = ["attribute", "engine_layer_ms", "engine_layers", "onnx_layer_ms"]
-
-_SUFFIX = "_kernel_time"
 
 
 def onnx_layer_ms(
@@ -39,18 +37,7 @@ def onnx_layer_ms(
     Raises:
         ArtifactError: onnxruntime cannot load the file.
     """
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        open_backend(onnx, threads=threads, profile=str(Path(folder) / "profile")) as backend,
-    ):
-        for _ in range(runs + 2):
-            backend.run(tensor)
-        events = json.loads(Path(backend.end_profiling()).read_bytes())  # type: ignore[attr-defined]
-    times: dict[str, list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX):
-            times[event["name"].removesuffix(_SUFFIX)].append(event["dur"] / 1e3)
-    return attribute(layer_names(onnx), {k: float(np.median(v[2:])) for k, v in times.items()})
+    return attribute(layer_names(onnx), node_ms(onnx, tensor, runs=runs, threads=threads))
 
 
 def attribute(names: Iterable[str], times: Mapping[str, float]) -> dict[str, float]:

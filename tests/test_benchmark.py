@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from apps.interleave import affinity, open_runner, take_turns_until, warm_up
 from apps.rebuilds import print_rebuilds, rebuild
 from edge.errors import ArtifactError, DataError
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
+from tests.painted import write_painted
 
 CALLS: list[str] = []
 
@@ -138,6 +141,62 @@ def test_table_names_host_and_labels(
     assert host["packages"]["numpy"] == np.__version__
 
 
+def test_layers_of_an_onnx_file_are_onnxruntimes_nodes_by_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_painted(tmp_path / "wide.onnx", work=64)
+    result = bench([path], frames=4, rounds=2, threads=1, layers=True)
+    row = result["rows"][0]
+    times = [one["ms"] for one in row["layers"]]
+    assert times == sorted(times, reverse=True)
+    assert min(times) >= 0
+    assert sum(one["share"] for one in row["layers"]) == pytest.approx(1)
+    assert row["layers"][0]["share"] == pytest.approx(times[0] / sum(times))
+    # The two wide convolutions are nearly all of this network.
+    slowest = {one["name"] for one in row["layers"][:2]}
+    assert all(name.startswith("extra.") for name in slowest)
+    assert sum(times) < 20 * max(row["stages_ms"]["engine"], 1)
+    print_bench(result)
+    printed = capsys.readouterr().out
+    assert f"{len(times)} layers" in printed
+    assert row["layers"][0]["name"] in printed
+    assert "layers" not in bench([path], frames=2, rounds=2, threads=1)["rows"][0]
+
+
+def test_layers_of_an_engine_are_its_own(models: list[Path], folder: Path) -> None:
+    times = [("conv", 0.5), ("head", 1.5)]
+    Timed.layer_times = lambda self, runs: times  # type: ignore[attr-defined]
+    try:
+        row = bench(models[:1], source=folder, frames=2, rounds=2, layers=True)["rows"][0]
+    finally:
+        del Timed.layer_times  # type: ignore[attr-defined]
+    assert row["layers"] == [
+        {"name": "head", "ms": 1.5, "share": 0.75},
+        {"name": "conv", "ms": 0.5, "share": 0.25},
+    ]
+
+
+def test_joules_of_a_frame_are_shown_where_they_are_counted(
+    models: list[Path],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @contextmanager
+    def counted() -> Iterator[list[float]]:
+        spent: list[float] = []
+        yield spent
+        spent.append(0.25 * 2)
+
+    print_bench(bench(models[:1], source=folder, frames=4, rounds=2))
+    monkeypatch.setattr("apps.interleave.spent_energy", counted)
+    result = bench(models[:1], source=folder, frames=4, rounds=2)
+    # Two frames a block.
+    assert result["rows"][0]["energy_j"] == pytest.approx(0.25)
+    print_bench(result)
+    assert capsys.readouterr().out.count("J / frame") == 1
+
+
 def test_wrong_arguments_are_refused(models: list[Path], folder: Path) -> None:
     for options in ({"seconds": 0}, {"frames": 0}):
         with pytest.raises(ValueError, match="positive"):
@@ -236,7 +295,7 @@ def test_an_earlier_run_is_compared_by_its_ratios(
     assert command(models[0], *options, "--json", path) == 0
     data = json.loads(path.read_text())
     row = data["rows"][1]
-    row["rounds_ms"]["pipeline"] = [ms / 2 for ms in row["rounds_ms"]["pipeline"]]
+    row["rounds_ms"]["pipeline"] = [ms / 9 for ms in row["rounds_ms"]["pipeline"]]
     path.write_text(json.dumps(data))
     assert command(models[0], *options, "--compare", path) == 1
     assert "WORSE  3 96x64 int8: latency +" in capsys.readouterr().err

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from apps.energy import spent_energy
 from apps.image_results import ClassResults
 from apps.measurement import Measurement, read_measurements, same_host, write_measurements
-from apps.sensors import Watch, clocks_mhz, energy_j, gpu, memory_bytes, power_mode, temperatures_c
+from apps.sensors import (
+    Watch,
+    clocks_mhz,
+    energy_j,
+    gpu,
+    memory_bytes,
+    power_mode,
+    power_rails_w,
+    power_w,
+    temperatures_c,
+)
 from edge.errors import DataError
 
 RESULTS = {
@@ -135,8 +147,63 @@ def test_sensors_read_what_linux_shows(machine: Path) -> None:
 
 def test_sensors_that_are_absent_are_left_out(tmp_path: Path) -> None:
     assert clocks_mhz(tmp_path) == temperatures_c(tmp_path) == []
-    for absent in (power_mode, energy_j, memory_bytes, gpu):
+    for absent in (power_mode, energy_j, memory_bytes, gpu, power_w):
         assert absent(tmp_path) is None
+    with spent_energy(tmp_path) as spent:
+        pass
+    assert spent == []
+
+
+RAILS = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+
+
+@pytest.fixture
+def jetson(tmp_path: Path) -> Path:
+    """The files of an Orin Nano: three channels, and the driver's sum without a current."""
+    rails = ((1, "VDD_IN", 5000, 1500), (2, "VDD_CPU_GPU_CV", 5000, 600), (3, "NC", 5000, 99))
+    for number, name, millivolts, milliamperes in rails:
+        put(tmp_path, f"{RAILS}/in{number}_label", f"{name}\n")
+        put(tmp_path, f"{RAILS}/in{number}_input", f"{millivolts}\n")
+        put(tmp_path, f"{RAILS}/curr{number}_input", f"{milliamperes}\n")
+    put(tmp_path, f"{RAILS}/in7_label", "sum of shunt voltages\n")
+    put(tmp_path, f"{RAILS}/in7_input", "12\n")
+    return tmp_path
+
+
+def test_a_jetsons_power_is_that_of_its_input_and_else_of_all_rails(jetson: Path) -> None:
+    rails = power_rails_w(jetson)
+    assert rails == pytest.approx({"VDD_IN": 7.5, "VDD_CPU_GPU_CV": 3.0, "NC": 0.495})
+    assert power_w(jetson) == pytest.approx(7.5)
+    put(jetson, f"{RAILS}/in1_label", "VIN_SYS_5V0\n")
+    assert power_w(jetson) == pytest.approx(10.5)
+
+
+def test_a_jetsons_energy_is_its_power_times_the_time(jetson: Path) -> None:
+    began = time.perf_counter()
+    with spent_energy(jetson) as spent:
+        time.sleep(0.12)
+    whole = time.perf_counter() - began
+    assert 7.5 * 0.12 <= spent[0] <= 7.5 * whole
+    with spent_energy(jetson) as spent:
+        put(jetson, f"{RAILS}/curr1_input", "3000\n")
+        time.sleep(0.3)
+    # Twice the current for all but the first 50 ms.
+    assert spent[0] > 1.4 * 7.5 * 0.3
+
+
+def test_a_counter_that_begins_anew_is_counted_on(machine: Path) -> None:
+    counter = "sys/class/powercap/intel-rapl:0/energy_uj"
+    with spent_energy(machine) as spent:
+        put(machine, counter, "4000000\n")
+    assert spent == [1.5]
+    with spent_energy(machine) as spent:
+        put(machine, counter, "500000\n")
+    assert spent == []
+    put(machine, "sys/class/powercap/intel-rapl:0/max_energy_range_uj", "10000000\n")
+    put(machine, counter, "9000000\n")
+    with spent_energy(machine) as spent:
+        put(machine, counter, "500000\n")
+    assert spent == [1.5]
 
 
 def test_watch_tells_of_throttling_heat_and_other_work(

@@ -23,6 +23,7 @@ from tests.painted import write_painted, write_painted_int8, write_pictures
 SUITE = """schema = 1
 data = "set"
 source = "set/images"
+camera_seconds = 0
 baseline = "full.onnx"
 seconds = 0.2
 rounds = 6

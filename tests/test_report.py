@@ -87,6 +87,7 @@ def test_page_shows_every_gate_and_every_chart(made: tuple[Path, Outcome]) -> No
     ]
     assert "departs at layers.1.pool.dequantized" in text
     assert text.count("<figure>") == 8
+    assert "Camera" not in text
     assert text.index(">worse<") < text.index(">same<")
 
 

@@ -60,6 +60,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="squeezedet-photo")
     parser.add_argument("--hw", type=int, nargs=2, default=(256, 352), metavar=("H", "W"))
+    parser.add_argument(
+        "--ship-hw", type=int, nargs=2, metavar=("H", "W"), help="input size of the file, not --hw"
+    )
     parser.add_argument("--classes", nargs="+", default=CLASSES)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, default=5000)
@@ -324,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
     report(f"{versions}, Python {platform.python_version()}, {options.threads} threads")
     pictures = labelled(open_dataset(options.train, limit=options.overfit or None), options.classes)
     model, loaded = build(options, pictures)
-    config, spec = model.config, squeezedet_spec(model.config, options.name)
+    config = model.config
     report(f"{sum(p.numel() for p in model.parameters())} parameters; {loaded}")
     report(f"{len(pictures)} pictures; anchors {config.anchors}")
     watched = (
@@ -343,10 +346,21 @@ def main(argv: list[str] | None = None) -> int:
     train(run, pictures, config, options, watched, report)
     report(f"trained in {run.seconds / 60:.1f} min, {run.step} steps")
     run.save(stem.with_suffix(".last.safetensors"))
-    save_safetensors(run.average, stem.with_suffix(".safetensors"), spec)
+    ship(run.average, config, options, stem.with_suffix(".safetensors"))
     if not options.overfit:
         finish(run.average, config, options, report)
     return 0
+
+
+def ship(
+    model: nn.Module, config: SqueezeDetConfig, options: argparse.Namespace, target: Path
+) -> None:
+    """The average as a file; its convolutions fit any input size."""
+    height, width = options.ship_hw or config.hw
+    shipped = replace(config, hw=(height, width))
+    whole = SqueezeDet(shipped)
+    whole.load_state_dict(model.state_dict())
+    save_safetensors(whole.eval(), target, squeezedet_spec(shipped, options.name))
 
 
 def finish(

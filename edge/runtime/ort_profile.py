@@ -25,10 +25,10 @@ _WARM = 2
 def node_ms(
     onnx: str | Path, tensor: NDArray[np.float32], *, runs: int = 12, threads: int | None = None
 ) -> dict[str, float]:
-    """Median milliseconds of each node that onnxruntime runs, by name, in its order.
+    """Median milliseconds of the nodes that onnxruntime runs, by name, in its order.
 
-    Nodes are those of the optimised graph: fused ones have one time. Measuring costs each some
-    microseconds, so that the sum is more than a run takes.
+    Nodes are those of the optimised graph: fused ones have one time, those of one name their
+    sum. Measuring costs each some microseconds, so that the sum is more than a run takes.
 
     Args:
         tensor: a network input; quantized kernels take the same time whatever it holds.
@@ -38,7 +38,7 @@ def node_ms(
         ArtifactError: onnxruntime cannot load the file, or its profile cannot be read.
         MissingDependency: onnxruntime is not installed.
     """
-    times: dict[str, list[float]] = defaultdict(list)
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")
         with OrtBackend(Path(onnx), threads=threads, profile=prefix) as backend:
@@ -48,7 +48,12 @@ def node_ms(
         try:
             for event in json.loads(profile.read_bytes()):
                 if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX):
-                    times[event["name"].removesuffix(_SUFFIX)].append(event["dur"] / 1e3)
+                    # Nodes that onnxruntime put in may share a name.
+                    node = event["name"].removesuffix(_SUFFIX), event["args"]["node_index"]
+                    times[node].append(event["dur"] / 1e3)
         except (OSError, ValueError, KeyError) as error:
             raise ArtifactError(f"{onnx}: no profile of onnxruntime: {error}") from error
-    return {name: float(np.median(values[_WARM:])) for name, values in times.items()}
+    found: dict[str, float] = defaultdict(float)
+    for (name, _), values in times.items():
+        found[name] += float(np.median(values[_WARM:]))
+    return dict(found)
