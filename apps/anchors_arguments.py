@@ -5,26 +5,9 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from apps.argument_types import count, size, words
+
 __all__ = ["arguments", "run"]
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 288x512") from None
-    return height, width
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,17 +15,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", required=True, metavar="D", help="VOC, COCO, YOLO or KITTI folder, or scenes"
     )
-    parser.add_argument("--k", type=_count, default=6, metavar="N", help="anchors (%(default)s)")
+    parser.add_argument("--k", type=count, default=6, metavar="N", help="anchors (%(default)s)")
     parser.add_argument(
-        "--size", type=_size, default=(416, 416), metavar="HxW", help="of the input (416x416)"
+        "--size", type=size, default=(416, 416), metavar="HxW", help="of the input (416x416)"
     )
     parser.add_argument("--resize", choices=("letterbox", "stretch"), default="letterbox")
     parser.add_argument("--distance", choices=("iou", "euclidean"), default="iou")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
-    parser.add_argument("--classes", type=_words, default=[], metavar="NAMES", help="only these")
-    parser.add_argument("--images", type=_count, metavar="N", help="at most so many, spread evenly")
+    parser.add_argument("--classes", type=words, default=[], metavar="NAMES", help="only these")
+    parser.add_argument("--images", type=count, metavar="N", help="at most so many, spread evenly")
     parser.add_argument("--curve", metavar="F.svg", help="plot of the mean IoU over their number")
-    parser.add_argument("--largest", type=_count, metavar="N", help="up to which it goes (15)")
+    parser.add_argument("--largest", type=count, metavar="N", help="up to which it goes (15)")
     parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
 
+from apps.argument_types import count
 from apps.dashboard_guard import Address, check_token, parse_address
 
 __all__ = ["add_camera_arguments", "run_camera"]
@@ -26,7 +27,7 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     _sink_arguments(parser)
     _dashboard_arguments(parser)
     parser.add_argument("--seconds", type=_positive, metavar="N", help="end after so long")
-    parser.add_argument("--frames", type=_count, metavar="N", help="end after so many frames")
+    parser.add_argument("--frames", type=count, metavar="N", help="end after so many frames")
     parser.add_argument("--stats", metavar="F", help="write the figures there as JSON")
 
 
@@ -60,7 +61,7 @@ def _detector_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--score", type=_share, metavar="S", help="leave out lower (the artifact's own, or 0.25)")
     add("--iou", type=_share, default=0.45, metavar="I", help="of suppression (%(default)s)")
-    add("--threads", type=_count, metavar="N", help="CPU threads of onnxruntime")
+    add("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
     add("--exact-int8", action="store_true", help="Q/DQ graphs as TensorRT computes them")
     add("--track", action="store_true", help="number the objects and count them")
 
@@ -159,13 +160,6 @@ def _size(text: str) -> tuple[int, int]:
 def _positive(text: str) -> float:
     value = float(text)
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 

@@ -24,37 +24,12 @@ from apps import (
     train_arguments,
     verify_arguments,
 )
+from apps.argument_types import count, share, size, words
 from edge.errors import EdgeError
 
 __all__ = ["export_engine", "main"]
 
 Arguments = argparse.ArgumentParser
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 288x512") from None
-    return height, width
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _json(parser: Arguments) -> None:
@@ -64,14 +39,14 @@ def _json(parser: Arguments) -> None:
 def _thresholds(parser: Arguments, score: float | None) -> None:
     parser.add_argument(
         "--score",
-        type=_share,
+        type=share,
         default=score,
         metavar="S",
         help=f"leave out lower scores ({score or 'what was fitted to the artifact, or 0.25'})",
     )
     parser.add_argument(
         "--iou",
-        type=_share,
+        type=share,
         default=0.45,
         metavar="I",
         help="boxes of one class that overlap more count as one (%(default)s)",
@@ -81,7 +56,7 @@ def _thresholds(parser: Arguments, score: float | None) -> None:
 def _keep(parser: Arguments) -> None:
     parser.add_argument(
         "--keep",
-        type=_words,
+        type=words,
         default=[],
         metavar="NAMES",
         help="convolutions that stay out of INT8: first, heads or names, with commas between",
@@ -94,7 +69,7 @@ def _keep(parser: Arguments) -> None:
 def _guard(parser: Arguments) -> None:
     parser.add_argument(
         "--max-map-drop",
-        type=_share,
+        type=share,
         metavar="D",
         help="mAP@.5 that INT8 may lose, such as 0.005: keeps in FP16 what that takes",
     )
@@ -108,7 +83,7 @@ def _guard(parser: Arguments) -> None:
 
 def _threads(parser: Arguments, default: int | None = None) -> None:
     parser.add_argument(
-        "--threads", type=_count, default=default, metavar="N", help="CPU threads of onnxruntime"
+        "--threads", type=count, default=default, metavar="N", help="CPU threads of onnxruntime"
     )
 
 
@@ -161,7 +136,7 @@ def _export_arguments(parser: Arguments) -> None:
         help="what builds the engine (%(default)s: what is there)",
     )
     parser.add_argument(
-        "--workspace", type=_count, metavar="MIB", help="scratch memory of the builder, MiB"
+        "--workspace", type=count, metavar="MIB", help="scratch memory of the builder, MiB"
     )
     parser.add_argument(
         "--sparse",
@@ -181,7 +156,7 @@ def _export_arguments(parser: Arguments) -> None:
         help="build for this core of a Jetson's DLA (TensorRT 10.7 or older; JetPack 6 has 10.3)",
     )
     parser.add_argument(
-        "--targets", type=_words, default=[], metavar="SM", help="for rtx: SM86,SM89; default all"
+        "--targets", type=words, default=[], metavar="SM", help="for rtx: SM86,SM89; default all"
     )
     parser.add_argument(
         "--random-weights",
@@ -190,7 +165,7 @@ def _export_arguments(parser: Arguments) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of random weights (%(default)s)")
     parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="input size, in place of the cfg's"
+        "--size", type=size, metavar="HxW", help="input size, in place of the cfg's"
     )
     parser.add_argument(
         "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
@@ -270,7 +245,7 @@ def _evaluate_arguments(parser: Arguments) -> None:
         help="folder with images/ and YOLO labels/, a VOC or KITTI folder, or a COCO json; "
         "left out: fresh scenes of the built-in world",
     )
-    parser.add_argument("--images", type=_count, metavar="N", help="at most so many, spread evenly")
+    parser.add_argument("--images", type=count, metavar="N", help="at most so many, spread evenly")
     _thresholds(parser, 0.005)
     parser.add_argument(
         "--best-class", action="store_true", help="only the best class of a box, as a camera shows"
@@ -362,7 +337,7 @@ def _demo_arguments(parser: Arguments) -> None:
         help="folder of the files (%(default)s)",
     )
     parser.add_argument(
-        "--images", type=_count, default=200, metavar="N", help="scenes to evaluate (%(default)s)"
+        "--images", type=count, default=200, metavar="N", help="scenes to evaluate (%(default)s)"
     )
     parser.add_argument(
         "--seconds", type=float, default=4.0, metavar="N", help="of timing each (%(default)s)"

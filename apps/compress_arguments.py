@@ -6,6 +6,7 @@ import argparse
 from importlib import import_module
 from typing import Any
 
+from apps.argument_types import count
 from apps.prune_arguments import fine_tuning, tuning_arguments
 
 __all__ = [
@@ -16,13 +17,6 @@ __all__ = [
     "share_arguments",
     "unpack_arguments",
 ]
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def _share(text: str) -> float:
@@ -48,9 +42,9 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how it was trained")
     parser.add_argument("--data", metavar="D", help="labelled images to judge by")
     parser.add_argument(
-        "--images", type=_count, metavar="N", help="judge by at most so many, spread evenly"
+        "--images", type=count, metavar="N", help="judge by at most so many, spread evenly"
     )
-    parser.add_argument("--threads", type=_count, default=1, metavar="N", help="of onnxruntime")
+    parser.add_argument("--threads", type=count, default=1, metavar="N", help="of onnxruntime")
     parser.add_argument("-o", "--output", required=True, metavar="F.edgez", help="the package")
     parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
 

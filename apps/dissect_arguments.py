@@ -5,31 +5,21 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from apps.argument_types import inner_share, words
 from apps.prune_arguments import choice_arguments, fine_tuning, model_arguments, tuning_arguments
 
 __all__ = ["arguments", "run"]
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `edge dissect`."""
     model_arguments(parser)
     parser.add_argument(
-        "--classes", type=_words, required=True, metavar="NAMES", help="with commas between"
+        "--classes", type=words, required=True, metavar="NAMES", help="with commas between"
     )
     parser.add_argument(
         "--keep",
-        type=_share,
+        type=inner_share,
         default=0.5,
         metavar="S",
         help="share of the channels that stay, in no layer less than the classes' (%(default)s)",

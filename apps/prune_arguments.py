@@ -6,6 +6,8 @@ import argparse
 from importlib import import_module
 from typing import Any
 
+from apps.argument_types import count, inner_share, positive
+
 __all__ = [
     "arguments",
     "choice_arguments",
@@ -16,31 +18,10 @@ __all__ = [
 ]
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
 def _milliseconds(text: str) -> tuple[str, float]:
     if text.endswith("%"):
-        return "share", _share(str(float(text[:-1]) / 100))
-    return "ms", _positive(text)
+        return "share", inner_share(str(float(text[:-1]) / 100))
+    return "ms", positive(text)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +34,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="milliseconds of a frame in onnxruntime here, or a part of what it takes now: 50%%",
     )
-    target.add_argument("--target-fps", type=_positive, metavar="FPS", help="the same, as a rate")
-    target.add_argument("--target-mb", type=_positive, metavar="MB", help="of the FP32 ONNX file")
-    target.add_argument("--ratio", type=_share, metavar="R", help="share of channels to remove")
+    target.add_argument("--target-fps", type=positive, metavar="FPS", help="the same, as a rate")
+    target.add_argument("--target-mb", type=positive, metavar="MB", help="of the FP32 ONNX file")
+    target.add_argument(
+        "--ratio", type=inner_share, metavar="R", help="share of channels to remove"
+    )
     target.add_argument(
         "--max-map-drop",
-        type=_positive,
+        type=positive,
         metavar="POINTS",
         help="as narrow as so many points of mAP@.5 allow; each trial is fine-tuned",
     )
@@ -76,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="channels from wherever they cost least, or one share of every layer (%(default)s)",
     )
     parser.add_argument(
-        "--least", type=_share, default=0.1, metavar="S", help="of a layer stays (%(default)s)"
+        "--least", type=inner_share, default=0.1, metavar="S", help="of a layer stays (%(default)s)"
     )
     choice_arguments(parser, untouched=0)
     tuning_arguments(parser)
@@ -91,7 +74,7 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="D", help="labelled images to judge by")
     parser.add_argument("--train", metavar="D", help="labelled images to learn from; else --data")
     parser.add_argument(
-        "--images", type=_count, metavar="N", help="judge by at most so many, spread evenly"
+        "--images", type=count, metavar="N", help="judge by at most so many, spread evenly"
     )
     parser.add_argument(
         "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
@@ -104,7 +87,7 @@ def choice_arguments(parser: argparse.ArgumentParser, untouched: int) -> None:
     """How channels are chosen."""
     parser.add_argument(
         "--align",
-        type=_count,
+        type=count,
         default=8,
         metavar="N",
         help="widths are multiples of it; 32 for INT8 tensor cores (%(default)s)",
@@ -118,7 +101,7 @@ def choice_arguments(parser: argparse.ArgumentParser, untouched: int) -> None:
     )
     parser.add_argument(
         "--profile-images",
-        type=_count,
+        type=count,
         default=128,
         metavar="N",
         help="training images that measure importance and fit weights (%(default)s)",
@@ -132,19 +115,19 @@ def choice_arguments(parser: argparse.ArgumentParser, untouched: int) -> None:
         "--table", metavar="F", help="a latency table measured on another machine, taken as it is"
     )
     parser.add_argument(
-        "--threads", type=_count, default=1, metavar="N", help="of onnxruntime (%(default)s)"
+        "--threads", type=count, default=1, metavar="N", help="of onnxruntime (%(default)s)"
     )
 
 
 def tuning_arguments(parser: argparse.ArgumentParser) -> None:
     """How the small network is trained."""
     parser.add_argument(
-        "--fine-tune", type=_count, metavar="STEPS", help="train so long; left out: not at all"
+        "--fine-tune", type=count, metavar="STEPS", help="train so long; left out: not at all"
     )
-    parser.add_argument("--batch", type=_count, default=16, metavar="N", help="(%(default)s)")
+    parser.add_argument("--batch", type=count, default=16, metavar="N", help="(%(default)s)")
     parser.add_argument(
         "--peak",
-        type=_positive,
+        type=positive,
         metavar="R",
         help="learning rate (1e-3, without batch norms 1e-4)",
     )

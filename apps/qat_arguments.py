@@ -5,25 +5,9 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from apps.argument_types import count, positive, words
+
 __all__ = ["arguments", "run"]
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", required=True, help="pictures to learn from")
     parser.add_argument(
         "--images",
-        type=_count,
+        type=count,
         default=256,
         metavar="N",
         help="at most so many, spread evenly; one in eight is held back to judge by (%(default)s)",
@@ -46,13 +30,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="start from this NAME.calib.json; left out: calibrate on the pictures",
     )
-    parser.add_argument("--steps", type=_count, default=1000, metavar="N", help="(%(default)s)")
+    parser.add_argument("--steps", type=count, default=1000, metavar="N", help="(%(default)s)")
     parser.add_argument(
-        "--batch", type=_count, default=4, metavar="N", help="pictures of a step (%(default)s)"
+        "--batch", type=count, default=4, metavar="N", help="pictures of a step (%(default)s)"
     )
     parser.add_argument(
         "--rate",
-        type=_positive,
+        type=positive,
         default=0.01,
         metavar="R",
         help="highest learning rate, in steps of a weight's INT8 scale (%(default)s)",
@@ -72,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep",
-        type=_words,
+        type=words,
         default=[],
         metavar="NAMES",
         help="convolutions that stay out of INT8, with commas between",

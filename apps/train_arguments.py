@@ -9,24 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from apps.argument_types import count, size
 from edge.errors import DataError
 
 __all__ = ["arguments", "run"]
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 288x512") from None
-    return height, width
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +42,8 @@ def _start(parser: argparse.ArgumentParser) -> None:
         help="VOC, COCO, YOLO or KITTI folder, a COCO json, a VOC split, or scenes://?seed=S",
     )
     parser.add_argument("--val", metavar="D", help="the same, for validation after each epoch")
-    parser.add_argument("--images", type=_count, metavar="N", help="at most so many of --data")
-    parser.add_argument("--val-images", type=_count, metavar="N", help="the same of --val")
+    parser.add_argument("--images", type=count, metavar="N", help="at most so many of --data")
+    parser.add_argument("--val-images", type=count, metavar="N", help="the same of --val")
     parser.add_argument(
         "--weights",
         metavar="F",
@@ -71,17 +57,17 @@ def _start(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resize", choices=("letterbox", "stretch"), help="how frames are fitted into the input"
     )
-    parser.add_argument("--size", type=_size, metavar="HxW", help="input size, not the cfg's")
+    parser.add_argument("--size", type=size, metavar="HxW", help="input size, not the cfg's")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (%(default)s)")
 
 
 def _length(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=_count, default=50, metavar="N", help="(%(default)s)")
-    parser.add_argument("--steps", type=_count, metavar="N", help="in place of epochs")
+    parser.add_argument("--epochs", type=count, default=50, metavar="N", help="(%(default)s)")
+    parser.add_argument("--steps", type=count, metavar="N", help="in place of epochs")
     parser.add_argument(
-        "--epoch-steps", type=_count, metavar="N", help="what counts as an epoch (every picture)"
+        "--epoch-steps", type=count, metavar="N", help="what counts as an epoch (every picture)"
     )
-    parser.add_argument("--batch", type=_count, default=16, metavar="N", help="(%(default)s)")
+    parser.add_argument("--batch", type=count, default=16, metavar="N", help="(%(default)s)")
     parser.add_argument(
         "--peak", type=float, default=2e-3, metavar="R", help="highest learning rate (%(default)s)"
     )
@@ -96,7 +82,7 @@ def _length(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=_count,
+        type=count,
         default=0,
         metavar="N",
         help="stop after N epochs without a better mAP@.5 on --val",
@@ -130,12 +116,12 @@ def _method(parser: argparse.ArgumentParser) -> None:
         help="such as mosaic=0,degrees=10,scale=0.8:1.2; none: resize only",
     )
     parser.add_argument(
-        "--freeze", type=_count, default=0, metavar="N", help="keep the first N layers as they are"
+        "--freeze", type=count, default=0, metavar="N", help="keep the first N layers as they are"
     )
     parser.add_argument("--freeze-norm", action="store_true", help="keep every batch norm as it is")
     parser.add_argument(
         "--qat",
-        type=_count,
+        type=count,
         default=0,
         metavar="N",
         help="and then N steps with INT8 convolutions, as edge qat --labels; needs --val",
@@ -145,18 +131,18 @@ def _method(parser: argparse.ArgumentParser) -> None:
 def _checks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overfit",
-        type=_count,
+        type=count,
         default=0,
         metavar="N",
         help="learn N pictures by heart, a check of labels and anchors; status 1 if it cannot",
     )
     parser.add_argument("--tensorboard", metavar="DIR", help="write event files there")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--threads", type=_count, metavar="N", help="of torch on the CPU")
+    parser.add_argument("--threads", type=count, metavar="N", help="of torch on the CPU")
     parser.add_argument("--bfloat16", action="store_true", help="forward pass under autocast")
     parser.add_argument(
         "--keep-mib",
-        type=_count,
+        type=count,
         default=4096,
         metavar="M",
         help="memory for pictures; the rest is read each time (%(default)s)",

@@ -5,14 +5,9 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from apps.argument_types import count
+
 __all__ = ["arguments", "run"]
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", default="scenes", metavar="DIR", help="pictures; left out: built-in scenes"
     )
-    parser.add_argument("--images", type=_count, default=8, metavar="N", help="(%(default)s)")
+    parser.add_argument("--images", type=count, default=8, metavar="N", help="(%(default)s)")
     parser.add_argument(
         "--limit-db",
         type=float,
@@ -31,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--names", metavar="F", help="class names of a torch model")
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="of a torch model")
-    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads of onnxruntime")
+    parser.add_argument("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
     parser.add_argument("--every", action="store_true", help="show every tensor, in order")
     parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
 
