@@ -108,7 +108,7 @@ class Overlap:
         """
         if not self._engine_s or not self.waiting:
             return 0.0
-        usual = float(np.quantile(self._engine_s, 0.25))
+        usual = sorted(self._engine_s)[len(self._engine_s) // 4]
         lead = max(self._prepare_s) + _MARGIN_S
         return max(0.0, self._began + usual - lead - time.monotonic())
 

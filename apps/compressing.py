@@ -19,6 +19,7 @@ from apps.packing import pack
 from apps.prune_stages import judge, pictures_of
 from apps.table import say, show, steps
 from edge.artifact import write_atomic
+from edge.built_in import BUILT_IN
 from edge.compress.codebook import Codebook
 from edge.compress.coding import Layer, entropy_bits, relative_bits
 from edge.compress.deep import Training, prune_weights, tune_shared, with_codebooks
@@ -30,7 +31,6 @@ from edge.errors import ArtifactError, CompressionError
 from edge.models.checkpoint import load_safetensors, save_safetensors
 from edge.train.augment import Labelled
 from edge.train.batches import BatchMaker, make_batch
-from export.source import BUILT_IN
 
 __all__ = ["RECIPES", "Recipe", "compress", "print_compression"]
 

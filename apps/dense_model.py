@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edge.artifact import read_manifest, sha256_of
+from edge.built_in import BUILT_IN, PACKAGED
 from edge.compress.folding import fold_norms, has_norms, without_norms
 from edge.compress.package import read_package
 from edge.compress.package_files import package_safetensors
@@ -19,7 +20,6 @@ from edge.models.zoo import load_model
 from edge.optional import require
 from edge.spec import ModelSpec
 from edge.train.builtin import build
-from export.source import BUILT_IN
 
 __all__ = ["Dense", "load_dense"]
 
@@ -58,6 +58,7 @@ def load_dense(model: str | Path, scratch: Path, **options: Any) -> Dense:
         ArtifactError: no such model, or a file that is damaged or does not fit.
     """
     given = {key: value for key, value in options.items() if value is not None}
+    model = PACKAGED.get(str(model), model)
     if str(model) in BUILT_IN or Path(model).suffix == ".edgez":
         if given:
             raise ArtifactError(f"{model}: holds all of its model; leave {', '.join(given)} out")

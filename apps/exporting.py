@@ -21,6 +21,7 @@ from apps.table import say
 from calibration.calibrate import IMAGES, SCENES
 from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import read_manifest, write_atomic
+from edge.built_in import BUILT_IN
 from edge.errors import ArtifactError, DataError, EdgeError
 from edge.optional import require
 from edge.runtime.backend import open_backend
@@ -29,7 +30,7 @@ from export.engine import EngineReport, available_builders, build_engine
 from export.mixed import annotate, read_map, write_map, write_mixed
 from export.precision import convolutions
 from export.quantize import write_half
-from export.source import BUILT_IN, DEFAULT_MODEL, fp32_onnx
+from export.source import DEFAULT_MODEL, fp32_onnx
 from export.sparsity import check_sparse
 
 __all__ = ["export_engine", "print_export", "quantize_command"]

@@ -18,6 +18,7 @@ from apps.table import say, show
 from calibration.calibrate import calibrate, network_inputs
 from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import read_manifest, write_atomic
+from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
 from edge.errors import ArtifactError, CalibrationError, DataError
 from edge.optional import require
@@ -26,7 +27,7 @@ from export.head_noise import head_noise, heads_of
 from export.qat import Prepared, prepare, write_trained
 from export.qat_course import Course, imitate, learn_labels
 from export.quantize import write_int8
-from export.source import BUILT_IN, fp32_onnx
+from export.source import fp32_onnx
 
 __all__ = ["print_qat", "qat"]
 

@@ -13,13 +13,13 @@ from calibration.pictures import Seen, pictures
 from calibration.table import CalibrationTable, read_table
 from edge import __version__
 from edge.artifact import read_manifest, sha256_of
+from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, thin
 from edge.errors import CalibrationError
 from export.adaround import round_if_better
 from export.best import calibrate_best
 from export.correction import correct_bias
-from export.source import BUILT_IN
 
 __all__ = ["METHODS", "Recipe", "known_table", "run_calibration"]
 

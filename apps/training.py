@@ -23,10 +23,10 @@ from apps.training_report import (
 from apps.training_report import tensorboard as board_in
 from apps.training_start import shipped
 from edge.artifact import write_atomic
+from edge.built_in import BUILT_IN
 from edge.data.datasets import Dataset, match_classes, open_dataset
 from edge.data.items import Problem
 from edge.errors import ArtifactError, DataError
-from edge.models.zoo import BUILT_IN
 from edge.spec import ModelSpec
 from edge.train.balance import count_classes
 from edge.train.distributed import Team, team

@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.built_in import BUILT_IN, PACKAGED
 from edge.compress.package_onnx import write_package_onnx
 from edge.errors import ArtifactError
 from edge.optional import require
 from edge.spec import Manifest
 from export.onnx_writer import attach_manifest, write_onnx
 
-__all__ = ["BUILT_IN", "DEFAULT_MODEL", "fp32_onnx"]
+__all__ = ["DEFAULT_MODEL", "fp32_onnx"]
 
-_ASSETS = Path(__file__).resolve().parent.parent / "edge" / "assets"
-# Shipped as ONNX, so that using them needs no torch.
-BUILT_IN = {name: _ASSETS / f"{name}.onnx" for name in ("tiny-yolo-scenes", "squeezedet-scenes")}
-# Trained on photographs; folded small.
-PACKAGED = {"squeezedet-photo": _ASSETS / "squeezedet-photo.edgez"}
 DEFAULT_MODEL = "tiny-yolo-scenes"
 
 

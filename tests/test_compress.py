@@ -13,13 +13,13 @@ import torch
 from apps.cli import main
 from apps.compressing import Recipe, compress
 from apps.dense_model import load_dense
+from edge.built_in import BUILT_IN
 from edge.compress.finetune import FineTuning
 from edge.compress.magnitude import convolutions
 from edge.compress.package import read_package
 from edge.errors import ArtifactError
 from edge.models.checkpoint import load_safetensors, save_safetensors
 from edge.models.darknet import load_darknet
-from export.source import BUILT_IN
 from tests.small_models import picture, run, small
 
 TRAIN = "scenes://?seed=300&count=6"

@@ -21,8 +21,9 @@ from onnx import TensorProto, helper, numpy_helper
 from apps.exporting import export_engine, quantize_command
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import read_manifest, sha256_of
+from edge.built_in import BUILT_IN
 from edge.errors import BuildError, MissingDependency
-from edge.models.zoo import BUILT_IN, load_model
+from edge.models.zoo import load_model
 from edge.runtime.onnx_proto import model_class
 from edge.spec import InputContract
 from export.engine import EngineReport, build_engine

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from apps.camera import built_in
+from apps.dense_model import load_dense
 from apps.evaluation import evaluate
+from edge.built_in import PACKAGED
 from edge.compress.package import read_package
 from edge.compress.package_onnx import cached_package_onnx
-from export.source import PACKAGED, fp32_onnx
+from export.source import fp32_onnx
 
 ASSET = PACKAGED["squeezedet-photo"]
 
@@ -24,6 +26,7 @@ def test_the_package_is_small_and_says_what_it_is(monkeypatch, tmp_path: Path) -
     )
     unfolded = built_in(photos=True)
     assert unfolded == cached_package_onnx(ASSET)
+    assert load_dense("squeezedet-photo", tmp_path).spec == spec
     named = fp32_onnx("squeezedet-photo", tmp_path)
     assert named.read_bytes() == unfolded.read_bytes()
 

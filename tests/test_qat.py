@@ -16,6 +16,7 @@ from apps.cli import main
 from calibration.calibrate import calibrate, network_inputs
 from calibration.table import CalibrationTable, read_table
 from edge.artifact import read_manifest, sha256_of
+from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
 from edge.data.scenes import CLASSES
 from edge.errors import ArtifactError, CalibrationError
@@ -33,7 +34,6 @@ from export.precision import convolutions, quantize_weight
 from export.qat import Prepared, prepare, settled, write_trained
 from export.qat_course import Course, imitate, learn_labels
 from export.quantize import write_int8
-from export.source import BUILT_IN
 from tests.small_models import CFG, decibel, picture, run, small, write_small
 from tests.tolerances import FLIPPED_DB, HALF_STEP_SHARE, ONNX_ATOL
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from edge.artifact import read_manifest
+from edge.built_in import BUILT_IN
 from edge.data.datasets import load, open_dataset
 from edge.data.metrics import evaluate_detections
 from edge.data.scenes import CLASSES, Scene, render, scene_set
@@ -23,7 +24,6 @@ from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
 from edge.models.initialise import initialise
 from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig, squeezedet_spec
-from edge.models.zoo import BUILT_IN
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Decoder, nms, preprocess
 from edge.spec import HeadSpec, InputContract, ModelSpec

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from apps.training_start import shipped
+from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
 from edge.data.items import make_item
 from edge.data.scenes import render
@@ -21,7 +22,6 @@ from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
 from edge.models.darknet_weights import save_weights
 from edge.models.initialise import initialise
-from edge.models.zoo import BUILT_IN
 from edge.runtime.backend import open_backend
 from edge.runtime.ops_cpu import preprocess
 from edge.spec import HeadSpec, InputContract, ModelSpec

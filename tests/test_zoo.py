@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from edge.built_in import BUILT_IN
 from edge.errors import ArtifactError, DataError
 from edge.models import zoo
 from edge.models.cfgs import CFGS, cfg_text
@@ -21,7 +22,7 @@ from edge.models.darknet_cfg import parse_cfg, read_cfg
 from edge.models.darknet_weights import count_floats, save_weights
 from edge.models.download import download
 from edge.models.tracing import trace
-from edge.models.zoo import BUILT_IN, ZOO, ZooEntry, cached_path, fetch, load_model
+from edge.models.zoo import ZOO, ZooEntry, cached_path, fetch, load_model
 
 # Bytes of the published files, with their headers of 16 (32-bit `seen`) or 20 bytes.
 OFFICIAL = {

@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import nn
 
-import edge
 from edge.artifact import sha256_of, write_atomic
+from edge.built_in import BUILT_IN
 from edge.cache import cache_root
 from edge.errors import ArtifactError
 from edge.models.cfgs import cfg_text
@@ -25,16 +25,10 @@ from edge.models.squeezedet_npz import load_squeezedet_npz
 from edge.names import read_names
 from edge.spec import ModelSpec
 
-__all__ = ["BUILT_IN", "ZOO", "LoadedModel", "ZooEntry", "cached_path", "fetch", "load_model"]
+__all__ = ["ZOO", "LoadedModel", "ZooEntry", "cached_path", "fetch", "load_model"]
 
 Resize = Literal["letterbox", "stretch"]
 RANDOM = ("random weights",)
-
-# Shipped in the package as ONNX files; `open_backend` runs them, `load_model` does not.
-BUILT_IN: dict[str, Path] = {
-    name: Path(edge.__file__).parent / "assets" / f"{name}.onnx"
-    for name in ("tiny-yolo-scenes", "squeezedet-scenes")
-}
 
 
 @dataclass(frozen=True)
