@@ -36,7 +36,9 @@ _SCHEMA: dict[str, dict[str, tuple[int, int, int, str]]] = {
         "name": (8, _STRING, _OPTIONAL, ""),
         "raw_data": (9, _BYTES, _OPTIONAL, ""),
     },
-    "Value": {"name": (1, _STRING, _OPTIONAL, "")},
+    "TensorType": {"elem_type": (1, _INT32, _OPTIONAL, "")},
+    "Type": {"tensor_type": (1, _MESSAGE, _OPTIONAL, "TensorType")},
+    "Value": {"name": (1, _STRING, _OPTIONAL, ""), "type": (2, _MESSAGE, _OPTIONAL, "Type")},
     "Graph": {
         "node": (1, _MESSAGE, _REPEATED, "Node"),
         "initializer": (5, _MESSAGE, _REPEATED, "Tensor"),
@@ -46,6 +48,7 @@ _SCHEMA: dict[str, dict[str, tuple[int, int, int, str]]] = {
     },
     "Opset": {"domain": (1, _STRING, _OPTIONAL, ""), "version": (2, _INT64, _OPTIONAL, "")},
     "Model": {
+        "ir_version": (1, _INT64, _OPTIONAL, ""),
         "graph": (7, _MESSAGE, _OPTIONAL, "Graph"),
         "opset_import": (8, _MESSAGE, _REPEATED, "Opset"),
     },

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge.detections import Detections
 from edge.letterbox import Letterbox
+from edge.runtime.ort_nms import kept_by_class
 from edge.spec import HeadSpec, InputContract, ModelSpec
 
 __all__ = ["MAX_CANDIDATES", "Decoder", "Preprocessor", "nms", "preprocess"]
@@ -87,11 +88,27 @@ def preprocess(frame: NDArray[np.uint8], contract: InputContract) -> tuple[Array
     return Preprocessor(contract)(frame)
 
 
-def _inverse_sigmoid(x: NDArray[Any]) -> Array:
-    """1 / sigmoid(x): a product of several costs one division in the end."""
-    result: Array = np.exp(np.minimum(-x, _MAX_LOGIT))
-    result += 1
-    return result
+# What a candidate's numbers are raised to: x, y, width, height, objectness, best class.
+_SIGNS = np.array((-1, -1, 1, 1, -1, -1), np.float32)[:, None]
+_LIMITS = np.array((_MAX_LOGIT,) * 2 + (_MAX_LOG_SIZE,) * 2 + (_MAX_LOGIT,) * 2, np.float32)[
+    :, None
+]
+
+
+def _exponentials(picked: Array, top: Array) -> Array:
+    """(6, M) of raw numbers (M, 5 + C) and best class logits (M,): exp of width and height.
+
+    The other four are 1 / sigmoid: a product of several costs one division in the end. All of them
+    together, because on so few numbers each call costs more than what it computes.
+    """
+    rows: Array = np.empty((6, len(picked)), np.float32)
+    rows[:5], rows[5] = picked[:, :5].T, top
+    rows *= _SIGNS
+    np.minimum(rows, _LIMITS, out=rows)
+    np.exp(rows, out=rows)
+    rows[:2] += 1
+    rows[4:] += 1
+    return rows
 
 
 class _Head:
@@ -121,6 +138,8 @@ class _Head:
         table = np.concatenate(parts, axis=2).reshape(-1, 3, 2).transpose(1, 2, 0)
         self.table = np.ascontiguousarray(table, np.float32)
         self._nothing = np.empty((0, 5 + classes), np.float32), self.table[:, :, :0]
+        self._passed = np.empty((self.count, self.cells), np.bool_)
+        self._passed_flat = self._passed.reshape(-1)
 
     def pick(self, raw: NDArray[Any], gate: float) -> tuple[Array, Array]:
         """Raw numbers (M, 4 + 1 + C) of what can pass `gate` (a logit), and its table (3, 2, M).
@@ -131,7 +150,8 @@ class _Head:
         if self.kind == "convdet":
             return self._pick_convdet(raw, gate)
         grid = raw.reshape(self.shape)
-        index = np.flatnonzero(grid[:, 4] > gate)
+        np.greater(grid[:, 4], gate, out=self._passed)
+        index = self._passed_flat.nonzero()[0]
         if not len(index):
             return self._nothing
         anchor, cell = np.divmod(index, self.cells)
@@ -142,7 +162,8 @@ class _Head:
         k, c = self.count, self.classes
         flat = raw.reshape(k * (c + 5), self.cells)
         confidence = flat[k * c : k * (c + 1)]
-        index = np.flatnonzero(confidence > gate)
+        np.greater(confidence, gate, out=self._passed)
+        index = self._passed_flat.nonzero()[0]
         if not len(index):
             return self._nothing
         anchor, cell = np.divmod(index, self.cells)
@@ -152,43 +173,41 @@ class _Head:
         return np.concatenate(parts, axis=1), self.table.take(index, axis=2)
 
 
-def _every_class(picked: Array, score: float) -> tuple[Any, Any, Array]:
+def _every_class(logits: Array, objectness: Array, score: float) -> tuple[Any, Any, Array]:
     """Row (K,), class (K,) and score (K,) of every logistic class that passes `score`."""
-    scores = np.reciprocal(_inverse_sigmoid(picked[:, 5:]) * _inverse_sigmoid(picked[:, 4:5]))
+    factors: Array = np.exp(np.minimum(-logits, _MAX_LOGIT))
+    factors += 1
+    factors *= objectness[:, None]
+    scores = np.reciprocal(factors, out=factors)
     row, label = np.nonzero(scores > score)
     return row, label, scores[row, label]
 
 
-def _best_class(picked: Array, score: float, activation: str) -> tuple[Any, Any, Array]:
-    """Row (K,), class (K,) and score (K,) of every best class that passes `score`."""
-    logits = picked[:, 5:]
-    label = logits.argmax(axis=1)
-    top = logits[np.arange(len(logits)), label]
-    scores = _inverse_sigmoid(picked[:, 4])
+def _best_score(logits: Array, top: Array, rows: Array, activation: str) -> Array:
+    """Score (M,) of the best class: `rows` of `_exponentials`, `top` the class's logit."""
+    scores: Array = rows[4] * rows[5]
     if activation == "linear":
-        scores = top / scores
+        np.divide(top, rows[4], out=scores)
     elif activation == "softmax":
-        scores *= np.exp(np.maximum(logits - top[:, None], -_MAX_LOGIT)).sum(axis=1)
-        np.reciprocal(scores, out=scores)
+        away = np.exp(np.maximum(logits - top[:, None], -_MAX_LOGIT))
+        np.reciprocal(rows[4] * away.sum(axis=1), out=scores)
     else:
-        scores *= _inverse_sigmoid(top)
         np.reciprocal(scores, out=scores)
-    row = np.flatnonzero(scores > score)
-    return row, label.take(row), scores.take(row)
+    return scores
 
 
-def _boxes(raw: Array, table: Array, logistic: bool) -> Array:
-    """Boxes (K, 4) xyxy in pixels of the network's input, of raw (K, 4) and table (3, 2, K)."""
-    # Coordinates by rows: numpy's inner loops run over the boxes, not over two columns.
-    sides = np.ascontiguousarray(raw.T)
+def _boxes(rows: Array, table: Array, logistic: bool) -> Array:
+    """Corners (4, K) xyxy in pixels of the network's input; overwrites `rows` (6, K).
+
+    By rows of coordinates: numpy's inner loops run over the boxes, not over two columns.
+    """
     origin, step, anchor = table
-    half = np.exp(np.minimum(sides[2:], _MAX_LOG_SIZE))
-    half *= anchor
-    centre = step / _inverse_sigmoid(sides[:2]) if logistic else step * sides[:2]
+    half = rows[2:4] * anchor
+    centre = step / rows[:2] if logistic else step * rows[:2]
     centre += origin
-    np.subtract(centre, half, out=sides[:2])
-    np.add(centre, half, out=sides[2:])
-    return np.ascontiguousarray(sides.T)
+    np.subtract(centre, half, out=rows[:2])
+    np.add(centre, half, out=rows[2:4])
+    return rows[:4]
 
 
 class Decoder:
@@ -231,32 +250,42 @@ class Decoder:
             return Detections.empty()
         picked = np.concatenate([part[0] for part in parts])
         table = np.concatenate([part[1] for part in parts], axis=2)
+        logits = picked[:, 5:]
+        label: Any = logits.argmax(axis=1)
+        top = logits[np.arange(len(label)), label]
+        rows = _exponentials(picked, top)
+        if not self._logistic:
+            rows[:2] = picked[:, :2].T
         if self._multi_label:
-            row, label, scores = _every_class(picked, score)
+            passed, label, scores = _every_class(logits, rows[4], score)
         else:
-            row, label, scores = _best_class(picked, score, self._activation)
-        raw_boxes, table = picked[:, :4].take(row, axis=0), table.take(row, axis=2)
-        xyxy = _boxes(raw_boxes, table, self._logistic)
-        found = Detections(xyxy, scores, label.astype(np.int32))
+            scores = _best_score(logits, top, rows, self._activation)
+            passed = (scores > score).nonzero()[0]
+            label, scores = label.take(passed), scores.take(passed)
+        rows, table = rows.take(passed, axis=1), table.take(passed, axis=2)
+        corners = _boxes(rows, table, self._logistic)
+        found = Detections(corners.T, scores, label)
         # A NaN fails every comparison, so it leaves here or above, in a side or in a score.
-        sided = xyxy[:, 2:] > xyxy[:, :2]
-        return found if sided.all() else found[sided.all(axis=1)]
+        sided = corners[2:] > corners[:2]
+        return found if sided.all() else found[sided.all(axis=0)]
 
 
 def nms(found: Detections, iou: float = 0.45, limit: int = 300) -> Detections:
     """Greedy non-maximum suppression within each class, highest score first.
 
     A box goes when its IoU with a kept box of its class is above `iou`. At most `limit` stay.
-    Boxes of no area are not expected here; `Decoder` leaves them out.
+    Boxes of no area are not expected here; `Decoder` leaves them out. Beyond `MAX_CANDIDATES` the
+    lowest scores are not looked at.
     """
-    if not len(found):
+    if len(found) > MAX_CANDIDATES:
+        found = found[np.argsort(-found.score, kind="stable")[:MAX_CANDIDATES]]
+    count = len(found)
+    if not count:
         return found
-    xywh = np.ascontiguousarray(found.xyxy.T, np.float64)
-    # Classes moved apart by more than any box reaches cannot suppress each other.
-    apart = cv2.norm(found.xyxy, cv2.NORM_INF) * 2 + 1
-    xywh[2:] -= xywh[:2]
-    xywh[0] += found.class_id * apart
-    # The binding reads rows of a list in two thirds of the time that rows of an array take.
-    rows = list(zip(*xywh.tolist(), strict=True))
-    kept = cv2.dnn.NMSBoxes(rows, found.score, 0.0, iou, top_k=MAX_CANDIDATES)  # type: ignore[arg-type]
-    return found[np.asarray(kept, np.intp)[:limit]]
+    scores = np.zeros((int(found.class_id.max()) + 1, count), np.float32)
+    scores[found.class_id, np.arange(count)] = found.score
+    kept = kept_by_class(found.xyxy, scores, iou, limit)
+    # Equal scores stay in the order of their boxes, whatever their classes.
+    kept.sort()
+    best = (-found.score[kept]).argsort(kind="stable")[:limit]
+    return found[kept[best]]
