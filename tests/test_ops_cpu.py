@@ -120,22 +120,45 @@ def test_a_read_only_frame_is_read() -> None:
     assert np.ptp(preprocess(image, InputContract((64, 64)))[0]) > 0
 
 
+@pytest.mark.parametrize(
+    ("mean", "scale", "quick"),
+    [
+        ((0, 0, 0), (1 / 255,) * 3, True),
+        ((103.939, 116.779, 123.68), (1, 1, 1), False),
+        ((0, 0, 0), (1 / 255, 1 / 128, 1.0), True),
+        ((123.675, 116.28, 103.53), (1 / 58.395, 1 / 57.12, 1 / 57.375), False),
+        ((0, 0, 0), (0, 1, 1), False),
+    ],
+)
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_every_byte_becomes_the_number_of_the_contract(
+    mean: tuple[float, ...], scale: tuple[float, ...], quick: bool, order: Any
+) -> None:
+    contract = InputContract((16, 16), "stretch", channel_order=order, mean=mean, scale=scale)  # type: ignore[arg-type]
+    preprocessor = Preprocessor(contract)
+    assert (preprocessor._divisor is not None) == quick
+    image = np.random.default_rng(0).permutation(768).reshape(16, 16, 3).astype(np.uint8)
+    ordered = image[..., ::-1] if order == "RGB" else image
+    wanted = ((ordered.astype(np.float64) - mean) * scale).astype(np.float32)
+    assert np.array_equal(preprocessor(image)[0][0], wanted.transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize("hw", [(50, 40), (40, 50)])
 def test_buffers_are_allocated_once(hw: tuple[int, int]) -> None:
     preprocessor = Preprocessor(InputContract((64, 64)))
     first, _ = preprocessor(picture(hw))
     before = first.copy()
-    buffers = [id(preprocessor._resized), *(id(plane) for plane in preprocessor._planes)]
+    buffers = [id(preprocessor._resized), *(id(plane) for plane in preprocessor._split)]
     image = picture(hw)
     second, _ = preprocessor(image)
     assert second is first
     assert not np.array_equal(second, before)
-    assert [id(preprocessor._resized), *(id(plane) for plane in preprocessor._planes)] == buffers
+    assert [id(preprocessor._resized), *(id(plane) for plane in preprocessor._split)] == buffers
     resized = padded(image, InputContract((64, 64)))
     left, top = Letterbox.fit(hw, InputContract((64, 64))).pad_xy
     height, width = preprocessor._resized.shape[:2]
     assert np.array_equal(preprocessor._resized, resized[top : top + height, left : left + width])
-    assert np.array_equal(np.dstack(preprocessor._planes), preprocessor._resized)
+    assert np.array_equal(np.dstack(preprocessor._split), preprocessor._resized)
 
 
 @pytest.mark.parametrize(

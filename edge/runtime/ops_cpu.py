@@ -44,23 +44,25 @@ class Preprocessor:
             ((levels - mean) * scale).astype(np.float32)
             for mean, scale in zip(contract.mean, contract.scale, strict=True)
         ]
-        self._planes_of = (2, 1, 0) if contract.channel_order == "RGB" else (0, 1, 2)
+        self._divisor = _divisor(contract, np.stack(self._tables))
         self._fit: Letterbox | None = None
         self._resized: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
-        self._planes: list[NDArray[np.uint8]] = []
-        self._inside: list[Array] = []
+        self._planes: NDArray[np.uint8] = np.empty((3, 0, 0), np.uint8)
+        self._split: list[NDArray[np.uint8]] = []
+        self._inside: Array = np.empty((3, 0, 0), np.float32)
 
     def _place(self, source_hw: tuple[int, int]) -> Letterbox:
         fit = Letterbox.fit(source_hw, self.contract)
         height, width = fit.resized_hw
         left, top = fit.pad_xy
         self._resized = np.empty((height, width, 3), np.uint8)
-        self._planes = [np.empty((height, width), np.uint8) for _ in range(3)]
-        self._inside = []
-        for channel, table in enumerate(self._tables):
-            plane = self.tensor[0, channel]
+        self._planes = np.empty((3, height, width), np.uint8)
+        # OpenCV's channels are blue, green, red; the planes are in the tensor's order.
+        ordered = self._planes[::-1] if self.contract.channel_order == "RGB" else self._planes
+        self._split = list(ordered)
+        for plane, table in zip(self.tensor[0], self._tables, strict=True):
             plane[...] = table[self.contract.pad_value]
-            self._inside.append(plane[top : top + height, left : left + width])
+        self._inside = self.tensor[0, :, top : top + height, left : left + width]
         self._fit = fit
         return fit
 
@@ -77,10 +79,25 @@ class Preprocessor:
             fit = self._place((frame.shape[0], frame.shape[1]))
         height, width = fit.resized_hw
         cv2.resize(frame, (width, height), dst=self._resized, interpolation=cv2.INTER_LINEAR)
-        cv2.split(self._resized, self._planes)
-        for inside, table, source in zip(self._inside, self._tables, self._planes_of, strict=True):
-            cv2.LUT(self._planes[source], table, dst=inside)
+        cv2.split(self._resized, self._split)
+        if self._divisor is not None:
+            np.divide(self._planes, self._divisor, out=self._inside, dtype=np.float32)
+        else:
+            for inside, table, plane in zip(self._inside, self._tables, self._planes, strict=True):
+                cv2.LUT(plane, table, dst=inside)
         return self.tensor, fit
+
+
+def _divisor(contract: InputContract, tables: Array) -> Array | None:
+    """(3, 1, 1): what bytes divided by give the very numbers of `tables` (3, 256), if it does.
+
+    A division of whole planes takes half of the time of table lookups.
+    """
+    if 0 in contract.scale:
+        return None
+    divisor = (1 / np.array(contract.scale)).astype(np.float32)[:, None]
+    quotients = np.divide(np.arange(256, dtype=np.uint8), divisor, dtype=np.float32)
+    return divisor[:, None] if np.array_equal(quotients, tables) else None
 
 
 def preprocess(frame: NDArray[np.uint8], contract: InputContract) -> tuple[Array, Letterbox]:
