@@ -335,14 +335,21 @@ def _integer(handle: Any) -> int:
     return int(handle or 0)
 
 
+def _whole_words(nbytes: int) -> int:
+    return -(-nbytes // 4) * 4
+
+
 class DeviceBuffer(_Resource):
-    """Memory on the device: `pointer`, `shape`, `dtype`, `nbytes`."""
+    """Memory on the device: `pointer`, `shape`, `dtype`, `nbytes`.
+
+    Whole 32-bit words are allocated, since kernels read bytes by the word.
+    """
 
     _make, _free = "cuMemAlloc", "cuMemFree"
 
     def __init__(self, device: Device, shape: int | tuple[int, ...], dtype: DTypeLike) -> None:
         self.shape, self.dtype, self.nbytes = _layout(shape, dtype)
-        super().__init__(device, self.nbytes)
+        super().__init__(device, _whole_words(self.nbytes))
 
     @property
     def pointer(self) -> int:
@@ -357,7 +364,7 @@ class PinnedBuffer(_Resource):
 
     def __init__(self, device: Device, shape: int | tuple[int, ...], dtype: DTypeLike) -> None:
         self.shape, self.dtype, self.nbytes = _layout(shape, dtype)
-        super().__init__(device, self.nbytes, self._flags)
+        super().__init__(device, _whole_words(self.nbytes), self._flags)
 
     @property
     def array(self) -> NDArray[Any]:

@@ -40,6 +40,8 @@ CANDIDATES = 3000
 
 _BLOCK = 128
 _WORD = 64  # boxes in a word of the overlap mask; kernels.cu
+_SLICES = 8  # threads that place one candidate; kernels.cu
+_KEEPERS = 256  # threads of the one block that suppresses
 _ACTIVATIONS = {"softmax": 0, "sigmoid": 1, "linear": 2}
 _ROW = np.dtype([("xyxy", np.float32, 4), ("score", np.float32), ("class_id", np.int32)])
 
@@ -373,7 +375,7 @@ class Suppressor:
         launch, sorted_ = self._kernels.launch, (self._boxes, self._scores, self._labels)
         keys, boxes, labels, count = found.buffers
         launch(
-            *("rank", (found.capacity,), (_BLOCK,)),
+            *("rank", (found.capacity * _SLICES,), (32 * _SLICES,)),
             *(keys, boxes, labels, count, CANDIDATES, *sorted_),
         )
         launch(
@@ -381,7 +383,7 @@ class Suppressor:
             *(self._boxes, self._labels, count, CANDIDATES, float(iou), self._mask),
         )
         launch(
-            *("keep", (_WORD,), (_WORD,)),
+            *("keep", (_KEEPERS,), (_KEEPERS,)),
             *(*sorted_, count, CANDIDATES, self.limit, self._mask, self.result),
         )
         self.result.pull(self._kernels.stream)
