@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_kernels_compile(compiler: Compiler, architecture: int) -> None:
     assert image.startswith(b"\x7fELF")
     for name in KERNELS:
         assert name in image
+
+
+def test_the_log_is_of_these_kernels() -> None:
+    """Every architecture of nvcc and NVRTC, Orin's 87 and Thor's 110 among them."""
+    log = (SOURCE.parents[2] / "docs" / "kernels.log").read_text()
+    assert f"sha256 {hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]}\n" in log
+    rows = [line.split()[:3] for line in log.splitlines()[1:]]
+    for name in ("nvcc", "NVRTC"):
+        known = {architecture for compiler, _, architecture in rows if compiler == name}
+        assert {"SM75", "SM80", "SM86", "SM87", "SM89", "SM90", "SM110", "SM121"} <= known
+    assert all("cubin" in line and "PTX" in line for line in log.splitlines()[1:])
 
 
 def test_a_gpu_newer_than_the_compiler_gets_ptx(compiler: Compiler) -> None:

@@ -176,40 +176,50 @@ __device__ __forceinline__ float probability(const float *logits, int classes, i
     return 1.f / sum;
 }
 
-// One thread looks at one anchor of one cell. A field of anchor `a` is the plane `at + a * step`, for
-// boxes, objectness and classes; `number` is the head's first candidate.
-extern "C" __global__ void decode(const float *raw, const float2 *anchors, int count, int rows,
-                                  int columns, int classes, int box_at, int box_step, int object_at,
-                                  int object_step, int class_at, int class_step, int convdet,
-                                  int activation, int multi_label, float step_x, float step_y,
-                                  float stretch, float gate, float score, u32 number, u64 *keys,
-                                  float4 *boxes, int *labels, u32 *found) {
-    int cells = rows * columns, i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count * cells) return;
-    int a = i / cells, cell = i - a * cells;
-    float objectness = __ldg(raw + (object_at + a * object_step) * cells + cell);
+// Where a head lies and what its boxes are made of. A field of its anchor `a` is the plane
+// `at + a * step`, for boxes, objectness and classes.
+struct Head {
+    long long raw;         // floats from the first head's memory to this one's
+    int first, end;        // its candidates' numbers
+    int anchors;           // its first one in the table of all
+    int columns, cells;
+    int box_at, box_step, object_at, object_step, class_at, class_step;
+    int convdet;
+    float step_x, step_y, stretch;
+};
+
+// One thread looks at one anchor of one cell; all heads in one launch.
+extern "C" __global__ void decode(const float *raw, const Head *heads, const float2 *anchors, int count,
+                                  int classes, int activation, int multi_label, float gate,
+                                  float score, u64 *keys, float4 *boxes, int *labels, u32 *found) {
+    int number = blockIdx.x * blockDim.x + threadIdx.x;
+    if (number >= count) return;
+    while (number >= heads->end) ++heads;
+    const Head head = *heads;
+    int i = number - head.first, cells = head.cells, a = i / cells, cell = i - a * cells;
+    raw += head.raw + cell;
+    float objectness = __ldg(raw + (head.object_at + a * head.object_step) * cells);
     if (!(objectness > gate)) return;
     objectness = sigmoid(objectness);
 
-    const float *box = raw + (box_at + a * box_step) * cells + cell;
-    float2 anchor = __ldg(anchors + a);
-    float x = (float)(cell % columns), y = (float)(cell / columns);
+    const float *box = raw + (head.box_at + a * head.box_step) * cells;
+    float2 anchor = __ldg(anchors + head.anchors + a);
+    float x = (float)(cell % head.columns), y = (float)(cell / head.columns);
     float tx = __ldg(box), ty = __ldg(box + cells);
     float width = anchor.x * expf(bound(__ldg(box + 2 * cells), -1e30f, 20.f)) / 2.f;
     float height = anchor.y * expf(bound(__ldg(box + 3 * cells), -1e30f, 20.f)) / 2.f;
-    if (convdet) {
-        x = (x + 1.f) * step_x + tx * anchor.x;
-        y = (y + 1.f) * step_y + ty * anchor.y;
+    if (head.convdet) {
+        x = (x + 1.f) * head.step_x + tx * anchor.x;
+        y = (y + 1.f) * head.step_y + ty * anchor.y;
     } else {
-        x = (x + (sigmoid(tx) * stretch - (stretch - 1.f) / 2.f)) * step_x;
-        y = (y + (sigmoid(ty) * stretch - (stretch - 1.f) / 2.f)) * step_y;
+        x = (x + (sigmoid(tx) * head.stretch - (head.stretch - 1.f) / 2.f)) * head.step_x;
+        y = (y + (sigmoid(ty) * head.stretch - (head.stretch - 1.f) / 2.f)) * head.step_y;
     }
     float4 corners = {x - width, y - height, x + width, y + height};
     if (!(corners.z - corners.x > 0.f && corners.w - corners.y > 0.f)) return;
 
-    const float *logits = raw + (class_at + a * class_step) * cells + cell;
+    const float *logits = raw + (head.class_at + a * head.class_step) * cells;
     Candidates to = {keys, boxes, labels, found};
-    number += i;
     if (multi_label) {
         for (int c = 0; c < classes; ++c) {
             float each = sigmoid(__ldg(logits + c * cells)) * objectness;
@@ -286,10 +296,22 @@ extern "C" __global__ void overlap(const float4 *boxes, const int *labels, const
     float my_area = area(mine);
     int label = labels[i];
     u64 word = 0;
-    for (u32 j = first > i ? first : i + 1; j < first + 64 && j < count; ++j) {
-        float4 other = boxes[j];
-        float both = intersection(mine, other);
-        if (labels[j] == label && both / (my_area + area(other) - both) > iou) word |= 1ull << (j - first);
+    for (u32 group = first; group < first + 64 && group < count; group += 8) {
+        float4 others[8];
+        int theirs[8];
+#pragma unroll
+        for (u32 k = 0; k < 8; ++k) {
+            u32 j = group + k < count ? group + k : count - 1;
+            others[k] = boxes[j];
+            theirs[k] = labels[j];
+        }
+#pragma unroll
+        for (u32 k = 0; k < 8; ++k) {
+            u32 j = group + k;
+            if (j <= i || j >= count || theirs[k] != label) continue;
+            float both = intersection(mine, others[k]);
+            if (both / (my_area + area(others[k]) - both) > iou) word |= 1ull << (j - first);
+        }
     }
     mask[(u64)blockIdx.y * top + i] = word;
 }
