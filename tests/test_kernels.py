@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,35 @@ def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(
 ) -> None:
     cache.write_text("a file where the folder would be")
     assert compile_kernels(87, compiler=fake([])).startswith(b"sm_87")
+
+
+@pytest.mark.parametrize("damage", [b"", b"sm_87", b"\0" * 200])
+def test_a_damaged_cache_is_made_anew(cache: Path, damage: bytes) -> None:
+    calls: list[str] = []
+    image = compile_kernels(87, compiler=fake(calls))
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage or whole[:-1])
+    assert compile_kernels(87, compiler=fake(calls)) == image
+    assert calls == ["sm_87", "sm_87"] and path.read_bytes() == whole
+
+
+def test_half_a_file_is_never_seen(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written beside and moved into place; where that fails nothing is left."""
+    seen: list[str] = []
+
+    def move(source: Path, target: Path) -> None:
+        seen.extend(path.name for path in cache.iterdir())
+        raise OSError("no")
+
+    monkeypatch.setattr(os, "replace", move)
+    assert compile_kernels(87, compiler=fake([])).startswith(b"sm_87")
+    assert len(seen) == 1 and seen[0].endswith(".part") and not list(cache.iterdir())
+
+
+def test_an_nvcc_that_does_not_start_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"nvcc failed with FileNotFoundError.*no-nvcc"):
+        compile._with_nvcc(str(tmp_path / "no-nvcc"), "", "sm_87")
 
 
 def test_architectures_that_the_compiler_does_not_know() -> None:
