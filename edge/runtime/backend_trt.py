@@ -54,7 +54,7 @@ class TrtBackend:
             EngineMismatch: another checksum than its manifest's (it is then never deserialised),
                 or an engine for another TensorRT or GPU.
             MissingDependency: the library that built it is not installed.
-            DeviceError: no GPU, or not enough of its memory.
+            DeviceError: no GPU, not enough of its memory, or a driver too old for TensorRT.
         """
         path = Path(path)
         plan, self.manifest = read_engine(path)

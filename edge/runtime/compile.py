@@ -32,7 +32,7 @@ _OPTIONS = ("--std=c++17",)
 _MARK = 32  # bytes of sha256 before an image in the cache
 _INSTALL = (
     "the GPU's kernels need a compiler: pip install nvidia-cuda-nvrtc, or nvcc of the CUDA toolkit "
-    "on PATH (a Jetson has both from JetPack: apt install cuda-nvrtc-12-6)"
+    "on PATH (a Jetson has both from JetPack: apt install cuda-nvrtc-12-6, 13-0 on JetPack 7)"
 )
 
 
