@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -397,6 +398,25 @@ def _whole_driver(folder: Path) -> Path:
     stubs = folder / "stubs.c"
     stubs.write_text("\n".join(f"int {name}(void) {{ return 0; }}" for name in sorted(missing)))
     return build("gcc", folder / "libcuda.so.1", str(fake), str(stubs), "-ldl")
+
+
+def test_pycudas_way_is_the_same_on_a_fake_of_it(
+    fake_driver: ctypes.CDLL, host_kernels: Path, tmp_path: Path
+) -> None:
+    package = tmp_path / "pycuda"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copy(HERE / "fake_pycuda.py", package / "driver.py")
+    library = fake_driver._name
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_BINDING, "pycuda", library, str(host_kernels)],
+        cwd=ROOT,
+        env={**os.environ, "FAKE_CUDA": library, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.strip() == "ok", done.stderr
 
 
 @pytest.mark.parametrize("binding", PACKAGES)
