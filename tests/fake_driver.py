@@ -43,6 +43,7 @@ def driver(fake_driver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterato
     fake_driver.fake_devices(1)
     fake_driver.fake_integrated(1)
     fake_driver.fake_refuse_capture(0)
+    fake_driver.fake_init(0)
     assert fake_driver.fake_depth() == 0
     assert fake_driver.fake_live() == 0
 

@@ -31,6 +31,7 @@ typedef struct Queue { Op ops[256]; int count; struct Queue *captured; } Queue;
 
 static __thread int depth;
 static int live, retained, device_count = 1, integrated = 1, launches, copies, refuse_capture;
+static int init_status;
 
 int fake_live(void) { return live + retained; }
 int fake_depth(void) { return depth; }
@@ -38,6 +39,7 @@ int fake_launches(void) { return launches; }
 int fake_copies(void) { return copies; }
 void fake_devices(int count) { device_count = count; }
 void fake_integrated(int value) { integrated = value; }
+void fake_init(int status) { init_status = status; }
 void fake_refuse_capture(int value) { refuse_capture = value; }
 void *fake_host(uint64_t device) { return (void *)(uintptr_t)(device - TAG); }
 
@@ -50,7 +52,9 @@ static int put(Queue *queue, Op op) {
 }
 int fake_enqueue(Queue *queue, Work *work) { return put(queue, (Op){.work = work}); }
 
-int cuInit(unsigned flags) { return flags ? INVALID : device_count ? OK : NO_DEVICE; }
+int cuInit(unsigned flags) {
+    return flags ? INVALID : init_status ? init_status : device_count ? OK : NO_DEVICE;
+}
 int cuDriverGetVersion(int *version) { *version = 12060; return OK; }
 int cuDeviceGetCount(int *count) { *count = device_count; return OK; }
 int cuDeviceGet(int *device, int index) {
@@ -70,7 +74,9 @@ int cuGetErrorName(int status, const char **name) {
         {NO_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"}, {NO_DEVICE, "CUDA_ERROR_NO_DEVICE"},
         {NO_ORDINAL, "CUDA_ERROR_INVALID_DEVICE"}, {NO_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"},
         {BAD_IMAGE, "CUDA_ERROR_INVALID_IMAGE"}, {BAD_HANDLE, "CUDA_ERROR_INVALID_HANDLE"},
-        {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"}, {CAPTURING, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+        {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"}, {34, "CUDA_ERROR_STUB_LIBRARY"},
+        {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"}, {999, "CUDA_ERROR_UNKNOWN"},
+        {CAPTURING, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
         {NOT_CAPTURING, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"}};
     *name = "CUDA_ERROR_INVALID_VALUE";
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++)

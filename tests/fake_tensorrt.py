@@ -32,6 +32,7 @@ class FakeTensorRT(SimpleNamespace):
         compute: Callable[[dict[str, Any]], None],
     ) -> None:
         super().__init__(driver=driver, calls=[], loads=True, fits=True, starts=True, half=())
+        self.says = "wrong\n magic tag"
         module = self
 
         class ILogger:
@@ -96,7 +97,7 @@ class FakeTensorRT(SimpleNamespace):
                 module.calls.append(("deserialize_cuda_engine", bytes(serialized_engine)))
                 if not module.loads:
                     self._logger.log(ILogger.Severity.WARNING, "a warning")
-                    self._logger.log(ILogger.Severity.ERROR, "wrong\n magic tag")
+                    self._logger.log(ILogger.Severity.ERROR, module.says)
                     return None
                 return ICudaEngine()
 

@@ -21,6 +21,7 @@
 #include <random>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #define __global__
@@ -38,6 +39,13 @@ static thread_local uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 template <class T> static inline T __ldg(const T *p) { return *p; }
 static inline unsigned atomicAdd(unsigned *p, unsigned n) { return (*p += n) - n; }
+static inline unsigned long long atomicOr(unsigned long long *p, unsigned long long n) {
+    return std::exchange(*p, *p | n);
+}
+static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+    return (unsigned)(((unsigned long long)high << 32 | low) >> (shift & 31));
+}
+static inline int __ffsll(unsigned long long x) { return __builtin_ffsll((long long)x); }
 static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 static inline unsigned __float_as_uint(float x) { unsigned u; std::memcpy(&u, &x, 4); return u; }
 static inline float __uint_as_float(unsigned u) { float x; std::memcpy(&x, &u, 4); return x; }

@@ -140,6 +140,28 @@ def test_a_plan_that_does_not_load_names_both_sides(tmp_path: Path, trt: FakeTen
 
 
 @pytest.mark.parametrize(
+    ("code", "name", "advice"),
+    [
+        (35, "cudaErrorInsufficientDriver", "update it"),
+        (2, "cudaErrorMemoryAllocation", "close other programs"),
+        (100, "cudaErrorNoDevice", "nvidia-smi"),
+    ],
+)
+def test_what_fails_for_the_driver_is_no_reason_to_rebuild(
+    tmp_path: Path, trt: FakeTensorRT, code: int, name: str, advice: str
+) -> None:
+    trt.loads = False
+    trt.says = (
+        f"deserializeCudaEngine: Error Code 1: Cuda Runtime (In f at x:25 (cudaError {code}: no))"
+    )
+    with pytest.raises(
+        DeviceError, match=rf"mini\.int8.*driver 12\.6.*{name}: .*{advice}"
+    ) as caught:
+        TrtBackend(_engine(tmp_path))
+    assert "export-engine" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "outputs",
     [
         (TensorSpec("sum", SHAPES["sum"]),),

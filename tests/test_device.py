@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,60 @@ def test_errors_carry_cudas_name_and_advice(driver: ctypes.CDLL) -> None:
     assert driver_facts() is None
     with pytest.raises(DeviceError, match=r"CUDA_ERROR_NO_DEVICE.*nvidia-smi"):
         open_device()
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (803, r"cuInit failed with CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: .*restart"),
+        (34, r"cuInit failed with CUDA_ERROR_STUB_LIBRARY: .*LD_LIBRARY_PATH"),
+        (999, r"cuInit failed with CUDA_ERROR_UNKNOWN: .*dmesg"),
+    ],
+)
+def test_a_wrong_driver_is_named(driver: ctypes.CDLL, status: int, text: str) -> None:
+    driver.fake_init(status)
+    assert driver_facts() is None
+    with pytest.raises(DeviceError, match=text):
+        open_device()
+
+
+def test_a_driver_too_old_for_a_function_is_named(
+    driver: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = ("cuGraphInstantiateOfTomorrow", *cuda_driver._SIGNATURES["cuGraphInstantiate"][1:])
+    monkeypatch.setitem(cuda_driver._SIGNATURES, "cuGraphInstantiate", old)
+    with open_device() as gpu:
+        stream = gpu.stream()
+        with pytest.raises(DeviceError, match=r"cuGraphInstantiate: .*update"), gpu.capture(stream):
+            pass
+
+
+def test_a_library_that_is_no_driver_is_named(
+    host_kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_driver, "_LIBRARY", str(host_kernels))
+    assert driver_facts() is None
+    with pytest.raises(DeviceError, match=r"cuInit: .*driver.*undefined symbol"):
+        open_device(binding="ctypes")
+
+
+def test_cuda_python_that_finds_no_driver_says_so(fake_driver: ctypes.CDLL) -> None:
+    """It looks for the driver itself, in a way of its own."""
+    pytest.importorskip("cuda.bindings.driver")
+    if driver_facts() is not None:
+        pytest.skip("there is a GPU here")
+    script = (
+        "import sys\n"
+        "from edge.errors import DeviceError\n"
+        "from edge.runtime import cuda_driver\n"
+        "from edge.runtime.device import open_device\n"
+        "cuda_driver._LIBRARY = sys.argv[1]\n"
+        "try: open_device(binding='cuda-python')\n"
+        "except DeviceError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", script, fake_driver._name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert re.match(r"cuInit: .*driver.*update", done.stdout), done.stderr
 
 
 def test_closed_memory_is_not_used(driver: ctypes.CDLL) -> None:
@@ -181,7 +236,28 @@ def test_a_capture_that_fails_leaves_the_stream_usable(driver: ctypes.CDLL) -> N
         with pytest.raises(DeviceError, match="CAPTURE_UNSUPPORTED"), gpu.capture(stream):
             gpu.synchronize(stream)
         gpu.synchronize(stream)
-        assert gpu.capturing is None
+        assert not stream.capturing
+
+
+def test_another_stream_goes_on_while_one_is_captured(driver: ctypes.CDLL) -> None:
+    with open_device() as gpu:
+        captured, other = gpu.stream(), gpu.stream()
+        first, second = gpu.event(), gpu.event()
+        source = np.array([5, 6], np.int32)
+        memory, target = gpu.allocate(2, np.int32), gpu.pinned(2, np.int32).array
+        with gpu.capture(captured) as graph:
+            gpu.zero_async(memory, captured)
+            gpu.record(first, other)
+            gpu.copy_to_device_async(memory, source, other)
+            gpu.copy_to_host_async(target, memory, other)
+            gpu.record(second, other)
+            gpu.synchronize(other)
+        assert target.tolist() == [5, 6] and gpu.elapsed_ms(first, second) >= 0
+        gpu.replay(graph, captured)
+        gpu.synchronize(captured)
+        gpu.copy_to_host_async(target, memory, other)
+        gpu.synchronize(other)
+        assert target.tolist() == [0, 0]
 
 
 def test_a_damaged_image_and_an_unknown_kernel_are_named(
@@ -219,14 +295,19 @@ def test_the_environment_chooses_the_binding(
 ) -> None:
     assert open_binding()[0] == "ctypes"
     monkeypatch.setenv("EDGE_CUDA", "cupy")
-    with pytest.raises(ValueError, match="cuda-python, pycuda, ctypes"):
+    with pytest.raises(DeviceError, match=r"EDGE_CUDA.*cuda-python, pycuda, ctypes"):
         open_binding()
+    with pytest.raises(ValueError, match="cuda-python, pycuda, ctypes"):
+        open_binding("numba")
     monkeypatch.delenv("EDGE_CUDA")
     absent = dict.fromkeys(("cuda-python", "pycuda"), ("nothing", _absent))
     monkeypatch.setattr(cuda_driver, "BINDINGS", {**BINDINGS, **absent})
     assert open_binding()[0] == "ctypes"
     monkeypatch.setenv("EDGE_CUDA", "pycuda")
     with pytest.raises(MissingDependency, match="nothing"):
+        open_binding()
+    monkeypatch.setattr(cuda_driver, "BINDINGS", {"pycuda": ("ctypes", _absent)})
+    with pytest.raises(MissingDependency, match=r"pycuda is installed.*absent in this test"):
         open_binding()
 
 
@@ -317,6 +398,25 @@ def _whole_driver(folder: Path) -> Path:
     stubs = folder / "stubs.c"
     stubs.write_text("\n".join(f"int {name}(void) {{ return 0; }}" for name in sorted(missing)))
     return build("gcc", folder / "libcuda.so.1", str(fake), str(stubs), "-ldl")
+
+
+def test_pycudas_way_is_the_same_on_a_fake_of_it(
+    fake_driver: ctypes.CDLL, host_kernels: Path, tmp_path: Path
+) -> None:
+    package = tmp_path / "pycuda"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copy(HERE / "fake_pycuda.py", package / "driver.py")
+    library = fake_driver._name
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_BINDING, "pycuda", library, str(host_kernels)],
+        cwd=ROOT,
+        env={**os.environ, "FAKE_CUDA": library, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.strip() == "ok", done.stderr
 
 
 @pytest.mark.parametrize("binding", PACKAGES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +48,17 @@ def test_kernels_compile(compiler: Compiler, architecture: int) -> None:
         assert name in image
 
 
+def test_the_log_is_of_these_kernels() -> None:
+    """Every architecture of nvcc and NVRTC, Orin's 87 and Thor's 110 among them."""
+    log = (SOURCE.parents[2] / "docs" / "kernels.log").read_text()
+    assert f"sha256 {hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]}\n" in log
+    rows = [line.split()[:3] for line in log.splitlines()[1:]]
+    for name in ("nvcc", "NVRTC"):
+        known = {architecture for compiler, _, architecture in rows if compiler == name}
+        assert {"SM75", "SM80", "SM86", "SM87", "SM89", "SM90", "SM110", "SM121"} <= known
+    assert all("cubin" in line and "PTX" in line for line in log.splitlines()[1:])
+
+
 def test_a_gpu_newer_than_the_compiler_gets_ptx(compiler: Compiler) -> None:
     older = replace(compiler, architectures=(75,))
     image = compile_kernels(87, compiler=older)
@@ -81,6 +94,35 @@ def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(
 ) -> None:
     cache.write_text("a file where the folder would be")
     assert compile_kernels(87, compiler=fake([])).startswith(b"sm_87")
+
+
+@pytest.mark.parametrize("damage", [b"", b"sm_87", b"\0" * 200])
+def test_a_damaged_cache_is_made_anew(cache: Path, damage: bytes) -> None:
+    calls: list[str] = []
+    image = compile_kernels(87, compiler=fake(calls))
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage or whole[:-1])
+    assert compile_kernels(87, compiler=fake(calls)) == image
+    assert calls == ["sm_87", "sm_87"] and path.read_bytes() == whole
+
+
+def test_half_a_file_is_never_seen(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written beside and moved into place; where that fails nothing is left."""
+    seen: list[str] = []
+
+    def move(source: Path, target: Path) -> None:
+        seen.extend(path.name for path in cache.iterdir())
+        raise OSError("no")
+
+    monkeypatch.setattr(os, "replace", move)
+    assert compile_kernels(87, compiler=fake([])).startswith(b"sm_87")
+    assert len(seen) == 1 and seen[0].endswith(".part") and not list(cache.iterdir())
+
+
+def test_an_nvcc_that_does_not_start_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"nvcc failed with FileNotFoundError.*no-nvcc"):
+        compile._with_nvcc(str(tmp_path / "no-nvcc"), "", "sm_87")
 
 
 def test_architectures_that_the_compiler_does_not_know() -> None:

@@ -143,13 +143,13 @@ def test_frames_of_another_layout_are_refused(layout: Any, shape: tuple[int, ...
 
 # ---------------------------------------------------------------- heads to candidates (900 cases)
 
-ANCHORS = ((10.0, 14.0), (23.0, 27.0), (37.0, 58.0))
+ANCHORS = ((10.0, 14.0), (23.0, 27.0), (37.0, 58.0))  # each head begins with another
 
 
 def model(kind: Any, activation: Any, classes: int = 4, scale_xy: float = 1.0) -> ModelSpec:
     grids = ((3, 5), (6, 7), (1, 1))
     heads = tuple(
-        HeadSpec(f"head{i}", kind, grid, ANCHORS[: 3 - i], activation, scale_xy)
+        HeadSpec(f"head{i}", kind, grid, ANCHORS[i:], activation, scale_xy)
         for i, grid in enumerate(grids)
     )
     names = tuple(f"c{i}" for i in range(classes))
@@ -203,6 +203,27 @@ def test_decode_equals_the_cpu(kernels: Kernels, name: str) -> None:
             same_detections(ours(raw, score), wanted, score)
             total += len(wanted)
     assert total > 500
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_decode_leaves_a_score_at_the_threshold_out(kernels: Kernels, multi_label: bool) -> None:
+    spec = MODELS["yolo"]
+    raw = [np.full_like(array, 1e3) for array in heads_of(spec, RNG(0))]
+    for array in raw:
+        array.reshape(-1, 5 + 4, *array.shape[2:])[:, :4] = 0
+    decode = Decoder(spec, kernels, multi_label=multi_label)
+    assert len(decode(raw, 0.5)) > 0 == len(decode(raw, 1.0))
+    assert len(ops_cpu.Decoder(spec, multi_label=multi_label)(raw, 1.0)) == 0
+
+
+def test_decode_gives_each_class_of_an_anchor_a_key_of_its_own(kernels: Kernels) -> None:
+    """Equal keys would be sorted into one place."""
+    spec = MODELS["yolo"]
+    raw = [np.full_like(array, 2) for array in heads_of(spec, RNG(0))]
+    decode = Decoder(spec, kernels, multi_label=True)
+    found = decode(raw, 0.1)
+    keys = kernels.download(decode.candidates.keys)[: len(found)]
+    assert len(found) == len(np.unique(keys)) == decode.candidates.capacity
 
 
 def test_decode_of_nothing_is_empty(kernels: Kernels) -> None:
@@ -267,6 +288,14 @@ def test_nms_of_equal_boxes_keeps_the_first_of_each_class(kernels: Kernels) -> N
     found = Detections(boxes, np.full(200, 0.5), np.arange(200) % 3)
     same_boxes(nms(found, kernels=kernels), ops_cpu.nms(found))
     assert nms(found, kernels=kernels).class_id.tolist() == [0, 1, 2]
+
+
+def test_nms_keeps_a_box_that_overlaps_by_just_the_limit(kernels: Kernels) -> None:
+    found = Detections(np.array([[0, 0, 10, 10], [0, 0, 10, 5]]), np.array([0.9, 0.8]), np.zeros(2))
+    for iou, count in ((0.5, 2), (0.499, 1)):
+        kept = nms(found, iou, kernels=kernels)
+        same_boxes(kept, ops_cpu.nms(found, iou))
+        assert len(kept) == count
 
 
 def test_nms_of_nothing_and_of_nan_scores(kernels: Kernels) -> None:

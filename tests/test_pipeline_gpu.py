@@ -105,8 +105,8 @@ def test_pixels_go_up_once_and_boxes_come_back_once(
         copies, launches = driver.fake_copies(), driver.fake_launches()
         detect(frame_of(1))
         assert driver.fake_copies() - copies == (0 if integrated else 2)
-        # letterbox, a decoder for each head, rank, overlap, keep
-        assert driver.fake_launches() - launches == 6
+        # letterbox, decode, rank, overlap, keep
+        assert driver.fake_launches() - launches == 5
 
 
 def test_from_the_second_frame_on_it_is_one_graph(
@@ -122,7 +122,7 @@ def test_from_the_second_frame_on_it_is_one_graph(
         detect.score, detect.iou = 0.6, 0.2
         for seed in range(3):
             same(detect(frame_of(seed)), on_cpu(frame_of(seed), 0.6, 0.2))
-        assert driver.fake_launches() == launches + 12  # once plainly, once captured
+        assert driver.fake_launches() == launches + 10  # once plainly, once captured
         assert [name for name, _ in trt.calls].count("execute_async_v3") == 4
 
 

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TrtBackend"]
 
+# What TensorRT's log says of the CUDA runtime inside it, where no engine could be loaded.
+_RUNTIME_ERRORS = {
+    2: ("cudaErrorMemoryAllocation", "close other programs, or take a smaller network"),
+    35: ("cudaErrorInsufficientDriver", "the driver is older than this TensorRT: update it"),
+    100: ("cudaErrorNoDevice", "no GPU is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES"),
+}
 _TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 
 
@@ -48,7 +54,7 @@ class TrtBackend:
             EngineMismatch: another checksum than its manifest's (it is then never deserialised),
                 or an engine for another TensorRT or GPU.
             MissingDependency: the library that built it is not installed.
-            DeviceError: no GPU, or not enough of its memory.
+            DeviceError: no GPU, not enough of its memory, or a driver too old for TensorRT.
         """
         path = Path(path)
         plan, self.manifest = read_engine(path)
@@ -104,12 +110,18 @@ class TrtBackend:
             runtime.DLA_core = int(dla)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EngineMismatch(
-                f"{path}: built by {_origin(self.manifest)}; here is {self.name} "
-                f"({_here(self.device)}), which cannot load it: {log[0] if log else 'no reason'}; "
-                f"rebuild it here: {rebuild_command(path)}"
-            )
+            raise self._not_loaded(path, log[0] if log else "no reason")
         return runtime, engine
+
+    def _not_loaded(self, path: Path, reason: str) -> DeviceError | EngineMismatch:
+        here = f"{self.name} ({_here(self.device)})"
+        for code, (name, advice) in _RUNTIME_ERRORS.items():
+            if f"cudaError {code}:" in reason or name in reason:
+                return DeviceError(f"{path}: {here} failed with {name}: {advice} ({reason})")
+        return EngineMismatch(
+            f"{path}: built by {_origin(self.manifest)}; here is {here}, which cannot load it: "
+            f"{reason}; rebuild it here: {rebuild_command(path)}"
+        )
 
     def _check(self, path: Path) -> None:
         found = {spec.name: spec for spec in _tensors(self._engine)}

@@ -29,9 +29,10 @@ __all__ = ["Compiler", "cache_folder", "compile_kernels", "find_compiler", "nvcc
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 _OPTIONS = ("--std=c++17",)
+_MARK = 32  # bytes of sha256 before an image in the cache
 _INSTALL = (
     "the GPU's kernels need a compiler: pip install nvidia-cuda-nvrtc, or nvcc of the CUDA toolkit "
-    "on PATH (a Jetson has both from JetPack: apt install cuda-nvrtc-12-6)"
+    "on PATH (a Jetson has both from JetPack: apt install cuda-nvrtc-12-6, 13-0 on JetPack 7)"
 )
 
 
@@ -80,8 +81,9 @@ def compile_kernels(architecture: int, *, compiler: Compiler | None = None) -> b
     source, target = SOURCE.read_text(), compiler.target(architecture)
     mark = "\0".join((source, target, compiler.name, *_OPTIONS))
     path = cache_folder() / f"{target}-{hashlib.sha256(mark.encode()).hexdigest()[:16]}.image"
-    if path.is_file():
-        return path.read_bytes()
+    kept = _kept(path)
+    if kept is not None:
+        return kept
     image = compiler.compile(source, target)
     _keep(path, image)
     return image
@@ -92,10 +94,20 @@ def cache_folder() -> Path:
     return cache_root() / "kernels"
 
 
+def _kept(path: Path) -> bytes | None:
+    """The image of that path, None where there is none or it is not what was written."""
+    try:
+        whole = path.read_bytes()
+    except OSError:
+        return None
+    mark, image = whole[:_MARK], whole[_MARK:]
+    return image if mark == hashlib.sha256(image).digest() else None
+
+
 def _keep(path: Path, image: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, image)
+        write_atomic(path, hashlib.sha256(image).digest() + image)
     except (OSError, ArtifactError):
         return  # a read-only home costs half a second at each start, nothing more
 
@@ -166,9 +178,12 @@ def _with_nvrtc(library: Any, source: str, target: str) -> bytes:
 
 def _nvrtc_output(library: Any, program: ctypes.c_void_p, kind: str) -> bytes:
     size = ctypes.c_size_t()
-    getattr(library, f"nvrtcGet{kind}Size")(program, ctypes.byref(size))
+    status = getattr(library, f"nvrtcGet{kind}Size")(program, ctypes.byref(size))
     data = ctypes.create_string_buffer(size.value)
-    getattr(library, f"nvrtcGet{kind}")(program, data)
+    status = status or getattr(library, f"nvrtcGet{kind}")(program, data)
+    if status != 0:
+        name = _result_name(library, status)
+        raise DeviceError(f"{SOURCE.name}: NVRTC gave no {kind}: it failed with {name}")
     return data.raw
 
 
@@ -213,7 +228,10 @@ def _with_nvcc(program: str, source: str, target: str) -> bytes:
         text.write_text(source)
         kind = ["-cubin", f"-arch={target}"] if machine else ["-ptx", f"-arch={target}"]
         command = [program, *kind, *_OPTIONS, "-o", str(image), str(text)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise _refused("nvcc", target, type(error).__name__, str(error)) from error
         if done.returncode != 0:
             raise _refused("nvcc", target, f"status {done.returncode}", done.stderr or done.stdout)
         return image.read_bytes()

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.errors import DeviceError
+from edge.errors import DeviceError, MissingDependency
 from edge.optional import require
 
 __all__ = ["BINDINGS", "Call", "open_binding", "open_ctypes"]
@@ -35,12 +35,29 @@ _ADVICE = {
     "CUDA_ERROR_SYSTEM_NOT_READY": "the driver is not running: restart it or the machine",
     "CUDA_ERROR_NO_BINARY_FOR_GPU": "the kernels are for another GPU: empty the kernel cache",
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "the CUDA toolkit is newer than the driver: update it",
-    "CUDA_ERROR_INVALID_IMAGE": "the compiled kernels are damaged: empty the kernel cache",
+    "CUDA_ERROR_INVALID_IMAGE": "the kernels are damaged, or their compiler is newer than the "
+    "driver: empty the kernel cache, then update the driver or take the NVRTC of its CUDA",
+    "CUDA_ERROR_STUB_LIBRARY": "libcuda.so.1 is the toolkit's stub: take its folder out of "
+    "LD_LIBRARY_PATH",
+    "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "CUDA's compatibility package serves other GPUs: "
+    "update the driver itself",
+    "CUDA_ERROR_OPERATING_SYSTEM": "the driver's devices are out of reach: check /dev/nvidia*, and "
+    "a container's GPU option",
+    "CUDA_ERROR_UNKNOWN": "the driver gives no reason: check dmesg, restart the machine",
+    "CUDA_ERROR_ILLEGAL_ADDRESS": "a kernel reached beyond its memory: start anew, and report it",
+    "CUDA_ERROR_LAUNCH_FAILED": "a kernel broke off: start anew, and report it",
+    "CUDA_ERROR_ECC_UNCORRECTABLE": "the GPU's memory is damaged: check nvidia-smi -q",
 }
 
 
 def _failed(function: str, name: str) -> DeviceError:
     return DeviceError(f"{function} failed with {name}: {_ADVICE.get(name, 'see the CUDA manual')}")
+
+
+def _lacks(function: str, error: Exception) -> DeviceError:
+    """A binding's or the loader's own complaint, made before the driver was asked."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DeviceError(f"{function}: the NVIDIA driver does not serve it, update it ({text})")
 
 
 def _load_library() -> ctypes.CDLL:
@@ -79,7 +96,10 @@ def _cuda_python() -> Call:
             args = (args[0], driver.CUstreamCaptureMode(args[1]))
         elif function == "cuLaunchKernel":
             args, kept = _packed(*args)
-        status, *values = getattr(driver, function)(*args)
+        try:
+            status, *values = getattr(driver, function)(*args)
+        except RuntimeError as error:  # the library or the function in it was not found
+            raise _lacks(function, error) from error
         del kept
         if int(status) != 0:
             raise _failed(function, getattr(status, "name", str(status)))
@@ -136,7 +156,7 @@ def open_ctypes() -> Call:
     """The driver's own library, without any package.
 
     Raises:
-        DeviceError: there is no driver.
+        DeviceError: there is no driver, or, from a call, it is too old to have that function.
     """
     library = _load_library()
 
@@ -161,7 +181,13 @@ def open_ctypes() -> Call:
         _check(library, function, status)
         return value.value if result else None
 
-    return call
+    def checked(function: str, *args: Any) -> Any:
+        try:
+            return call(function, *args)
+        except AttributeError as error:  # the library has no such symbol
+            raise _lacks(function, error) from error
+
+    return checked
 
 
 def _check(library: ctypes.CDLL, function: str, status: int) -> None:
@@ -333,18 +359,23 @@ def open_binding(name: str | None = None) -> tuple[str, Call]:
 
     Raises:
         ValueError: no binding has that name.
-        MissingDependency: its package is not installed.
-        DeviceError: there is no driver.
+        MissingDependency: its package is not installed, or cannot be imported.
+        DeviceError: there is no driver, or `EDGE_CUDA` names no binding.
     """
     _load_library()
-    name = name or os.environ.get("EDGE_CUDA") or None
-    if name is None:
+    asked = name or os.environ.get("EDGE_CUDA") or None
+    if asked is None:
         for known, (_, binding) in BINDINGS.items():
             with suppress(ImportError):
                 return known, binding()
         raise AssertionError("ctypes is always there")
-    if name not in BINDINGS:
-        raise ValueError(f"EDGE_CUDA is {name!r}; known: {', '.join(BINDINGS)}")
-    package, binding = BINDINGS[name]
+    if asked not in BINDINGS:
+        text = f"{asked!r} is no CUDA binding; known: {', '.join(BINDINGS)}"
+        raise ValueError(text) if name else DeviceError(f"EDGE_CUDA: {text}")
+    package, binding = BINDINGS[asked]
     require(package)
-    return name, binding()
+    try:
+        return asked, binding()
+    except ImportError as error:
+        text = str(error).splitlines()[0]
+        raise MissingDependency(f"{asked} is installed and cannot be used: {text}") from error

@@ -115,7 +115,6 @@ class Device:
         integrated: whether it shares memory with the CPU, as a Jetson does.
         driver_version: the newest CUDA that the driver serves, `12.6`.
         binding: `cuda-python`, `pycuda` or `ctypes`.
-        capturing: the graph that is being captured, if any.
     """
 
     def __init__(self, index: int, binding: str, call: Call) -> None:
@@ -128,7 +127,6 @@ class Device:
         self.driver_version = _driver(call)
         self._context: Any = call("cuDevicePrimaryCtxRetain", self._device)
         self.held: set[_Resource] = set()
-        self.capturing: Graph | None = None
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -223,7 +221,7 @@ class Device:
     def record(self, event: Event, stream: Stream) -> None:
         """Queue a mark."""
         with self.current():
-            if self.capturing is not None:
+            if stream.capturing:
                 self.call("cuEventRecordWithFlags", event.handle, stream.handle, _EXTERNAL)
             else:
                 self.call("cuEventRecord", event.handle, stream.handle)
@@ -243,7 +241,7 @@ class Device:
         graph = Graph(self)
         with self.current():
             self.call("cuStreamBeginCapture", stream.handle, _RELAXED)
-            self.capturing = graph
+            stream.capturing = True
             try:
                 yield graph
             except BaseException:
@@ -251,7 +249,7 @@ class Device:
                     self.call("cuGraphDestroy", self.call("cuStreamEndCapture", stream.handle))
                 raise
             finally:
-                self.capturing = None
+                stream.capturing = False
             graph.finish(_integer(self.call("cuStreamEndCapture", stream.handle)))
 
     def replay(self, graph: Graph, stream: Stream) -> None:
@@ -335,14 +333,21 @@ def _integer(handle: Any) -> int:
     return int(handle or 0)
 
 
+def _whole_words(nbytes: int) -> int:
+    return -(-nbytes // 4) * 4
+
+
 class DeviceBuffer(_Resource):
-    """Memory on the device: `pointer`, `shape`, `dtype`, `nbytes`."""
+    """Memory on the device: `pointer`, `shape`, `dtype`, `nbytes`.
+
+    Whole 32-bit words are allocated, since kernels read bytes by the word.
+    """
 
     _make, _free = "cuMemAlloc", "cuMemFree"
 
     def __init__(self, device: Device, shape: int | tuple[int, ...], dtype: DTypeLike) -> None:
         self.shape, self.dtype, self.nbytes = _layout(shape, dtype)
-        super().__init__(device, self.nbytes)
+        super().__init__(device, _whole_words(self.nbytes))
 
     @property
     def pointer(self) -> int:
@@ -357,7 +362,7 @@ class PinnedBuffer(_Resource):
 
     def __init__(self, device: Device, shape: int | tuple[int, ...], dtype: DTypeLike) -> None:
         self.shape, self.dtype, self.nbytes = _layout(shape, dtype)
-        super().__init__(device, self.nbytes, self._flags)
+        super().__init__(device, _whole_words(self.nbytes), self._flags)
 
     @property
     def array(self) -> NDArray[Any]:
@@ -419,11 +424,16 @@ class Mirror:
 
 
 class Stream(_Resource):
-    """A queue of work on the device; `handle` is what TensorRT's `execute_async_v3` takes."""
+    """A queue of work on the device; `handle` is what TensorRT's `execute_async_v3` takes.
+
+    Attributes:
+        capturing: whether what is queued goes into a graph instead.
+    """
 
     _make, _free = "cuStreamCreate", "cuStreamDestroy"
 
     def __init__(self, device: Device) -> None:
+        self.capturing = False
         super().__init__(device, _NON_BLOCKING)
 
 

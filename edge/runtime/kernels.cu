@@ -43,16 +43,35 @@ __device__ __forceinline__ Bgr from_yuv(int y, int u, int v) {
     return pixel;
 }
 
+// Two pixels of one row, which are neighbours or, at an edge, the same.
+struct Pair {
+    Bgr left, right;
+};
+
+// Their six bytes lie in two or three aligned words: fewer loads than bytes, whatever the pitch. No
+// word is read that holds none of them, and none waits for a branch.
 struct FromBgr {
-    __device__ __forceinline__ Bgr operator()(const Frame &frame, int x, int y) const {
-        const u8 *at = frame.pixels + (long long)y * frame.pitch + x * 3;
-        Bgr pixel = {__ldg(at), __ldg(at + 1), __ldg(at + 2)};
-        return pixel;
+    __device__ __forceinline__ Pair operator()(const Frame &frame, int x0, int x1, int y) const {
+        u64 at = (u64)(frame.pixels + (long long)y * frame.pitch + x0 * 3);
+        const u32 *words = (const u32 *)(at & ~3ull);
+        u32 skip = (u32)(at & 3), step = x1 - x0, last = skip + step * 3 + 2;
+        u32 a = __ldg(words), b = __ldg(words + (last > 3)), c = __ldg(words + last / 4);
+        u32 low = __funnelshift_r(a, b, skip * 8), high = __funnelshift_r(b, c, skip * 8);
+        Pair pair = {pixel(low), pixel(__funnelshift_r(low, high, step * 24))};
+        return pair;
+    }
+    __device__ __forceinline__ static Bgr pixel(u32 bytes) {
+        Bgr one = {(int)(bytes & 255), (int)(bytes >> 8 & 255), (int)(bytes >> 16 & 255)};
+        return one;
     }
 };
 
 struct FromNv12 {
-    __device__ __forceinline__ Bgr operator()(const Frame &frame, int x, int y) const {
+    __device__ __forceinline__ Pair operator()(const Frame &frame, int x0, int x1, int y) const {
+        Pair pair = {pixel(frame, x0, y), pixel(frame, x1, y)};
+        return pair;
+    }
+    __device__ __forceinline__ static Bgr pixel(const Frame &frame, int x, int y) {
         const u8 *chroma = frame.chroma + (long long)(y >> 1) * frame.pitch + (x & ~1);
         int luma = __ldg(frame.pixels + (long long)y * frame.pitch + x);
         return from_yuv(luma, __ldg(chroma), __ldg(chroma + 1));
@@ -60,7 +79,11 @@ struct FromNv12 {
 };
 
 struct FromYuyv {
-    __device__ __forceinline__ Bgr operator()(const Frame &frame, int x, int y) const {
+    __device__ __forceinline__ Pair operator()(const Frame &frame, int x0, int x1, int y) const {
+        Pair pair = {pixel(frame, x0, y), pixel(frame, x1, y)};
+        return pair;
+    }
+    __device__ __forceinline__ static Bgr pixel(const Frame &frame, int x, int y) {
         const u8 *row = frame.pixels + (long long)y * frame.pitch, *pair = row + (x & ~1) * 2;
         return from_yuv(__ldg(row + x * 2), __ldg(pair + 1), __ldg(pair + 3));
     }
@@ -87,11 +110,10 @@ __device__ __forceinline__ void letterbox(Frame frame, const int4 *across, const
     if (u >= 0 && v >= 0 && u < inner_width && v < inner_height) {
         int4 h = __ldg(across + u), w = __ldg(down + v);
         Source read;
-        Bgr a = read(frame, h.x, w.x), b = read(frame, h.y, w.x);
-        Bgr c = read(frame, h.x, w.y), d = read(frame, h.y, w.y);
-        out.b = blend(a.b, b.b, c.b, d.b, h, w);
-        out.g = blend(a.g, b.g, c.g, d.g, h, w);
-        out.r = blend(a.r, b.r, c.r, d.r, h, w);
+        Pair a = read(frame, h.x, h.y, w.x), b = read(frame, h.x, h.y, w.y);
+        out.b = blend(a.left.b, a.right.b, b.left.b, b.right.b, h, w);
+        out.g = blend(a.left.g, a.right.g, b.left.g, b.right.g, h, w);
+        out.r = blend(a.left.r, a.right.r, b.left.r, b.right.r, h, w);
     }
     tensor += y * width + x;
     tensor[0] = __ldg(levels + (rgb ? out.r : out.b));
@@ -149,44 +171,55 @@ __device__ __forceinline__ float probability(const float *logits, int classes, i
     if (activation == SIGMOID) return sigmoid(top);
     if (activation == LINEAR) return top;
     float sum = 0.f;
+#pragma unroll 8
     for (int c = 0; c < classes; ++c) sum += expf(bound(__ldg(logits + c * step) - top, -40.f, 0.f));
     return 1.f / sum;
 }
 
-// One thread looks at one anchor of one cell. A field of anchor `a` is the plane `at + a * step`, for
-// boxes, objectness and classes; `number` is the head's first candidate.
-extern "C" __global__ void decode(const float *raw, const float2 *anchors, int count, int rows,
-                                  int columns, int classes, int box_at, int box_step, int object_at,
-                                  int object_step, int class_at, int class_step, int convdet,
-                                  int activation, int multi_label, float step_x, float step_y,
-                                  float stretch, float gate, float score, u32 number, u64 *keys,
-                                  float4 *boxes, int *labels, u32 *found) {
-    int cells = rows * columns, i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count * cells) return;
-    int a = i / cells, cell = i - a * cells;
-    float objectness = __ldg(raw + (object_at + a * object_step) * cells + cell);
+// Where a head lies and what its boxes are made of. A field of its anchor `a` is the plane
+// `at + a * step`, for boxes, objectness and classes.
+struct Head {
+    long long raw;         // floats from the first head's memory to this one's
+    int first, end;        // its candidates' numbers
+    int anchors;           // its first one in the table of all
+    int columns, cells;
+    int box_at, box_step, object_at, object_step, class_at, class_step;
+    int convdet;
+    float step_x, step_y, stretch;
+};
+
+// One thread looks at one anchor of one cell; all heads in one launch.
+extern "C" __global__ void decode(const float *raw, const Head *heads, const float2 *anchors, int count,
+                                  int classes, int activation, int multi_label, float gate,
+                                  float score, u64 *keys, float4 *boxes, int *labels, u32 *found) {
+    int number = blockIdx.x * blockDim.x + threadIdx.x;
+    if (number >= count) return;
+    while (number >= heads->end) ++heads;
+    const Head head = *heads;
+    int i = number - head.first, cells = head.cells, a = i / cells, cell = i - a * cells;
+    raw += head.raw + cell;
+    float objectness = __ldg(raw + (head.object_at + a * head.object_step) * cells);
     if (!(objectness > gate)) return;
     objectness = sigmoid(objectness);
 
-    const float *box = raw + (box_at + a * box_step) * cells + cell;
-    float2 anchor = __ldg(anchors + a);
-    float x = (float)(cell % columns), y = (float)(cell / columns);
+    const float *box = raw + (head.box_at + a * head.box_step) * cells;
+    float2 anchor = __ldg(anchors + head.anchors + a);
+    float x = (float)(cell % head.columns), y = (float)(cell / head.columns);
     float tx = __ldg(box), ty = __ldg(box + cells);
     float width = anchor.x * expf(bound(__ldg(box + 2 * cells), -1e30f, 20.f)) / 2.f;
     float height = anchor.y * expf(bound(__ldg(box + 3 * cells), -1e30f, 20.f)) / 2.f;
-    if (convdet) {
-        x = (x + 1.f) * step_x + tx * anchor.x;
-        y = (y + 1.f) * step_y + ty * anchor.y;
+    if (head.convdet) {
+        x = (x + 1.f) * head.step_x + tx * anchor.x;
+        y = (y + 1.f) * head.step_y + ty * anchor.y;
     } else {
-        x = (x + (sigmoid(tx) * stretch - (stretch - 1.f) / 2.f)) * step_x;
-        y = (y + (sigmoid(ty) * stretch - (stretch - 1.f) / 2.f)) * step_y;
+        x = (x + (sigmoid(tx) * head.stretch - (head.stretch - 1.f) / 2.f)) * head.step_x;
+        y = (y + (sigmoid(ty) * head.stretch - (head.stretch - 1.f) / 2.f)) * head.step_y;
     }
     float4 corners = {x - width, y - height, x + width, y + height};
     if (!(corners.z - corners.x > 0.f && corners.w - corners.y > 0.f)) return;
 
-    const float *logits = raw + (class_at + a * class_step) * cells + cell;
+    const float *logits = raw + (head.class_at + a * head.class_step) * cells;
     Candidates to = {keys, boxes, labels, found};
-    number += i;
     if (multi_label) {
         for (int c = 0; c < classes; ++c) {
             float each = sigmoid(__ldg(logits + c * cells)) * objectness;
@@ -196,12 +229,13 @@ extern "C" __global__ void decode(const float *raw, const float2 *anchors, int c
     }
     int best = 0;
     float top = __ldg(logits);
-    for (int c = 1; c < classes && top == top; ++c) {
+    // The first NaN stays, as in numpy. Without a branch the loads of several classes run at once.
+#pragma unroll 8
+    for (int c = 1; c < classes; ++c) {
         float each = __ldg(logits + c * cells);
-        if (each > top || each != each) {
-            top = each;
-            best = c;
-        }
+        bool better = (top == top) & !(each <= top);
+        top = better ? each : top;
+        best = better ? c : best;
     }
     float each = probability(logits, classes, cells, top, activation) * objectness;
     if (each > score) append(to, each, number, corners, best);
@@ -220,21 +254,28 @@ HOST_ENTRY(collect)
 // ------------------------------------------------------------------ candidates to detections
 
 // Sorting by counting: a candidate's place is the number of those before it. The first `top` stay.
+// A block places 32 candidates; each of its warps counts among every eighth.
 extern "C" __global__ void rank(const u64 *keys, const float4 *boxes, const int *labels, const u32 *found,
                                 u32 top, float4 *sorted_boxes, float *sorted_scores,
                                 int *sorted_labels) {
-    u32 i = blockIdx.x * blockDim.x + threadIdx.x, count = *found;
-    if (i >= count) return;
-    u64 mine = keys[i];
-    u32 place = 0;
+    __shared__ u32 places[32];
+    u32 lane = threadIdx.x & 31, slice = threadIdx.x >> 5, i = blockIdx.x * 32 + lane, count = *found;
+    if (blockIdx.x * 32 >= count) return;
+    if (slice == 0) places[lane] = 0;
+    __syncthreads();
+    u64 mine = i < count ? keys[i] : 0;
+    u32 before = 0, turns = (count + 7 - slice) / 8;
 #pragma unroll 8
-    for (u32 j = 0; j < count; ++j) place += keys[j] > mine;
-    if (place >= top) return;
+    for (u32 turn = 0; turn < turns; ++turn) before += keys[turn * 8 + slice] > mine;
+    atomicAdd(places + lane, before);
+    __syncthreads();
+    u32 place = places[lane];
+    if (slice > 0 || i >= count || place >= top) return;
     sorted_boxes[place] = boxes[i];
     sorted_scores[place] = __uint_as_float((u32)(mine >> 32));
     sorted_labels[place] = labels[i];
 }
-HOST_ENTRY(rank)
+HOST_ENTRY_BLOCK(rank)
 
 __device__ __forceinline__ float area(float4 box) { return (box.z - box.x) * (box.w - box.y); }
 
@@ -255,10 +296,22 @@ extern "C" __global__ void overlap(const float4 *boxes, const int *labels, const
     float my_area = area(mine);
     int label = labels[i];
     u64 word = 0;
-    for (u32 j = first > i ? first : i + 1; j < first + 64 && j < count; ++j) {
-        float4 other = boxes[j];
-        float both = intersection(mine, other);
-        if (labels[j] == label && both / (my_area + area(other) - both) > iou) word |= 1ull << (j - first);
+    for (u32 group = first; group < first + 64 && group < count; group += 8) {
+        float4 others[8];
+        int theirs[8];
+#pragma unroll
+        for (u32 k = 0; k < 8; ++k) {
+            u32 j = group + k < count ? group + k : count - 1;
+            others[k] = boxes[j];
+            theirs[k] = labels[j];
+        }
+#pragma unroll
+        for (u32 k = 0; k < 8; ++k) {
+            u32 j = group + k;
+            if (j <= i || j >= count || theirs[k] != label) continue;
+            float both = intersection(mine, others[k]);
+            if (both / (my_area + area(others[k]) - both) > iou) word |= 1ull << (j - first);
+        }
     }
     mask[(u64)blockIdx.y * top + i] = word;
 }
@@ -269,34 +322,44 @@ struct Row {
     int label;
 };
 
-// Greedy suppression by one block of 64 threads, 64 boxes at a time. Thread t owns word t of what is
-// gone; within a chunk all threads come to the same decision, so that only one word is exchanged.
+// Greedy suppression by one block, 64 boxes at a time. Within these only a box that overlaps a later
+// one has a say; all threads go through those and come to the same decision. Then sixteen threads for
+// each later word gather what the kept boxes suppress there.
 // Row 0 of the result tells how many follow (label) and how many candidates there were (in x0's
 // bits). 64 words hold 4096 boxes: `top` is at most that.
 extern "C" __global__ void keep(const float4 *boxes, const float *scores, const int *labels,
                                 const u32 *found, u32 top, u32 limit, const u64 *mask, Row *result) {
-    __shared__ u64 diagonal[64];
-    __shared__ u64 handed;
-    u32 t = threadIdx.x, count = *found < top ? *found : top, total = 0;
-    u64 gone = 0;
-    for (u32 chunk = 0; chunk * 64 < count && total < limit; ++chunk) {
+    __shared__ u64 gone[64];      // bit k of word w: box 64 w + k is suppressed
+    __shared__ u64 diagonal[64];  // the mask's part within the chunk
+    __shared__ u64 acting[2];     // its rows that are not zero, of even and odd chunks
+    u32 t = threadIdx.x, count = *found < top ? *found : top, words = (count + 63) / 64, total = 0;
+    if (t < 64) gone[t] = 0;
+    if (t == 0) acting[0] = 0;
+    for (u32 chunk = 0; chunk < words && total < limit; ++chunk) {
         u32 base = chunk * 64, size = count - base < 64 ? count - base : 64, i = base + t;
+        __syncthreads();
+        if (t == 0) acting[~chunk & 1] = 0;
         // The last row of a chunk has no later box in it, and `overlap` wrote no word for it.
-        diagonal[t] = t < 63 && t < size ? mask[(u64)chunk * top + i] : 0;
-        if (t == chunk) handed = gone;
+        if (t < 63 && t < size) {
+            u64 row = diagonal[t] = mask[(u64)chunk * top + i];
+            if (row) atomicOr(acting + (chunk & 1), 1ull << t);
+        }
         __syncthreads();
-        u64 lost = handed, kept = 0;
-        for (u32 k = 0; k < size; ++k)
-            if (!(lost >> k & 1)) {
-                kept |= 1ull << k;
-                lost |= diagonal[k];
-            }
-        __syncthreads();
-        if (t > chunk && t * 64 < count)
-            for (u32 k = 0; k < size; ++k)
-                if (kept >> k & 1) gone |= mask[(u64)t * top + base + k];
-        u32 slot = total + __popcll(kept & ((1ull << t) - 1));
-        if ((kept >> t & 1) && slot < limit) {
+        u64 lost = gone[chunk];
+        for (u64 left = acting[chunk & 1]; left; left &= left - 1) {
+            int k = __ffsll(left) - 1;
+            lost |= diagonal[k] & ((lost >> k & 1) - 1);
+        }
+        u64 kept = ~lost & (~0ull >> (64 - size));
+        for (u32 word = chunk + 1 + t / 16; word < words; word += blockDim.x / 16) {
+            const u64 *rows = mask + (u64)word * top + base;
+            u64 bits = 0;
+#pragma unroll
+            for (u32 k = t % 16; k < 64; k += 16) bits |= rows[k] & (0 - (kept >> k & 1));
+            if (bits) atomicOr(gone + word, bits);
+        }
+        u32 slot = total + __popcll(kept & ((1ull << (t & 63)) - 1));
+        if (t < 64 && (kept >> t & 1) && slot < limit) {
             float4 box = boxes[i];
             Row row = {box.x, box.y, box.z, box.w, scores[i], labels[i]};
             result[1 + slot] = row;

@@ -40,7 +40,17 @@ CANDIDATES = 3000
 
 _BLOCK = 128
 _WORD = 64  # boxes in a word of the overlap mask; kernels.cu
+_SLICES = 8  # threads that place one candidate; kernels.cu
+_KEEPERS = 256  # threads of the one block that suppresses
 _ACTIVATIONS = {"softmax": 0, "sigmoid": 1, "linear": 2}
+_HEAD = np.dtype(  # Head of kernels.cu
+    [("raw", np.int64)]
+    + [(name, np.int32) for name in ("first", "end", "anchors", "columns", "cells")]
+    + [(f"{part}_{of}", np.int32) for part in ("box", "object", "class") for of in ("at", "step")]
+    + [("convdet", np.int32)]
+    + [(name, np.float32) for name in ("step_x", "step_y", "stretch")],
+    align=True,
+)
 _ROW = np.dtype([("xyxy", np.float32, 4), ("score", np.float32), ("class_id", np.int32)])
 
 
@@ -268,41 +278,72 @@ class Candidates:
 
 
 class Decoder:
-    """Raw heads to candidates; see `ops_cpu.Decoder` for formulas and arguments."""
+    """Raw heads to candidates; see `ops_cpu.Decoder` for formulas and arguments.
 
-    def __init__(self, spec: ModelSpec, kernels: Kernels, *, multi_label: bool = False) -> None:
+    Attributes:
+        raw: the heads, float32, on the device; what `enqueue` reads.
+        candidates: what it writes.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        kernels: Kernels,
+        *,
+        raw: list[DeviceBuffer] | None = None,
+        multi_label: bool = False,
+    ) -> None:
+        """Allocate the candidates.
+
+        Args:
+            raw: where a network leaves its heads; by default memory that `__call__` fills.
+        """
         activations = {head.class_activation for head in spec.heads}
         if len(activations) != 1:
             raise ValueError(f"{spec.name}: heads of different class activations: {activations}")
-        self._kernels, self._spec = kernels, spec
-        self._multi_label = multi_label and activations == {"sigmoid"}
-        self._counts = [len(head.anchors) * int(np.prod(head.grid_hw)) for head in spec.heads]
-        self._anchors = [
-            kernels.upload(np.asarray(head.anchors, np.float32)) for head in spec.heads
-        ]
-        each = len(spec.classes) if self._multi_label else 1
-        self.candidates = Candidates(kernels.device, sum(self._counts) * each)
+        self._activation = _ACTIVATIONS[activations.pop()]
+        self._kernels, self._spec, self._classes = kernels, spec, len(spec.classes)
+        self._multi_label = multi_label and self._activation == _ACTIVATIONS["sigmoid"]
+        self._owned = [] if raw is not None else self._allocate()
+        self.raw = raw if raw is not None else self._owned
+        self._count = sum(_candidates(head) for head in spec.heads)
+        self._table = kernels.upload(self._heads())
+        anchors = [anchor for head in spec.heads for anchor in head.anchors]
+        self._anchors = kernels.upload(np.asarray(anchors, np.float32))
+        each = self._classes if self._multi_label else 1
+        self.candidates = Candidates(kernels.device, self._count * each)
 
-    def enqueue(self, raw: list[DeviceBuffer], score: float) -> Candidates:
-        """Queue the decoding of the raw heads, float32, on the device; capturable."""
-        gate = float(np.log(score / (1 - score))) if 0 < score < 1 else -np.inf
-        device, stream = self._kernels.device, self._kernels.stream
-        device.zero_async(self.candidates.count, stream)
-        first = 0
-        for index, head in enumerate(self._spec.heads):
-            rows, columns = head.grid_hw
-            self._kernels.launch(
-                "decode",
-                (self._counts[index],),
-                (_BLOCK,),
-                *(raw[index], self._anchors[index], len(head.anchors), rows, columns),
-                *(len(self._spec.classes), *_planes(head, len(self._spec.classes))),
-                *(int(head.kind == "convdet"), _ACTIVATIONS[head.class_activation]),
-                *(int(self._multi_label), *_steps(head, self._spec.contract.hw)),
-                *(float(head.scale_xy), gate, max(float(score), 0.0), first),
-                *self.candidates.buffers,
+    def _allocate(self) -> list[DeviceBuffer]:
+        shapes = [(1, head.channels(self._classes), *head.grid_hw) for head in self._spec.heads]
+        return [self._kernels.device.allocate(shape, np.float32) for shape in shapes]
+
+    def _heads(self) -> NDArray[Any]:
+        rows, first, anchors = [], 0, 0
+        for buffer, head in zip(self.raw, self._spec.heads, strict=True):
+            end, (height, width) = first + _candidates(head), head.grid_hw
+            rows.append(
+                (
+                    *((buffer.pointer - self.raw[0].pointer) // 4, first, end, anchors),
+                    *(width, height * width, *_planes(head, self._classes)),
+                    *(head.kind == "convdet", *_steps(head, self._spec.contract.hw)),
+                    head.scale_xy,
+                )
             )
-            first += self._counts[index]
+            first, anchors = end, anchors + len(head.anchors)
+        return np.array(rows, _HEAD)
+
+    def enqueue(self, score: float) -> Candidates:
+        """Queue the decoding of `raw`; capturable."""
+        gate = float(np.log(score / (1 - score))) if 0 < score < 1 else -np.inf
+        self._kernels.device.zero_async(self.candidates.count, self._kernels.stream)
+        self._kernels.launch(
+            "decode",
+            (self._count,),
+            (_BLOCK,),
+            *(self.raw[0], self._table, self._anchors, self._count, self._classes),
+            *(self._activation, int(self._multi_label), gate, max(float(score), 0.0)),
+            *self.candidates.buffers,
+        )
         return self.candidates
 
     def __call__(self, raw: list[NDArray[Any]], score: float) -> Detections:
@@ -313,24 +354,27 @@ class Decoder:
         """
         if len(raw) != len(self._spec.heads):
             raise ValueError(f"{len(raw)} raw outputs for {len(self._spec.heads)} heads")
-        classes = len(self._spec.classes)
-        for array, head in zip(raw, self._spec.heads, strict=True):
-            if array.size != head.channels(classes) * int(np.prod(head.grid_hw)):
+        for array, head, buffer in zip(raw, self._spec.heads, self.raw, strict=True):
+            if array.size * 4 != buffer.nbytes:
                 raise ValueError(f"head {head.tensor} of shape {array.shape} is not the spec's")
-        buffers = [self._kernels.upload(array.astype(np.float32)) for array in raw]
-        found = self.enqueue(buffers, score)
+        given = [np.ascontiguousarray(array, np.float32) for array in raw]
+        for array, buffer in zip(given, self.raw, strict=True):
+            self._kernels.device.copy_to_device_async(buffer, array, self._kernels.stream)
+        found = self.enqueue(score)
         keys, boxes, labels, count = (self._kernels.download(each) for each in found.buffers)
-        for buffer in buffers:
-            buffer.close()
         order = np.argsort(~keys[: count[0]] & np.uint64(0xFFFFFFFF), kind="stable")
         scores = (keys[order] >> np.uint64(32)).astype(np.uint32).view(np.float32)
         return Detections(boxes[order], scores, labels[order])
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory back; the heads that were handed in stay."""
         self.candidates.close()
-        for anchors in self._anchors:
-            anchors.close()
+        for buffer in (self._table, self._anchors, *self._owned):
+            buffer.close()
+
+
+def _candidates(head: HeadSpec) -> int:
+    return len(head.anchors) * int(np.prod(head.grid_hw))
 
 
 def _planes(head: HeadSpec, classes: int) -> tuple[int, ...]:
@@ -373,7 +417,7 @@ class Suppressor:
         launch, sorted_ = self._kernels.launch, (self._boxes, self._scores, self._labels)
         keys, boxes, labels, count = found.buffers
         launch(
-            *("rank", (found.capacity,), (_BLOCK,)),
+            *("rank", (found.capacity * _SLICES,), (32 * _SLICES,)),
             *(keys, boxes, labels, count, CANDIDATES, *sorted_),
         )
         launch(
@@ -381,7 +425,7 @@ class Suppressor:
             *(self._boxes, self._labels, count, CANDIDATES, float(iou), self._mask),
         )
         launch(
-            *("keep", (_WORD,), (_WORD,)),
+            *("keep", (_KEEPERS,), (_KEEPERS,)),
             *(*sorted_, count, CANDIDATES, self.limit, self._mask, self.result),
         )
         self.result.pull(self._kernels.stream)

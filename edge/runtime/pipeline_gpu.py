@@ -70,7 +70,7 @@ class DevicePipeline:
         self._preprocess = Preprocessor(
             contract, self._kernels, layout=layout, dtype=dtype, tensor=backend.input
         )
-        self._decode = Decoder(spec, self._kernels, multi_label=multi_label)
+        self._decode = Decoder(spec, self._kernels, raw=backend.outputs, multi_label=multi_label)
         self._suppress = Suppressor(self._kernels, limit)
         self._marks: list[Event] = [backend.device.event() for _ in range(len(_STAGES) + 1)]
         self._captured: Graph | None = None
@@ -130,7 +130,7 @@ class DevicePipeline:
         device.record(self._marks[1], stream)
         self.backend.enqueue()
         device.record(self._marks[2], stream)
-        candidates = self._decode.enqueue(self.backend.outputs, score)
+        candidates = self._decode.enqueue(score)
         device.record(self._marks[3], stream)
         self._suppress.enqueue(candidates, iou)
         device.record(self._marks[4], stream)
