@@ -175,6 +175,21 @@ def test_a_damaged_graph_is_refused_before_a_copy_is_written(
     assert leftovers(tmp_path) == ["a", "b.onnx", "o", "small.cfg", "small.weights"]
 
 
+def test_a_quantized_graph_that_is_damaged_builds_no_engine(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["export-engine", model, "--int8", "--images", 4, "--no-verdict", "--builder", "none"]
+    assert cli.main([str(arg) for arg in [*argv, "-o", tmp_path / "a"]]) == 0
+    capsys.readouterr()
+    graph = onnx.load(str(tmp_path / "a" / "small.int8.onnx"))
+    for node in graph.graph.node:
+        if node.op_type == "LeakyRelu":
+            node.output[0] = "nowhere"
+    onnx.save(graph, str(tmp_path / "b.onnx"))
+    assert "b.onnx" in refused(capsys, "export-engine", tmp_path / "b.onnx", "-o", tmp_path / "o")
+    assert leftovers(tmp_path / "o") == []
+
+
 def test_want_of_memory_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
