@@ -13,6 +13,7 @@ import numpy as np
 from apps.image_results import ClassResults, by_class
 from apps.slices import SIZES, sized
 from apps.table import steps
+from edge.data.coco import find_coco
 from edge.data.datasets import Dataset, Item, load, match_classes, open_dataset
 from edge.data.metrics import Metrics, evaluate_detections
 from edge.detections import Detections
@@ -64,9 +65,19 @@ def labelled(data: str | Path, classes: Sequence[str], images: int | None = None
     """
     dataset = open_dataset(data, classes, images)
     if dataset.kind == "images":
-        raise DataError(f"{data}: images without labels; there is nothing to compare with")
+        raise DataError(f"{data}: images without labels; {_where_labels_lie(Path(data))}")
     match_classes(dataset.classes, classes)
     return dataset
+
+
+def _where_labels_lie(folder: Path) -> str:
+    above = folder.resolve().parent
+    if folder.resolve().name == "images" and ((above / "labels").is_dir() or find_coco(above)):
+        return f"they lie beside this folder, so give {above}"
+    return (
+        "there is nothing to compare with (YOLO labels/ or .txt beside the images, VOC "
+        "Annotations/ and JPEGImages/, KITTI label_2/, or one COCO json)"
+    )
 
 
 def data_digest(dataset: Dataset) -> str:

@@ -475,6 +475,9 @@ def _run(parser: Arguments, argv: Sequence[str] | None) -> int:
     except EdgeError as error:
         print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"{parser.prog}: out of memory: {error or 'close other programs'}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"{parser.prog}: cancelled", file=sys.stderr)
         return 130

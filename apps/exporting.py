@@ -18,7 +18,7 @@ from apps.searching import IMAGES as SELECTION_IMAGES
 from apps.searching import SELECTION_SCENES, record, search_mixed
 from apps.selection import Selection
 from apps.table import say
-from calibration.calibrate import IMAGES, SCENES
+from calibration.calibrate import IMAGES, SCENES, check_readable
 from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import read_manifest, write_atomic
 from edge.built_in import BUILT_IN
@@ -111,6 +111,8 @@ def export_engine(
     if ready is not None:
         graph = source = ready
     else:
+        if precision == "int8" and calib is not None and not _is_table(calib):
+            check_readable(calib, images)
         source = fp32_onnx(
             model,
             folder,
@@ -336,17 +338,15 @@ def _verdict(
 def _table(
     source: Path, calib: str | Path | None, recipe: Recipe
 ) -> tuple[CalibrationTable, dict[str, Any]]:
-    if calib is not None and str(calib).endswith(".json") and Path(calib).is_file():
-        document = Path(calib).read_bytes()
-        if b'"amax"' in document:
-            table = read_table(calib)
-            return table, {
-                "file": str(calib),
-                "method": table.method,
-                "images": len(table.images),
-                "equalised_tensors": len(table.gains),
-                "corrected_biases": len(table.bias),
-            }
+    if calib is not None and _is_table(calib):
+        table = read_table(calib)
+        return table, {
+            "file": str(calib),
+            "method": table.method,
+            "images": len(table.images),
+            "equalised_tensors": len(table.gains),
+            "corrected_biases": len(table.bias),
+        }
     path = source.with_name(source.name.replace(".fp32.onnx", ".calib.json"))
     made = run_calibration(source, calib, recipe, known=path)
     write_table(made.table, path)
@@ -360,6 +360,12 @@ def _table(
         "skipped": list(made.skipped),
     }
     return made.table, facts
+
+
+def _is_table(calib: str | Path) -> bool:
+    """A calibration table and no COCO json."""
+    path = Path(calib)
+    return path.suffix == ".json" and path.is_file() and b'"amax"' in path.read_bytes()
 
 
 def _kept(source: Path, keep: Sequence[str]) -> list[str]:

@@ -73,7 +73,7 @@ def run_calibration(
     dataset = open_dataset(calib or SCENES, limit=recipe.images)
     table = known_table(known, source, dataset, recipe) if known else None
     if table is not None:
-        say(f"{known}: up to date, nothing to measure (--fresh measures again)")
+        say(f"{known}: up to date, nothing to measure (edge calibrate --fresh measures again)")
         return Calibration(table, {}, len(table.images), ())
     made = _measured(source, dataset, recipe)
     _tell(made)

@@ -31,6 +31,7 @@ __all__ = [
     "Calibration",
     "calibrate",
     "calibrate_dataset",
+    "check_readable",
     "inputs_of",
     "network_inputs",
 ]
@@ -119,10 +120,7 @@ def calibrate_dataset(
     except CalibrationError:
         if seen.digests or not seen.skipped:
             raise
-        raise CalibrationError(
-            f"{dataset.source}: none of its {count} images can be calibrated on; "
-            f"the first: {seen.skipped[0]}"
-        ) from None
+        raise _none_readable(dataset, seen) from None
     table = CalibrationTable(
         amax=tuple((name, threshold(found, method)) for name, found in histograms.items()),
         method=method,
@@ -136,6 +134,25 @@ def calibrate_dataset(
         made_by=f"edge {__version__}",
     )
     return Calibration(table, histograms, len(seen.digests), tuple(seen.skipped))
+
+
+def check_readable(data: str | Path, images: int = IMAGES) -> None:
+    """Read the first usable image of what `calibrate` would take: a typo shows before the work.
+
+    Raises:
+        CalibrationError: no image can be calibrated on.
+        DataError: `data` is not there.
+    """
+    dataset, seen = open_dataset(data, limit=images), Seen()
+    if next(pictures(dataset, seen), None) is None:
+        raise _none_readable(dataset, seen)
+
+
+def _none_readable(dataset: Dataset, seen: Seen) -> CalibrationError:
+    return CalibrationError(
+        f"{dataset.source}: none of its {len(dataset.items)} images can be calibrated on; "
+        f"the first: {seen.skipped[0]}"
+    )
 
 
 def network_inputs(onnx: str | Path, data: str | Path, images: int) -> Iterator[tuple[str, Array]]:

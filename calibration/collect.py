@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calibration.equalise import apply_gains
 from calibration.histogram import Histogram
 from edge.artifact import read_manifest
-from edge.errors import CalibrationError
+from edge.errors import ArtifactError, CalibrationError, EdgeError
 from edge.optional import require
 from edge.runtime.ops_cpu import Preprocessor
 
@@ -28,6 +28,16 @@ def conv_inputs(model: Any) -> list[str]:
 
 
 def _session(path: Path, tensors: list[str], threads: int | None, gains: Gains) -> Any:
+    try:
+        return _opened(path, tensors, threads, gains)
+    except EdgeError:
+        raise
+    except Exception as error:  # onnxruntime's and protobuf's exceptions share no other base
+        first = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+        raise ArtifactError(f"{path}: its graph cannot be run: {first}") from error
+
+
+def _opened(path: Path, tensors: list[str], threads: int | None, gains: Gains) -> Any:
     onnx, ort = require("onnx"), require("onnxruntime")
     model = apply_gains(onnx.load(str(path)), gains)
     present = {output.name for output in model.graph.output}
@@ -117,6 +127,7 @@ def activations(
     Raises:
         CalibrationError: a value is NaN or infinite (names tensor and image), or an input is not
             of the graph's size.
+        ArtifactError: the graph is damaged.
     """
     session = _session(path, tensors, threads, gains or {})
     feed, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,9 @@ def read_table(source: str | Path) -> CalibrationTable:
     """Read what `write_table` wrote.
 
     Raises:
-        CalibrationError: missing, not JSON, of a newer schema, with a threshold that is not a
-            positive number, or with a key that is not that of its content.
+        CalibrationError: missing, not JSON, of a newer schema, with a threshold or gain that is
+            not a positive number, a bias that is not finite, or a key that is not that of its
+            content.
     """
     try:
         data = json.loads(Path(source).read_bytes())
@@ -114,6 +116,12 @@ def read_table(source: str | Path) -> CalibrationTable:
         for name, amax in data["amax"]:
             if not 0 < amax < float("inf"):
                 raise ValueError(f"the threshold of {name} is {amax}")
+        for name, gain in data["gains"]:
+            if not all(0 < value < float("inf") for value in gain):
+                raise ValueError(f"the gains of {name} are not all positive numbers")
+        for name, shift in data["bias"]:
+            if not all(map(isfinite, shift)):
+                raise ValueError(f"the bias of {name} is not finite")
         for name in ("images", "hashes", "recipe"):
             data[name] = tuple(map(str, data[name] if name == "images" else data.get(name, ())))
         table = CalibrationTable(**data)

@@ -13,7 +13,8 @@ def read_names(path: Path) -> tuple[str, ...]:
     """Class names, one a line; empty lines at the end do not count.
 
     Raises:
-        DataError: the file is missing, is not text or has no names.
+        DataError: the file is missing, is not text, has no names, or an empty line between them,
+            which would move every class after it.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -22,4 +23,6 @@ def read_names(path: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in text.rstrip().splitlines())
     if not names:
         raise DataError(f"{path}: no class names in it; it takes one a line")
+    if "" in names:
+        raise DataError(f"{path}:{names.index('') + 1}: an empty line among the names; delete it")
     return names

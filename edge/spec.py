@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from typing import Any, Literal, cast
 
 from edge.errors import ArtifactError
@@ -104,6 +105,11 @@ class HeadSpec:
         _one_of("class_activation", self.class_activation, ("softmax", "sigmoid", "linear"))
         if not self.anchors:
             raise ValueError(f"head {self.tensor} has no anchors")
+        if len(self.grid_hw) != 2 or min(self.grid_hw) < 1:
+            raise ValueError(f"grid_hw is {self.grid_hw}; it takes two positive numbers of cells")
+        for anchor in self.anchors:
+            if len(anchor) != 2 or not all(map(isfinite, anchor)):
+                raise ValueError(f"anchor {anchor} of head {self.tensor} is no width and height")
 
     def channels(self, classes: int) -> int:
         """Channels of the raw output: every anchor has 4 coordinates, 1 objectness, its classes."""

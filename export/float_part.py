@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.artifact import write_atomic
-from edge.errors import MissingDependency
+from edge.errors import ArtifactError, MissingDependency
 from edge.spec import InputContract, Manifest
 from export.half_float import half_floats
 
@@ -48,6 +48,9 @@ def write_float_part(onnx: Path, manifest: Manifest, target: Path) -> FloatPart:
     Args:
         onnx: an INT8 or mixed graph of edge. Layers that its precision map put in FP32 stay there.
         manifest: of `onnx`.
+
+    Raises:
+        ArtifactError: a node reads what no node makes.
     """
     layers = json.loads(dict(manifest.arguments).get("layers", "{}"))
     keep = [name for name, kind in layers.items() if kind == "fp32"]
@@ -57,6 +60,8 @@ def write_float_part(onnx: Path, manifest: Manifest, target: Path) -> FloatPart:
         return FloatPart("fp32", reason="protobuf is not installed: pip install protobuf")
     except ValueError as error:
         return FloatPart("fp32", reason=str(error))
+    except KeyError as error:
+        raise ArtifactError(f"{onnx}: its graph is damaged: nothing makes {error}") from error
     write_atomic(target, model)
     return FloatPart("fp16", single)
 

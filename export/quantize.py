@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from calibration.equalise import apply_gains
 from calibration.overlap import DIGITS, HASHES_KEY, IMAGES_KEY
 from calibration.table import CalibrationTable
 from edge.artifact import read_manifest, sha256_of, write_atomic
-from edge.errors import ArtifactError
+from edge.errors import ArtifactError, CalibrationError
 from edge.onnx_metadata import LOW_KEY
 from edge.optional import require
 from edge.spec import Manifest, Precision
@@ -69,14 +70,27 @@ def int8_graph(model: Any, table: CalibrationTable, *, keep: Collection[str] = (
     """A copy of an FP32 `ModelProto` with all that `table` says: gains, Q/DQ, rounding, biases.
 
     Raises:
-        CalibrationError: the table misses a tensor, or its rounding does not fit.
+        CalibrationError: the table misses a tensor, or its gains, rounding or biases do not fit.
         ValueError: `keep` names no convolution.
     """
     gains = {name: np.asarray(gain, np.float32) for name, gain in table.gains}
-    quantized = insert_qdq(apply_gains(model, gains), dict(table.amax), keep=keep)
+    with _fitting("gains"):
+        equal = apply_gains(model, gains)
+    quantized = insert_qdq(equal, dict(table.amax), keep=keep)
     apply_rounding(quantized, dict(table.rounding))
-    subtract_shifts(quantized, {name: shift for name, shift in table.bias if name not in keep})
+    with _fitting("biases"):
+        subtract_shifts(quantized, {name: shift for name, shift in table.bias if name not in keep})
     return quantized
+
+
+@contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise CalibrationError(
+            f"the table's {what} do not fit the graph ({error}); calibrate again: edge calibrate"
+        ) from error
 
 
 def write_half(source: str | Path, target: str | Path) -> Manifest:

@@ -85,12 +85,22 @@ def _from_onnx(source: Path, folder: Path, resize: str | None) -> Path:
             f"{source}: already {manifest.precision}; give the FP32 file it was made from, "
             "or leave the precision out to build its engine"
         )
+    _check_graph(source)
     target = folder / f"{manifest.spec.name}.fp32.onnx"
     if resize and resize != manifest.spec.contract.resize:
         _with_resize(source, target, manifest, resize)
     elif target.resolve() != source.resolve():
         _copy(source, target)
     return target
+
+
+def _check_graph(source: Path) -> None:
+    """Refuse a damaged graph before a copy of it is written."""
+    onnx = require("onnx")
+    try:
+        onnx.checker.check_model(onnx.load(str(source)))
+    except Exception as error:  # protobuf's and onnx's exceptions share no other base
+        raise ArtifactError(f"{source}: its graph is damaged: {error}") from error
 
 
 def _with_resize(source: Path, target: Path, manifest: Manifest, resize: Any) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from apps import cli
@@ -156,6 +157,49 @@ def test_random_bytes_are_no_artifact(
     assert leftovers(tmp_path / "o") == []
 
 
+def test_a_damaged_graph_is_refused_before_a_copy_is_written(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["export-engine", model, "--fp32", "--builder", "none", "-o", tmp_path / "a"]
+    assert cli.main([str(arg) for arg in argv]) == 0
+    capsys.readouterr()
+    graph = onnx.load(str(tmp_path / "a" / "small.fp32.onnx"))
+    graph.graph.node[1].input[0] = "nowhere"
+    onnx.save(graph, str(tmp_path / "b.onnx"))
+    line = refused(capsys, "export-engine", tmp_path / "b.onnx", "--int8", "-o", tmp_path / "o")
+    assert "b.onnx: its graph is damaged" in line
+    assert "nowhere" in line
+    assert leftovers(tmp_path / "o") == []
+    line = refused(capsys, "calibrate", tmp_path / "b.onnx", "-o", tmp_path / "x.calib.json")
+    assert "b.onnx: its graph cannot be run" in line
+    assert leftovers(tmp_path) == ["a", "b.onnx", "o", "small.cfg", "small.weights"]
+
+
+def test_a_quantized_graph_that_is_damaged_builds_no_engine(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["export-engine", model, "--int8", "--images", 4, "--no-verdict", "--builder", "none"]
+    assert cli.main([str(arg) for arg in [*argv, "-o", tmp_path / "a"]]) == 0
+    capsys.readouterr()
+    graph = onnx.load(str(tmp_path / "a" / "small.int8.onnx"))
+    for node in graph.graph.node:
+        if node.op_type == "LeakyRelu":
+            node.output[0] = "nowhere"
+    onnx.save(graph, str(tmp_path / "b.onnx"))
+    assert "b.onnx" in refused(capsys, "export-engine", tmp_path / "b.onnx", "-o", tmp_path / "o")
+    assert leftovers(tmp_path / "o") == []
+
+
+def test_want_of_memory_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError("cannot allocate 9 GiB")
+
+    monkeypatch.setattr("apps.detect.detect", full)
+    assert "out of memory: cannot allocate 9 GiB" in refused(capsys, "detect", "a.onnx", "a.jpg")
+
+
 def test_an_engine_without_its_manifest_is_refused_with_the_rebuild_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,8 +234,7 @@ def test_an_empty_calibration_folder_is_refused(
         capsys, "export-engine", model, "--int8", "--calib", tmp_path / "none", "-o", tmp_path / "o"
     )
     assert "none" in line
-    assert not (tmp_path / "o" / "small.int8.onnx").exists()
-    assert not (tmp_path / "o" / "small.calib.json").exists()
+    assert leftovers(tmp_path / "o") == []
 
 
 def test_a_corrupt_calibration_image_is_named_skipped_and_counted(
@@ -223,7 +266,7 @@ def test_no_readable_calibration_image_is_an_error(
         capsys, "export-engine", model, "--int8", "--calib", folder, "-o", tmp_path / "o"
     )
     assert "broken.jpg" in line
-    assert not (tmp_path / "o" / "small.int8.onnx").exists()
+    assert leftovers(tmp_path / "o") == []
 
 
 def test_a_calibration_table_of_another_graph_is_refused(

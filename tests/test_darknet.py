@@ -102,6 +102,10 @@ LAYERS = {
     "reorg": CONV.replace("filters=8", "filters=16") + "[reorg]\nstride=2\n",
     "route of groups": "[route]\nlayers=-1\ngroups=2\ngroup_id=1\n",
     "route of several": CONV.replace("stride=2", "stride=1") + "[route]\nlayers=-1,0\n",
+    "upsample by three": "[upsample]\nstride=3\n",
+    "shortcut with mish": CONV.replace("stride=2", "stride=1")
+    + "[shortcut]\nfrom=0\nactivation=mish\n",
+    "groups": CONV.replace("pad=1", "pad=1\ngroups=4"),
     "upsample": CONV + "[upsample]\nstride=2\n[route]\nlayers=-1,0\n",
     "shortcut": CONV.replace("stride=2", "stride=1") + "[shortcut]\nfrom=-2\nactivation=leaky\n",
     "shortcut to a wider layer": CONV.replace("stride=2", "stride=1").replace("=8", "=4")
@@ -286,7 +290,21 @@ BAD = [
     (NET + CONV.replace("filters=8\n", "") + YOLO, r":5: layer 0 .*the key filters is missing"),
     (NET + CONV.replace("=8", "=x") + YOLO, "filters=x is not a number"),
     (NET + CONV.replace("=8", "=0") + YOLO, "filters=0 must be 1 or more"),
-    (NET + CONV.replace("leaky", "gelu") + YOLO, "unknown activation gelu"),
+    (NET + CONV.replace("leaky", "gelu") + YOLO, "unknown activation gelu; known: leaky, linear"),
+    (NET + CONV.replace("leaky", "hard_mish") + YOLO, r":5: .*unknown activation hard_mish"),
+    (NET + CONV.replace("pad=1", "padding=-1") + YOLO, "padding=-1 is negative"),
+    (NET + CONV.replace("=8", "=80000000") + YOLO, "its kernel would have 80000000x3x3x3 numbers"),
+    (NET.replace("=64", "=6400000") + CONV + YOLO, "its output would have 8x48x3200000 numbers"),
+    (NET.replace("=64", "=" + "9" * 5000) + CONV + YOLO, "width=9{60} is not a number"),
+    (NET + CONV + "[upsample]\nstride=90000\n" + YOLO, r":12: layer 1 \[upsample\]: its output"),
+    (NET + CONV + "[maxpool]\nsize=2\nstride_x=1\nstride_y=2\n" + YOLO, "stride_x=1 differ"),
+    (NET + CONV + "[shortcut]\nfrom=-1,-2\n" + YOLO, "takes one layer, not several"),
+    (NET + CONV + "[sam]\nfrom=-2\n" + YOLO, r":12: layer 1 \[sam\]: unknown section"),
+    (NET + CONV + "[local_avgpool]\nsize=2\n" + YOLO, r"\[local_avgpool\]: unknown section"),
+    (NET + CONV + "[maxpool]\nmaxpool_depth=1\n" + YOLO, "maxpool_depth=1 is not supported"),
+    (NET + CONV + YOLO.replace("5,6", "-5,6"), "anchors=1,2,3,4,-5,6: a size must be above 0"),
+    (NET + CONV + YOLO.replace("5,6", "nan,6"), "anchors=1,2,3,4,nan,6 is not a number"),
+    (NET + CONV + YOLO + "scale_x_y=inf\n", "scale_x_y=inf is not a number"),
     (NET + CONV.replace("pad=1", "pad=1\ngroups=2") + YOLO, "groups=2 divides not"),
     (NET + CONV.replace("pad=1", "pad=1\nxnor=1") + YOLO, "xnor=1 is not supported"),
     (NET.replace("width=64\n", "") + CONV + YOLO, r"\[net\]: the key width is missing"),
@@ -310,7 +328,7 @@ BAD = [
 @pytest.mark.parametrize(("text", "message"), BAD)
 def test_bad_cfg_is_refused_in_one_line(text: str, message: str) -> None:
     with pytest.raises(ArtifactError, match=message) as error:
-        load_parsed(text)
+        load_parsed(text).spec("a", ["x", "y"])
     assert str(error.value).startswith("some.cfg") and "\n" not in str(error.value)
 
 
@@ -323,9 +341,27 @@ def test_cfg_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_comments_blanks_and_doubled_keys_read_as_darknet_does() -> None:
-    cfg = parse_cfg("# x\r\n[net]\r\n width = 32 # y\r\n;z\r\nwidth=64\r\n[avgpool]\r\n", "a")
-    assert cfg.net.options == {"width": "32"} and cfg.net.line == 2
-    assert [(s.type, s.index, s.line) for s in cfg.layers] == [("avgpool", 0, 6)]
+    text = "# x\r\n[net]\r\n width = 32 # y\r\n;z\r\nwidth=64\r\nheight=9;z\r\n[avgpool] # z\r\n"
+    cfg = parse_cfg(text, "a")
+    assert cfg.net.options == {"width": "32", "height": "9"} and cfg.net.line == 2
+    assert [(s.type, s.index, s.line) for s in cfg.layers] == [("avgpool", 0, 7)]
+
+
+def test_short_section_names_mean_the_long_ones() -> None:
+    text = NET + CONV + "[maxpool]\nsize=2\n[avgpool]\n" + YOLO
+    short = text
+    for long, brief in (("net", "network"), ("convolutional", "conv"), ("maxpool", "max")):
+        short = short.replace(f"[{long}]", f"[{brief}]")
+    short = short.replace("[avgpool]", "[avg]")
+    assert short != text
+    assert parse_cfg(short, "a").layers == parse_cfg(text, "a").layers
+
+
+def test_a_convolution_that_leaves_keys_out_has_darknets_defaults() -> None:
+    # parse_convolutional in Darknet's parser.c: size 1, stride 1, logistic.
+    layer = small("[convolutional]\nfilters=4\n").get_submodule("layers.1")
+    assert layer.conv.kernel_size == layer.conv.stride == (1, 1)
+    assert isinstance(layer.act, torch.nn.Sigmoid)
 
 
 def test_names_must_be_as_many_as_classes(edge_data: Path) -> None:

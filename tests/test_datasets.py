@@ -53,10 +53,18 @@ def one_line(error: pytest.ExceptionInfo[DataError], *words: str) -> None:
         assert word in text
 
 
-@pytest.mark.parametrize("layout", ["images/", "", "flat"])
-def test_yolo_fractions_become_pixels(tmp_path: Path, layout: str) -> None:
-    picture(tmp_path / ("images/sub/a.jpg" if layout == "images/" else "a.jpg"))
-    label = {"images/": "labels/sub/a.txt", "": "labels/a.txt", "flat": "a.txt"}[layout]
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("images/sub/a.jpg", "labels/sub/a.txt"),
+        ("images/sub/a.JPG", "images/sub/a.txt"),
+        ("a.jpg", "labels/a.txt"),
+        ("a.PNG", "a.txt"),
+        ("sub/a.jpg", "sub/a.txt"),
+    ],
+)
+def test_yolo_fractions_become_pixels(tmp_path: Path, image: str, label: str) -> None:
+    picture(tmp_path / image)
     write(tmp_path / label, "1 0.5 0.5 0.25 0.5\n\n0 0.1 0.1 0.2 0.2\n")
     write(tmp_path / "x.names", "cat\n dog \n\n")
     dataset = open_dataset(tmp_path)
@@ -66,6 +74,25 @@ def test_yolo_fractions_become_pixels(tmp_path: Path, layout: str) -> None:
     np.testing.assert_allclose(item.xyxy, [[22.5, 10, 37.5, 30], [0, 0, 12, 8]], atol=1e-5)
     np.testing.assert_allclose(item.area, [300, 96], rtol=1e-5)
     assert item.class_id.tolist() == [1, 0]
+
+
+def test_an_empty_line_among_names_would_move_the_classes_after_it(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.jpg")
+    write(tmp_path / "labels/a.txt", "1 0.5 0.5 0.2 0.2")
+    write(tmp_path / "x.names", "cat\n\ndog\n")
+    with pytest.raises(DataError) as error:
+        open_dataset(tmp_path)
+    one_line(error, "x.names:2: an empty line")
+
+
+def test_a_folder_in_a_label_files_place_is_not_a_missing_label(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.jpg")
+    picture(tmp_path / "images/b.jpg")
+    write(tmp_path / "labels/b.txt", "0 0.5 0.5 0.2 0.2")
+    (tmp_path / "labels/a.txt").mkdir()
+    with pytest.raises(DataError) as error:
+        open_dataset(tmp_path)
+    one_line(error, "a.txt", "cannot be read")
 
 
 def test_yolo_image_without_label_file_shows_nothing(tmp_path: Path) -> None:
@@ -188,6 +215,18 @@ def test_coco_boxes_areas_and_crowds(tmp_path: Path, place: str) -> None:
         assert item.crowd.tolist() == [False, True]
 
 
+@pytest.mark.parametrize(
+    "file", ["anything.json", "annotations.json", "annotations/instances_val2017.json"]
+)
+def test_a_folder_with_one_coco_json_is_taken_for_it(tmp_path: Path, file: str) -> None:
+    official = file.endswith("val2017.json")
+    picture(tmp_path / ("val2017/a.jpg" if official else "images/a.jpg"))
+    coco(tmp_path / file, [{"category_id": 3, "bbox": [1, 2, 10, 20]}])
+    dataset = open_dataset(tmp_path)
+    assert dataset.kind == "coco"
+    assert len(dataset.items[0]) == 1
+
+
 def test_coco_images_that_are_not_there_are_told(tmp_path: Path) -> None:
     path = coco(tmp_path / "x.json", [])
     with pytest.raises(DataError) as error:
@@ -205,6 +244,8 @@ def test_coco_images_that_are_not_there_are_told(tmp_path: Path) -> None:
     [
         ('{"images": [', ["x.json", "json"]),
         ("[1, 2]", ["x.json", "not COCO"]),
+        ("null", ["x.json", "not COCO"]),
+        ("[" * 100_000, ["x.json", "cannot be read as json"]),
         ('{"images": [], "categories": []}', ["x.json", "no annotations"]),
         ('{"images": [{"id": 1}], "annotations": [], "categories": []}', ["x.json", "file_name"]),
     ],

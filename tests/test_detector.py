@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from calibration.calibrate import calibrate
 from edge.artifact import read_manifest
 from edge.detections import Detections
 from edge.errors import ArtifactError
@@ -21,6 +22,7 @@ from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Decoder, nms
 from edge.spec import Manifest
 from export.onnx_writer import attach_manifest
+from export.quantize import write_int8
 from tests.small_models import run, write_small
 
 FRAME = np.random.default_rng(0).integers(0, 256, (70, 130, 3), np.uint8)
@@ -182,6 +184,21 @@ def test_a_damaged_graph_with_a_whole_manifest_is_one_line(artifact: Path, tmp_p
     onnx.save(model, str(tmp_path / "a.onnx"))
     with pytest.raises(ArtifactError, match=r"a\.onnx: onnxruntime cannot load it") as caught:
         Detector.open(tmp_path / "a.onnx")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_quantizer_without_its_scale_is_one_line(
+    artifact: Path, tmp_path: Path, exact: bool
+) -> None:
+    write_int8(artifact, calibrate(artifact, images=2).table, tmp_path / "a.onnx")
+    model = onnx.load(str(tmp_path / "a.onnx"))
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            node.input[1] = "nowhere"
+    onnx.save(model, str(tmp_path / "a.onnx"))
+    with pytest.raises(ArtifactError, match=r"a\.onnx: onnxruntime cannot load it") as caught:
+        Detector.open(tmp_path / "a.onnx", exact=exact)
     assert "\n" not in str(caught.value)
 
 

@@ -145,6 +145,15 @@ def test_nothing_to_measure_is_one_line(use: Use, data: Path, tmp_path: Path) ->
         evaluate("m.onnx", data, json_path=tmp_path / "none" / "r.json")
 
 
+def test_labels_beside_the_folder_given_are_pointed_at(tmp_path: Path, use: Use) -> None:
+    use()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=f"so give {tmp_path}$"):
+        evaluate("painted", tmp_path / "images")
+
+
 def test_tables_say_what_was_measured(
     use: Use, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

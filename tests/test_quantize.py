@@ -97,6 +97,8 @@ def test_a_table_of_another_graph_or_contract_is_refused(fp32: Path, tmp_path: P
         (replace(table, graph_sha256="0" * 64), "another graph"),
         (replace(table, contract_digest="0" * 64), "another input contract"),
         (replace(table, amax=table.amax[:-1]), "no threshold for its input"),
+        (replace(table, gains=(("nowhere", (1.0,)),)), "gains do not fit .*nowhere"),
+        (replace(table, bias=(("layers.0.conv", (0.0,) * 5),)), "biases do not fit"),
     ):
         with pytest.raises(CalibrationError, match=what):
             write_int8(fp32, wrong, tmp_path / "b.onnx")

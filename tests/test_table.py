@@ -61,6 +61,18 @@ def test_a_threshold_that_is_no_positive_number_is_refused(tmp_path: Path, amax:
         read_table(changed(tmp_path, amax={"images": 1.0, "bad": amax}))
 
 
+@pytest.mark.parametrize(
+    "changes", [{"gains": {"images": [1.0, -2.0]}}, {"bias": {"layers.0.conv": [float("nan")]}}]
+)
+def test_gains_and_biases_that_no_weight_can_take_are_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(
+        CalibrationError, match=r"x\.json: not a calibration table: the (gain|bias)"
+    ):
+        read_table(changed(tmp_path, **changes))
+
+
 @pytest.mark.parametrize("key", ["amax", "method", "graph_sha256", "contract_digest", "images"])
 def test_a_missing_field_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(CalibrationError, match=key):

@@ -14,12 +14,15 @@ __all__ = ["find_coco", "read_coco"]
 
 
 def find_coco(folder: Path) -> Path | None:
-    """`annotations.json` in `folder`, or its only json file if that has annotations."""
+    """`annotations.json` in `folder`, or the only json file in it or in its `annotations/`."""
     named = folder / "annotations.json"
     if named.is_file():
         return named
-    files = list(folder.glob("*.json"))
-    return files[0] if len(files) == 1 and b'"annotations"' in files[0].read_bytes() else None
+    for place in (folder, folder / "annotations"):
+        files = list(place.glob("*.json"))
+        if len(files) == 1 and b'"annotations"' in files[0].read_bytes():
+            return files[0]
+    return None
 
 
 def read_coco(path: Path, limit: int | None = None) -> Dataset:
@@ -49,12 +52,13 @@ def read_coco(path: Path, limit: int | None = None) -> Dataset:
 def _document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as json: {error}") from error
-    missing = {"images", "annotations", "categories"} - set(document)
-    if missing or not isinstance(document, dict):
+    wanted = {"images", "annotations", "categories"}
+    missing = wanted - set(document) if isinstance(document, dict) else wanted
+    if missing:
         raise DataError(f"{path}: not COCO annotations: no {', '.join(sorted(missing))}")
-    return document
+    return dict(document)
 
 
 def _label(annotation: dict[str, Any], number: dict[int, int], path: Path) -> Label:

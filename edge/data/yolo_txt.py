@@ -18,8 +18,7 @@ def has_yolo_labels(folder: Path) -> bool:
     """Whether `folder` has `labels/`, or images whose `.txt` lies beside them."""
     if (folder / "labels").is_dir():
         return True
-    texts = {path.stem for path in folder.glob("*.txt")}
-    return bool(texts) and any(image.stem in texts for image in images_in(folder))
+    return any(image.with_suffix(".txt").is_file() for image in images_in(folder))
 
 
 def read_yolo(
@@ -55,7 +54,7 @@ def _label_path(image: Path, root: Path, folder: Path) -> Path:
 
 
 def _labels(path: Path) -> list[Label]:
-    if not path.is_file():
+    if not path.exists():
         return []
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

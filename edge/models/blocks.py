@@ -6,11 +6,14 @@ network is a graph of module calls alone and every value has the path of the mod
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 __all__ = [
+    "ACTIVATIONS",
     "Add",
     "Avgpool",
     "ChannelGroup",
@@ -22,7 +25,9 @@ __all__ = [
     "activation",
 ]
 
-_ACTIVATIONS = {
+# Darknet's names; `linear` needs no module.
+ACTIVATIONS: dict[str, Callable[[], nn.Module | None]] = {
+    "linear": lambda: None,
     "leaky": lambda: nn.LeakyReLU(0.1),
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -38,7 +43,7 @@ def activation(name: str) -> nn.Module | None:
     Raises:
         KeyError: no such activation.
     """
-    return None if name == "linear" else _ACTIVATIONS[name]()
+    return ACTIVATIONS[name]()
 
 
 class Concat(nn.Module):

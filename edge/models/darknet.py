@@ -171,6 +171,8 @@ def _anchors(head: _Head, stride_wh: tuple[float, float]) -> tuple[tuple[float, 
     number = section.positive("num", 1)
     if len(numbers) != 2 * number:
         raise section.error(f"num={number} takes {2 * number} anchor numbers, not {len(numbers)}")
+    if min(numbers) <= 0:
+        raise section.error(f"anchors={section.text('anchors')}: a size must be above 0")
     pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
     if section.type == "region":
         return tuple((w * stride_wh[0], h * stride_wh[1]) for w, h in pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,21 @@ __all__ = ["DarknetCfg", "Section", "parse_cfg", "read_cfg"]
 
 T = TypeVar("T")
 
+# Darknet's short names (`string_to_layer_type` in its parser.c).
+_LONG_NAMES = {
+    "avg": "avgpool",
+    "conv": "convolutional",
+    "max": "maxpool",
+    "network": "net",
+}
+
 
 @dataclass(frozen=True)
 class Section:
     """One `[type]` and what follows it.
 
     Attributes:
-        type: the name in brackets.
+        type: the name in brackets, in its long form.
         options: text by key; the first of a doubled key, as Darknet takes it.
         line: of the bracket, from 1.
         index: Darknet's number of the layer, from 0; -1 for `[net]`.
@@ -60,23 +69,23 @@ class Section:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A number; raises ArtifactError when missing or not one."""
-        return self._convert(key, float, None if default is None else str(default))
+        """A finite number; raises ArtifactError when missing or not one."""
+        return self._convert(key, _finite, None if default is None else str(default))
 
     def integers(self, key: str) -> tuple[int, ...]:
         """Whole numbers between commas."""
         return self._convert(key, lambda text: _split(text, int), None)
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        """Numbers between commas."""
-        return self._convert(key, lambda text: _split(text, float), None)
+        """Finite numbers between commas."""
+        return self._convert(key, lambda text: _split(text, _finite), None)
 
     def _convert(self, key: str, convert: Callable[[str], T], default: str | None) -> T:
         text = self.text(key, default)
         try:
             return convert(text)
         except ValueError:
-            raise self.error(f"{key}={text} is not a number") from None
+            raise self.error(f"{key}={text[:60]} is not a number") from None
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,13 @@ def _split(text: str, convert: Callable[[str], T]) -> tuple[T, ...]:
     return tuple(convert(part) for part in text.split(",") if part)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
 def read_cfg(path: Path) -> DarknetCfg:
     """Read a Darknet cfg file.
 
@@ -119,7 +135,7 @@ def parse_cfg(text: str, source: str) -> DarknetCfg:
     """Parse a cfg; `source` names it in messages.
 
     As Darknet's `read_cfg` does it, blanks count nowhere and lines that begin with # or ; are
-    comments; what follows a # inside a line is cut as well.
+    comments; what follows a # or ; inside a line is cut as well.
 
     Raises:
         ArtifactError: empty, an option before the first section, a line that is neither section
@@ -127,11 +143,12 @@ def parse_cfg(text: str, source: str) -> DarknetCfg:
     """
     sections: list[Section] = []
     for number, raw in enumerate(text.splitlines(), start=1):
-        line = "".join(raw.partition("#")[0].split())
-        if not line or line.startswith(";"):
+        line = "".join(raw.partition("#")[0].partition(";")[0].split())
+        if not line:
             continue
         if line.startswith("[") and line.endswith("]"):
-            sections.append(Section(line[1:-1], {}, number, len(sections) - 1, source))
+            kind = _LONG_NAMES.get(line[1:-1], line[1:-1])
+            sections.append(Section(kind, {}, number, len(sections) - 1, source))
             continue
         key, equals, value = line.partition("=")
         if not sections or not equals:
@@ -139,6 +156,6 @@ def parse_cfg(text: str, source: str) -> DarknetCfg:
         sections[-1].options.setdefault(key, value)
     if len(sections) < 2:
         raise ArtifactError(f"{source}: holds {len(sections)} sections; not a Darknet cfg")
-    if sections[0].type not in ("net", "network"):
+    if sections[0].type != "net":
         raise sections[0].error("the first section must be [net]")
     return DarknetCfg(source, text, sections[0], tuple(sections[1:]))

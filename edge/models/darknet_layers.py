@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import nn
 
 from edge.models.blocks import (
+    ACTIVATIONS,
     Add,
     Avgpool,
     ChannelGroup,
@@ -30,6 +32,9 @@ __all__ = ["BATCH_NORM_EPS", "Layer", "Shape", "build_layer"]
 BATCH_NORM_EPS = 1e-6
 
 Shape = tuple[int, int, int]
+
+# An ONNX file, a protobuf message, ends at 2 GiB; TensorRT's tensors too, in elements.
+_MOST_FLOATS = 2**29
 
 # Options that change the arithmetic and that this does not do, with their harmless values.
 _UNSUPPORTED = {
@@ -124,7 +129,15 @@ def build_layer(section: Section, shapes: list[Shape], picture: Shape) -> Layer:
     layer = build(section, [*shapes, picture])
     if min(layer.shape) < 1:
         raise section.error(f"its output would be {layer.shape}; the input is too small for it")
+    _refuse_giant(section, "its output", layer.shape)
     return layer
+
+
+def _refuse_giant(section: Section, what: str, shape: tuple[int, ...]) -> None:
+    """Before memory is asked for: a slip of the keyboard is no reason to fill a machine."""
+    if prod(shape) > _MOST_FLOATS:
+        size = "x".join(map(str, shape))
+        raise section.error(f"{what} would have {size} numbers; no more than 2^29 are possible")
 
 
 # The builders below take the picture's shape at the end of `shapes`, where index -1 finds it.
@@ -146,7 +159,8 @@ def _activation(section: Section, default: str | None = None) -> nn.Module | Non
     try:
         return activation(name)
     except KeyError:
-        raise section.error(f"unknown activation {name}") from None
+        known = ", ".join(sorted(ACTIVATIONS))
+        raise section.error(f"unknown activation {name}; known: {known}") from None
 
 
 def _sequence(**modules: nn.Module | None) -> nn.Sequential:
@@ -155,17 +169,19 @@ def _sequence(**modules: nn.Module | None) -> nn.Sequential:
 
 def _convolutional(section: Section, shapes: list[Shape]) -> Layer:
     channels, height, width = shapes[_before(section)]
-    size, filters = section.positive("size"), section.positive("filters")
+    size, filters = section.positive("size", 1), section.positive("filters")
     groups = section.positive("groups", 1)
     if channels % groups or filters % groups:
         raise section.error(f"groups={groups} divides not both {channels} and {filters} channels")
-    stride = section.positive("stride", 1)
-    strides = section.positive("stride_y", stride), section.positive("stride_x", stride)
+    strides = _strides(section)
     pad = size // 2 if section.integer("pad", 0) else section.integer("padding", 0)
+    if pad < 0:
+        raise section.error(f"padding={pad} is negative")
+    _refuse_giant(section, "its kernel", (filters, channels // groups, size, size))
     normed = bool(section.integer("batch_normalize", 0))
     conv = nn.Conv2d(channels, filters, size, strides, padding=pad, groups=groups, bias=not normed)
     norm = nn.BatchNorm2d(filters, eps=BATCH_NORM_EPS) if normed else None
-    module = _sequence(conv=conv, norm=norm, act=_activation(section))
+    module = _sequence(conv=conv, norm=norm, act=_activation(section, "logistic"))
     shape = (
         filters,
         (height + 2 * pad - size) // strides[0] + 1,
@@ -174,13 +190,21 @@ def _convolutional(section: Section, shapes: list[Shape]) -> Layer:
     return Layer(module, _last_name(module), (_before(section),), shape)
 
 
+def _strides(section: Section) -> tuple[int, int]:
+    """Down and across, pixels."""
+    stride = section.positive("stride", 1)
+    return section.positive("stride_y", stride), section.positive("stride_x", stride)
+
+
 def _last_name(module: nn.Module) -> str:
     return str([name for name, _ in module.named_children()][-1])
 
 
 def _maxpool(section: Section, shapes: list[Shape]) -> Layer:
     channels, height, width = shapes[_before(section)]
-    stride = section.positive("stride", 1)
+    stride, across = _strides(section)
+    if stride != across:
+        raise section.error(f"stride_y={stride} and stride_x={across} differ: not supported")
     size = section.positive("size", stride)
     padding = section.integer("padding", size - 1)
     if not 0 <= padding < 2 * size:
@@ -219,7 +243,10 @@ def _route(section: Section, shapes: list[Shape]) -> Layer:
 
 
 def _shortcut(section: Section, shapes: list[Shape]) -> Layer:
-    older = _older(section, section.integer("from"))
+    references = section.integers("from")
+    if len(references) != 1:
+        raise section.error(f"from={section.text('from')}: it takes one layer, not several")
+    older = _older(section, references[0])
     shape, other = shapes[_before(section)], shapes[older]
     if other[0] < shape[0] or other[1:] != shape[1:]:
         raise section.error(f"cannot add layer {older} of shape {other} to {shape}")

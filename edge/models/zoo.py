@@ -175,7 +175,7 @@ def load_model(
     elif str(model) in BUILT_IN:
         raise ArtifactError(f"{model}: built in as ONNX already: {BUILT_IN[str(model)]}")
     else:
-        known = ", ".join(sorted(ZOO))
+        known = ", ".join(sorted([*ZOO, *BUILT_IN]))
         raise ArtifactError(f"{model}: no .cfg, .npz or .safetensors, and not one of {known}")
     return replace(loaded, spec=_respecified(loaded.spec, names, resize))
 

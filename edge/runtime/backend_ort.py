@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.artifact import read_manifest
-from edge.errors import ArtifactError
+from edge.errors import ArtifactError, EdgeError
 from edge.onnx_metadata import LOW_KEY, read_metadata
 from edge.optional import require
 from edge.runtime.ort_lowering import fold_weights, is_quantized, lower
@@ -55,12 +55,14 @@ class OrtBackend:
         if exact:
             # onnxruntime 1.31 drops a ReLU in front of a quantizer once weights are constants.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        model, kernels = _prepared(path, exact) if rearrange else (path.read_bytes(), "")
         try:
+            model, kernels = _prepared(path, exact) if rearrange else (path.read_bytes(), "")
             self._session: Any = ort.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime's own exceptions share no other base
+        except EdgeError:
+            raise
+        except Exception as error:  # onnxruntime's and protobuf's exceptions share no other base
             raise ArtifactError(f"{path}: onnxruntime cannot load it: {_first(error)}") from error
         threads = options.intra_op_num_threads
         self.name = f"onnxruntime {ort.__version__} CPU, {threads} threads{kernels}"
@@ -99,4 +101,4 @@ def _prepared(path: Path, exact: bool) -> tuple[bytes, str]:
 
 
 def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]
