@@ -1,4 +1,4 @@
-"""The camera app: `edge camera`. Needs numpy, OpenCV, rich and what runs the artifact."""
+"""The camera app: `edge camera`. Needs numpy, OpenCV and what runs the artifact."""
 
 from __future__ import annotations
 
@@ -151,7 +151,11 @@ def _check(
     if not 0 < share <= 1:
         raise ValueError(f"baseline_share {share} is not in 0..1")
     # Better now than after a night's run.
-    if stats is not None and not os.access(Path(stats).absolute().parent, os.W_OK):
+    if stats is None:
+        return
+    if Path(stats).is_dir():
+        raise ArtifactError(f"{stats}: is a folder; name a file, such as {Path(stats) / 's.json'}")
+    if not os.access(Path(stats).absolute().parent, os.W_OK):
         raise ArtifactError(f"{stats}: its folder is missing or cannot be written")
 
 

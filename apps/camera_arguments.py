@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
 
-from apps.argument_types import count
+from apps.argument_types import count, positive
 from apps.dashboard_guard import Address, check_token, parse_address
+from apps.source_frame import MAX_SIDE
 
 __all__ = ["add_camera_arguments", "run_camera"]
 
@@ -26,7 +27,7 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     _detector_arguments(parser)
     _sink_arguments(parser)
     _dashboard_arguments(parser)
-    parser.add_argument("--seconds", type=_positive, metavar="N", help="end after so long")
+    parser.add_argument("--seconds", type=positive, metavar="N", help="end after so long")
     parser.add_argument("--frames", type=count, metavar="N", help="end after so many frames")
     parser.add_argument("--stats", metavar="F", help="write the figures there as JSON")
 
@@ -44,7 +45,7 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--list", action="store_true", help="show the cameras of this machine and end")
     add("--size", type=_size, metavar="HxW", help="ask the camera for this size")
-    add("--fps", type=_positive, metavar="N", help="ask the camera for this rate; of a file: pace")
+    add("--fps", type=positive, metavar="N", help="ask the camera for this rate; of a file: pace")
     add("--format", metavar="FOUR", help="pixel format of a V4L2 camera, such as MJPG or YUYV")
     add("--fast", action="store_true", help="files as fast as possible, every frame")
 
@@ -72,12 +73,12 @@ def _sink_arguments(parser: argparse.ArgumentParser) -> None:
     screen.add_argument("--headless", action="store_true", help="no window")
     screen.add_argument("--window", action="store_true", help="a window, or an error why not")
     add("--record", type=_mp4, metavar="F.mp4", help="annotated video")
-    add("--record-seconds", type=_positive, metavar="N", help="begin a new file after so long")
-    add("--record-mib", type=_positive, metavar="N", help="begin a new file at this size")
-    add("--record-total-mib", type=_positive, metavar="N", help="delete the oldest beyond this")
+    add("--record-seconds", type=positive, metavar="N", help="begin a new file after so long")
+    add("--record-mib", type=positive, metavar="N", help="begin a new file at this size")
+    add("--record-total-mib", type=positive, metavar="N", help="delete the oldest beyond this")
     add("--events", metavar="F", help="JSON lines of detections, one per frame; - is stdout")
     add("--pictures", metavar="DIR", help="annotated JPEG pictures")
-    add("--pictures-every", type=float, metavar="N", help="seconds between two (1; of files 0)")
+    add("--pictures-every", type=_interval, metavar="N", help="seconds between two (1; of files 0)")
 
 
 def _dashboard_arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,16 +153,13 @@ def _size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not HEIGHTxWIDTH, such as 720x1280"
         ) from None
-    if min(height, width) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: both sides are positive")
+    if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r}: a side has 1 to {MAX_SIDE} pixels")
     return height, width
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+def _interval(text: str) -> float:
+    return 0.0 if float(text) == 0 else positive(text)
 
 
 def _share(text: str) -> float:

@@ -89,7 +89,7 @@ def pipeline_source(pipeline: str, options: SourceOptions) -> Source:
         raise CameraError("gst: no pipeline; it takes one such as gst:videotestsrc is-live=true")
     height, width = options.hw or _HW
     size = f",width={width},height={height}"
-    name = f"gst:{pipeline}"
+    name = public_name(f"gst:{pipeline}")
     if has_gstreamer():
         asked = size if options.hw else ""
         tail = f"videoconvert ! videoscale ! video/x-raw,format=BGR{asked} ! {_NEWEST}"

@@ -8,12 +8,12 @@ import time
 import urllib.error
 import urllib.request
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
 
-from apps.source_frame import Frame, Image, public_name
+from apps.source_frame import Frame, Image, bare_address, public_name
 from apps.source_opencv import OpenCvSource, network_source
 from edge.errors import CameraError
 
@@ -52,7 +52,7 @@ class MjpegSource:
         self._closed.clear()
         self._index = 0
         try:
-            reply = _opener(self._address).open(_bare(self._address), timeout=_CONNECT_S)
+            reply = _opener(self._address).open(bare_address(self._address), timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
             status = isinstance(error, urllib.error.HTTPError)
             reason = error if status else getattr(error, "reason", None) or error
@@ -180,10 +180,6 @@ def _length(header: list[bytes]) -> int | None:
     return None
 
 
-def _bare(address: str) -> str:
-    return urlunsplit(urlsplit(public_name(address)))
-
-
 def _opener(address: str) -> urllib.request.OpenerDirector:
     parts = urlsplit(address)
     # A camera is on this network: the proxy for web pages does not know it.
@@ -191,7 +187,7 @@ def _opener(address: str) -> urllib.request.OpenerDirector:
     if parts.username is not None:
         known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         user, word = unquote(parts.username), unquote(parts.password or "")
-        known.add_password(None, _bare(address), user, word)
+        known.add_password(None, bare_address(address), user, word)
         handlers.append(urllib.request.HTTPBasicAuthHandler(known))
         handlers.append(urllib.request.HTTPDigestAuthHandler(known))
     return urllib.request.build_opener(*handlers)

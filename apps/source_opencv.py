@@ -7,11 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from apps.source_frame import Frame, Image, SourceOptions, public_name
+from apps.source_list import obstacle
+from apps.source_probe import probe_rtsp
 from edge.errors import CameraError
 
 __all__ = ["OpenCvSource", "gstreamer_source", "has_gstreamer", "network_source", "v4l2_source"]
@@ -89,6 +92,8 @@ class OpenCvSource:
                 return None
             captured = self._stamp(self._capture)
             done, image = self._capture.retrieve()
+        if done and image is not None and image.ndim == 2:
+            image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
         if not done or image is None or image.ndim != 3 or image.shape[2] != 3:
             self.damaged += 1
             return None
@@ -106,7 +111,7 @@ class OpenCvSource:
 def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
     """A USB or other V4L2 camera: `0` or `/dev/video0`; without a size 1280x720 is asked for."""
     path = f"/dev/video{device}" if device.isdigit() else device
-    hint = _device_hint(path)
+    hint = f"another program may use it: fuser -v {path}"
     height, width = options.hw or (720, 1280)
     # Raw YUYV of this size is 5 to 10 frames a second through USB 2; Motion-JPEG is 30.
     fourcc = options.pixel_format or ("MJPG" if width * height > 640 * 480 else "YUYV")
@@ -115,6 +120,8 @@ def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
 
     def connect() -> cv2.VideoCapture:
         if sys.platform.startswith("linux"):
+            if reason := obstacle(Path(path)):
+                raise CameraError(f"{path}: {reason}; edge camera --list shows what is here")
             capture = cv2.VideoCapture(path, cv2.CAP_V4L2)
         else:
             capture = cv2.VideoCapture(int(device))
@@ -126,13 +133,6 @@ def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
         return capture
 
     return OpenCvSource(path, connect, hint, stamped=True)
-
-
-def _device_hint(path: str) -> str:
-    return (
-        f"is it plugged in, free (fuser {path}) and readable (sudo usermod -aG video $USER, then "
-        "log in again)? edge camera --list shows what is there"
-    )
 
 
 def network_source(address: str) -> OpenCvSource:
@@ -148,10 +148,13 @@ def network_source(address: str) -> OpenCvSource:
             before = os.environ.get(key)
             os.environ[key] = before or wanted
             try:
-                return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+                capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
             finally:
                 if before is None:
                     del os.environ[key]
+        if address.startswith("rtsp") and not capture.isOpened():
+            raise CameraError(f"{public_name(address)}: {probe_rtsp(address)}; {hint}")
+        return capture
 
     hint = "is the camera on, the address right and the password in it (rtsp://USER:PASSWORD@...)?"
     return OpenCvSource(public_name(address), connect, hint)

@@ -322,6 +322,8 @@ def test_outputs_that_cannot_be_written_do_not_end_detection(
         stats = camera(artifact, [Held(pictures(4), count=40)], outputs=outputs, **OPTIONS)
         with pytest.raises(ArtifactError, match=r"s\.json"):
             camera(artifact, [WORLD], stats=disk / "no" / "s.json", **OPTIONS)
+        with pytest.raises(ArtifactError, match="is a folder"):
+            camera(artifact, [WORLD], stats=tmp_path, **OPTIONS)
     assert stats["frames"] == 40
     lines = [line for line in capfd.readouterr().err.splitlines() if "goes on" in line]
     assert len(lines) == 3
@@ -525,7 +527,16 @@ def test_the_command_line_reaches_the_app(artifact: Path, tmp_path: Path) -> Non
     stats = json.loads((tmp_path / "s.json").read_text())
     assert stats["frames"] == 5 and stats["sources"][0]["hw"] == [64, 96]
     assert run_camera(parser.parse_args(["--list"])) == 0
-    for wrong in (["--size", "3"], ["--record", "x.avi"], ["--frames", "0"], ["--fps", "-1"]):
+    for wrong in (
+        ["--size", "3"],
+        ["--size", "99999x99999"],
+        ["--record", "x.avi"],
+        ["--frames", "0"],
+        ["--fps", "-1"],
+        ["--fps", "inf"],
+        ["--pictures-every", "-5"],
+        ["--pictures-every", "nan"],
+    ):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong)
 

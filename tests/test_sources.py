@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -19,11 +22,12 @@ import pytest
 
 from apps import source_gst, source_mjpeg, source_opencv, source_pipe
 from apps.source_frame import Frame, Source, SourceOptions, public_name
-from apps.source_list import list_cameras
+from apps.source_list import list_cameras, obstacle
 from apps.source_mjpeg import MjpegSource
 from apps.source_opencv import OpenCvSource
 from apps.source_paced import PacedSource
 from apps.source_pipe import PipeSource
+from apps.source_probe import probe_rtsp
 from apps.sources import make_source
 from edge.data.scenes import SceneStream
 from edge.errors import CameraError
@@ -74,6 +78,10 @@ def test_a_word_names_a_kind(word: str, kind: type) -> None:
         "scenes://?sead=3",
         "scenes://?size=3",
         "scenes://?size=0x0",
+        "scenes://?size=99999x99999",
+        "scenes://?fps=nan",
+        "",
+        "  ",
         "csi://front",
         "csi://0?turn=1",
         "gst:",
@@ -91,6 +99,13 @@ def test_passwords_are_in_no_name() -> None:
         assert "secret" not in make_source(address).name
     assert public_name("rtsp://u:secret@10.0.0.7:554/a?b=c") == "rtsp://10.0.0.7:554/a?b=c"
     assert public_name("gst:videotestsrc ! a@b") == "gst:videotestsrc ! a@b"
+    assert public_name("http://u:p@ss@cam/?next=a@b") == "http://cam/?next=a@b"
+    assert public_name("http://cam/v.cgi?usr=me&pwd=secret&rate=3") == (
+        "http://cam/v.cgi?usr=me&pwd=***&rate=3"
+    )
+    pipeline = 'gst:rtspsrc location="rtsp://u:secret@cam/a" user-pw=secret ! decodebin'
+    name = make_source(pipeline).name
+    assert name == 'gst:rtspsrc location="rtsp://cam/a" user-pw=*** ! decodebin'
 
 
 def test_a_video_gives_the_frames_that_opencv_reads(tmp_path: Path) -> None:
@@ -262,13 +277,87 @@ def test_another_stream_over_http_goes_to_ffmpeg(tmp_path: Path) -> None:
 def test_the_environment_of_ffmpeg_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     key = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
     monkeypatch.delenv(key, raising=False)
-    with pytest.raises(CameraError, match="cannot be opened"):
+    with pytest.raises(CameraError, match="Connection refused"):
         source_opencv.network_source(f"rtsp://user:pw@127.0.0.1:{free_port()}/x").open()
     assert key not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"RTSP/1.0 404 Not Found\r\n\r\n", "the camera answers 404 Not Found"),
+        (b"RTSP/1.0 401 Unauthorized\r\n\r\n", "the camera answers 401 Unauthorized"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak RTSP"),
+        (b"", "does not speak RTSP"),
+    ],
+)
+def test_an_rtsp_camera_says_itself_why_it_gives_no_stream(answer: bytes, reason: str) -> None:
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def serve() -> None:
+            visitor, _ = door.accept()
+            with visitor:
+                asked.append(visitor.recv(1000))
+                visitor.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = door.getsockname()[1]
+        assert reason in probe_rtsp(f"rtsp://user:secret@127.0.0.1:{port}/cam")
+        thread.join(5)
+    assert asked[0].startswith(b"DESCRIBE rtsp://127.0.0.1") and b"secret" not in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("rtsp://", "names no host"),
+        ("rtsp://127.0.0.1:99999/x", "out of range"),
+        ("rtsp://127.0.0.1:1/x", "Connection refused"),
+    ],
+)
+def test_an_rtsp_address_that_leads_nowhere_is_explained(address: str, reason: str) -> None:
+    assert reason in probe_rtsp(address)
+
+
+def test_a_device_that_is_no_camera_is_told_from_one_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import fcntl
+
+    with pytest.raises(CameraError, match="/dev/null: it is no camera"):
+        make_source("/dev/null").open()
+
+    def refuse(*args: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    def metadata_only(handle: int, request: int, answer: bytearray) -> int:
+        # struct v4l2_capability: capabilities of the whole and of this node; a UVC camera's
+        # second node has V4L2_CAP_META_CAPTURE and V4L2_CAP_STREAMING only.
+        answer[84:92] = struct.pack("=II", 0x84A00001, 0x04A00000)
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "ioctl", metadata_only)
+        assert "metadata only" in obstacle(Path("/dev/null"))
+        patch.setattr(os, "open", refuse)
+        assert "usermod -aG video" in obstacle(Path("/dev/null"))
+
+
+def test_grey_frames_of_a_pipeline_become_colour() -> None:
+    capture = Mock()
+    capture.get.return_value = 0.0
+    capture.retrieve.return_value = (True, np.full((4, 6), 77, np.uint8))
+    source = OpenCvSource("grey", lambda: capture, "")
+    source.open()
+    frame = source.read()
+    source.close()
+    assert frame is not None and frame.image.shape == (4, 6, 3) and (frame.image == 77).all()
+
+
 def test_a_camera_that_is_not_there_tells_what_to_do() -> None:
-    with pytest.raises(CameraError, match=r"/dev/video97.*edge camera --list"):
+    with pytest.raises(CameraError, match=r"/dev/video97.*no such device.*edge camera --list"):
         make_source("97").open()
     with pytest.raises(CameraError, match="four characters"):
         make_source("0", SourceOptions(pixel_format="RGB"))
@@ -365,8 +454,11 @@ def test_a_real_pipeline_shows_what_it_is_told_to(monkeypatch: pytest.MonkeyPatc
     frames = read_all(make_source(pipeline, SourceOptions(hw=(720, 1280))))
     assert 1 <= len(frames) <= 3  # the newest wins inside the child too
     assert np.abs(frames[0].image.astype(int) - (0, 0, 255)).max() <= 3
-    with pytest.raises(CameraError, match="nosuchelement"):
+    with pytest.raises(CameraError, match=r"gst-inspect-1\.0 nosuchelement"):
         read_all(make_source("gst:nosuchelement"))
+    if not source_gst.has_element("nvarguscamerasrc"):
+        with pytest.raises(CameraError, match=r"nvarguscamerasrc.*on a Jetson only"):
+            read_all(make_source("csi://0"))
 
 
 # The system's Python has the bindings of GStreamer's RTSP server where they are installed.
