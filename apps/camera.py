@@ -62,7 +62,7 @@ def camera(
     stats: str | Path | None = None,
     beside: Sequence[Callable[[LiveState], AbstractContextManager[object]]] = (),
 ) -> dict[str, Any]:
-    """Detect in what cameras see, until the sources end, a limit, SIGINT or SIGTERM.
+    """Detect in what cameras see, until the sources end, a limit, SIGINT, SIGTERM or SIGHUP.
 
     Args:
         artifact: `.onnx` or `.engine` of edge; None: see `built_in`.
@@ -215,8 +215,12 @@ def _session(
 
 
 def _close(captures: Sequence[Capture], workers: Sequence[SinkWorker]) -> None:
-    for capture in captures:
-        capture.close()
+    # A stream that has gone holds its reader for seconds: all are waited for at once.
+    closers = [threading.Thread(target=capture.close, name="closing") for capture in captures]
+    for closer in closers:
+        closer.start()
+    for closer in closers:
+        closer.join()
     for worker in workers:
         worker.ask_to_close()
     for worker in workers:
@@ -225,7 +229,7 @@ def _close(captures: Sequence[Capture], workers: Sequence[SinkWorker]) -> None:
 
 @contextmanager
 def _signals(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the loop, a second one everything."""
+    """The first SIGINT, SIGTERM or SIGHUP ends the loop, a second one everything."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -235,7 +239,11 @@ def _signals(stop: threading.Event) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # The terminal has gone, an ssh connection say; under nohup that is ignored and stays so.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

@@ -117,15 +117,17 @@ class Capture:
         try:
             while (frame := self.source.read()) is not None:
                 self._put(frame)
-        except CameraError as error:
-            self._lose(str(error))
         except Exception as error:  # a driver's surprise must not end the thread unseen
-            self._lose(f"{self.source.name}: {type(error).__name__}: {error}")
+            self._lose(self._words(error))
         else:
             if self.source.note:
                 self._say(self.source.note)
             return True
         return not self.source.live
+
+    def _words(self, error: Exception) -> str:
+        known = isinstance(error, CameraError)
+        return str(error) if known else f"{self.source.name}: {type(error).__name__}: {error}"
 
     def _lose(self, error: str) -> None:
         self.error = error
@@ -141,8 +143,8 @@ class Capture:
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
             try:
                 self._connect()
-            except CameraError as error:
-                self.error = str(error)
+            except Exception as error:  # what a driver or a camera that starts up comes up with
+                self.error = self._words(error)
                 continue
             self.reconnects += 1
             self._say(f"{self.source.name}: back")

@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -53,7 +54,7 @@ class MjpegSource:
         self._index = 0
         try:
             reply = _opener(self._address).open(bare_address(self._address), timeout=_CONNECT_S)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             status = isinstance(error, urllib.error.HTTPError)
             reason = error if status else getattr(error, "reason", None) or error
             raise CameraError(f"{self.name}: no answer: {reason}; {_HINT}") from error
@@ -104,7 +105,7 @@ class MjpegSource:
                 return None
             try:
                 data = self._bytes(time.monotonic() + _STALL_S)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 raise CameraError(f"{self.name}: lost: {error or 'time-out'}; {_HINT}") from error
         return _decode(data)
 

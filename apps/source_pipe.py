@@ -87,6 +87,8 @@ class PipeSource:
                 text=True,
                 errors="replace",
                 pass_fds=(write_end,),
+                # Ctrl-C in a terminal is for the app, which ends its child itself.
+                start_new_session=True,
             )
         except (OSError, ValueError) as error:
             os.close(read_end)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from apps.table import listing, say, show
@@ -57,6 +60,21 @@ def test_a_line_that_nobody_reads_ends_nothing(monkeypatch: pytest.MonkeyPatch) 
         os.dup2(os.open(os.devnull, os.O_WRONLY), broken.fileno())
 
 
+def test_a_name_that_the_encoding_does_not_have_costs_no_figures(tmp_path: Path) -> None:
+    source = tmp_path / "küche 厨房.png"
+    cv2.imwrite(str(source), np.zeros((64, 96, 3), np.uint8))
+    done = subprocess.run(
+        [sys.executable, "-m", "apps.cli", "camera", "--source", str(source), "--headless"],
+        cwd=ROOT,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"k\xfcche \u53a8\u623f.png" in done.stdout
+
+
 # Every package of this environment but those that a device needs.
 BARE = """
 import sys
@@ -80,7 +98,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_the_camera_runs_on_numpy_opencv_and_onnxruntime_alone(tmp_path: object) -> None:
+def test_the_camera_runs_on_numpy_opencv_and_onnxruntime_alone(tmp_path: Path) -> None:
     flags = ["--source", "scenes://", "--size", "64x96", "--frames", "4", "--headless", "--track"]
     flags += ["--serve", "127.0.0.1:0", "--events", f"{tmp_path}/e.jsonl"]
     flags += ["--record", f"{tmp_path}/r.mp4", "--pictures", f"{tmp_path}"]

@@ -37,6 +37,7 @@ from tests.camera_parts import (
     mjpeg_camera,
     open_files,
     pictures,
+    wait_for,
     write_video,
 )
 
@@ -252,6 +253,26 @@ def test_a_camera_that_is_killed_or_silent_is_lost(monkeypatch: pytest.MonkeyPat
     assert open_files() <= before
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"\xff" * 70000],
+)
+def test_what_does_not_speak_http_is_no_camera(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def serve() -> None:
+            visitor, _ = door.accept()
+            with visitor:
+                visitor.recv(1000)
+                visitor.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(CameraError, match="no answer"):
+            make_source(f"http://127.0.0.1:{door.getsockname()[1]}/").open()
+        thread.join(5)
+
+
 def test_another_stream_over_http_goes_to_ffmpeg(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", pictures(20))
 
@@ -430,6 +451,25 @@ def test_a_pipeline_that_hangs_is_lost_and_closing_kills_it(
     source.close()
     assert time.monotonic() - start < 4
     assert child.returncode == -signal.SIGTERM
+
+
+def test_ctrl_c_in_a_terminal_ends_the_app_and_not_first_its_pipeline(
+    fake_launch, tmp_path: Path
+) -> None:
+    fake_launch(100000, "sys.exit(0)")
+    flags = ["--source", "gst:videotestsrc", "--size", "48x64", "--headless", "--threads", "1"]
+    command = [sys.executable, "-m", "apps.cli", "camera", "--events", str(tmp_path / "e"), *flags]
+    child = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: (tmp_path / "e").exists() and (tmp_path / "e").stat().st_size, 30)
+        # As a terminal does: to the whole group.
+        os.killpg(child.pid, signal.SIGINT)
+        _, said = child.communicate(timeout=20)
+    finally:
+        child.kill()
+        child.communicate()
+    assert child.returncode == 0
+    assert "stopped" not in said
 
 
 def test_sizes_that_gstreamer_pads_are_refused() -> None:
