@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
 
 from apps.argument_types import count, positive
 from apps.dashboard_guard import Address, check_token, parse_address
-from apps.source_frame import MAX_SIDE
+from apps.source_frame import MAX_SIDE, public_name
 
 __all__ = ["add_camera_arguments", "run_camera"]
+
+# What is typed where the model belongs, by who forgets --source.
+_SOURCE = re.compile(
+    r"\d+|/dev/.*|gst:.*|\w+://.*|.*\.(mp4|m4v|mov|avi|mkv|webm|jpe?g|png|bmp)", re.IGNORECASE
+)
 
 
 def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +26,7 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "artifact",
         nargs="?",
+        type=_artifact,
         metavar="ARTIFACT",
         help=".onnx or .engine of edge; left out: a built-in detector, which is named",
     )
@@ -92,7 +99,7 @@ def _dashboard_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--token",
         type=_token,
-        default=os.environ.get("EDGE_TOKEN"),
+        default=os.environ.get("EDGE_TOKEN") or None,
         metavar="T",
         help="that visitors of the dashboard need; beyond this machine a random one by default "
         "(from EDGE_TOKEN, where that is set: other users of this machine see command lines)",
@@ -144,6 +151,13 @@ def run_camera(
     if args.events != "-":
         app.print_camera(result)
     return 0
+
+
+def _artifact(text: str) -> str:
+    if _SOURCE.fullmatch(text):
+        name = public_name(text)
+        raise argparse.ArgumentTypeError(f"{name} is a source, not a model: --source {name}")
+    return text
 
 
 def _size(text: str) -> tuple[int, int]:

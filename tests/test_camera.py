@@ -598,6 +598,10 @@ def test_the_command_line_reaches_the_app(artifact: Path, tmp_path: Path) -> Non
         ["--fps", "inf"],
         ["--pictures-every", "-5"],
         ["--pictures-every", "nan"],
+        ["video.mp4"],
+        ["0"],
+        ["/dev/video0"],
+        ["rtsp://user:secret@cam/x"],
     ):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong)
