@@ -70,7 +70,7 @@ def _shared(outputs: Outputs, wait: bool, stop: threading.Event) -> list[Sink]:
     if outputs.window or (outputs.window is None and not why_no_window()):
         sinks.append(WindowSink(stop))
     if outputs.events is not None:
-        sinks.append(EventSink(outputs.events))
+        sinks.append(EventSink(outputs.events, stop))
     if outputs.pictures is not None:
         every_s = 0.0 if wait else _PICTURES_EVERY_S
         if outputs.pictures_every is not None:

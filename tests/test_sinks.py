@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -20,7 +22,7 @@ from apps.sinks import SinkWorker
 from apps.source_frame import Frame
 from edge.detections import Detections
 from edge.errors import CameraError
-from tests.camera_parts import Held, count_frames, pictures, small_disk, wait_for
+from tests.camera_parts import ROOT, Held, count_frames, pictures, small_disk, wait_for
 
 CLASSES = ("car", "person")
 IMAGES = pictures(8, (240, 320))
@@ -175,6 +177,28 @@ def test_events_are_one_object_per_line(tmp_path: Path) -> None:
     sink.close()
     lines = path.read_text().splitlines()
     assert [json.loads(text)["frame"] for text in (lines[0], lines[2])] == [3, 4]
+
+
+def test_when_the_reader_of_stdout_has_gone_the_app_ends(tmp_path: Path) -> None:
+    flags = "--source scenes://?fps=50 --size 64x96 --headless --threads 1 --events -"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "apps.cli", "camera", *flags.split()],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None and child.stderr is not None
+        assert json.loads(child.stdout.readline())["frame"] == 0
+        child.stdout.close()
+        assert child.wait(60) == 0
+        said = child.stderr.read()
+    finally:
+        child.kill()
+        child.wait()
+        child.stderr.close()
+    assert "Traceback" not in said and "ignored" not in said
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_a_word_names_a_kind(word: str, kind: type) -> None:
         "  ",
         "csi://front",
         "csi://0?turn=1",
+        "csi://0?flip=8",
         "gst:",
     ],
 )
@@ -93,6 +94,25 @@ def test_what_is_no_source_is_refused_in_one_line(word: str) -> None:
         make_source(word)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inside_opencv", [False, True])
+def test_pipelines_of_a_jetson_name_the_sensor_and_keep_the_cameras_shape(
+    monkeypatch: pytest.MonkeyPatch, inside_opencv: bool
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(source_gst, "has_gstreamer", lambda: inside_opencv)
+    monkeypatch.setattr(source_gst, "has_element", lambda name: True)
+    monkeypatch.setattr("apps.sources.has_element", lambda name: True)
+    monkeypatch.setattr(source_gst, "gstreamer_source", lambda name, line, hint: made.append(line))
+    monkeypatch.setattr(source_gst, "PipeSource", lambda name, line, *rest: made.append(line))
+    for word in ("csi://1", "csi:1", "csi://1/?flip=2", "rtsp://cam/x"):
+        make_source(word)
+    make_source("rtsp://cam/x", SourceOptions(hw=(480, 640)))
+    assert all("sensor-id=1 " in line for line in made[:3])
+    assert "flip-method=2" in made[2]
+    assert ("width=" in made[3]) is not inside_opencv
+    assert "width=640,height=480" in made[4]
 
 
 def test_passwords_are_in_no_name() -> None:
