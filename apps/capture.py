@@ -41,6 +41,7 @@ class Capture:
         self.hw: tuple[int, int] | None = None
         self.last = time.monotonic()
         self._index, self._slots, self._say = index, slots, say
+        self._said = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"capture {source.name}", daemon=True
@@ -90,6 +91,7 @@ class Capture:
             self.source.close()
             raise
         self.state = "live"
+        self._remark()
         self._put(first)
 
     def _put(self, frame: Frame) -> None:
@@ -120,10 +122,15 @@ class Capture:
         except Exception as error:  # a driver's surprise must not end the thread unseen
             self._lose(self._words(error))
         else:
-            if self.source.note:
-                self._say(self.source.note)
+            self._remark()
             return True
         return not self.source.live
+
+    def _remark(self) -> None:
+        """What the source has to say besides its frames, once."""
+        if self.source.note and self.source.note != self._said:
+            self._say(self.source.note)
+        self._said = self.source.note
 
     def _words(self, error: Exception) -> str:
         known = isinstance(error, CameraError)

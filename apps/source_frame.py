@@ -63,7 +63,8 @@ class Source(Protocol):
             opened again. Else every frame is taken.
         fps: nominal frames per second, once open; None where nobody knows.
         damaged: frames that could not be decoded and were left out.
-        note: a remark for people, such as a file that ended too early.
+        note: a remark for people, such as a file that ended too early, or a camera that gives
+            another size than it was asked for.
     """
 
     name: str

@@ -36,14 +36,20 @@ class OpenCvSource:
         connect: makes the capture, opened or not.
         hint: what to do when it is not opened.
         stamped: the capture's own time stamps are those of `time.monotonic` (V4L2).
+        asked: what the user asked for; `note` tells what the camera gives instead.
     """
 
     live = True
 
     def __init__(
-        self, name: str, connect: Callable[[], cv2.VideoCapture], hint: str, stamped: bool = False
+        self,
+        name: str,
+        connect: Callable[[], cv2.VideoCapture],
+        hint: str,
+        stamped: bool = False,
+        asked: SourceOptions | None = None,
     ) -> None:
-        self.name = name
+        self.name, self._asked = name, asked or SourceOptions()
         self.fps: float | None = None
         self.damaged, self.note = 0, ""
         self._connect, self._hint, self._stamped = connect, hint, stamped
@@ -61,6 +67,8 @@ class OpenCvSource:
             raise CameraError(f"{self.name}: cannot be opened; {self._hint}")
         rate = float(capture.get(cv2.CAP_PROP_FPS))
         self.fps = rate if 0 < rate <= 1000 else None
+        instead = _instead(capture, self._asked)
+        self.note = f"{self.name}: gives {instead}" if instead else ""
         self._capture, self._index = capture, 0
 
     def read(self) -> Frame | None:
@@ -108,6 +116,22 @@ class OpenCvSource:
         return driver if 0 <= now - driver < _PATIENCE_S else now
 
 
+def _instead(capture: cv2.VideoCapture, asked: SourceOptions) -> str:
+    """Where a driver took what it knows in place of what was asked; empty: nowhere."""
+    told: list[str] = []
+    hw = (int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
+    if asked.hw and hw != tuple(asked.hw):
+        told.append(f"{hw[1]}x{hw[0]} pixels instead of {asked.hw[1]}x{asked.hw[0]}")
+    code = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+    four = code.to_bytes(4, "little").decode("latin-1")
+    if asked.pixel_format and four != asked.pixel_format.upper():
+        told.append(f"{four} instead of {asked.pixel_format.upper()}")
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    if asked.fps and abs(rate - asked.fps) > 0.02 * asked.fps:
+        told.append(f"{rate:g} frames a second instead of {asked.fps:g}")
+    return ", ".join(told)
+
+
 def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
     """A USB or other V4L2 camera: `0` or `/dev/video0`; without a size 1280x720 is asked for."""
     path = f"/dev/video{device}" if device.isdigit() else device
@@ -132,7 +156,7 @@ def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
             capture.set(cv2.CAP_PROP_FPS, options.fps)
         return capture
 
-    return OpenCvSource(path, connect, hint, stamped=True)
+    return OpenCvSource(path, connect, hint, stamped=True, asked=options)
 
 
 def network_source(address: str) -> OpenCvSource:

@@ -14,6 +14,7 @@ import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import cv2
@@ -384,6 +385,28 @@ def test_a_device_that_is_no_camera_is_told_from_one_that_is_missing(
         assert "metadata only" in obstacle(Path("/dev/null"))
         patch.setattr(os, "open", refuse)
         assert "usermod -aG video" in obstacle(Path("/dev/null"))
+
+
+def test_a_camera_that_gives_something_else_than_it_was_asked_for_says_so() -> None:
+    given = {
+        cv2.CAP_PROP_FRAME_HEIGHT: 480.0,
+        cv2.CAP_PROP_FRAME_WIDTH: 640.0,
+        cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*"YUYV")),
+        cv2.CAP_PROP_FPS: 30.0,
+    }
+    capture = Mock()
+    capture.get.side_effect = lambda key: given.get(key, 0.0)
+
+    def note(**options: Any) -> str:
+        source = OpenCvSource("cam", lambda: capture, "", asked=SourceOptions(**options))
+        source.open()
+        return source.note
+
+    assert note() == note(hw=(480, 640), fps=30, pixel_format="yuyv") == ""
+    assert note(hw=(1080, 1920), fps=60, pixel_format="mjpg") == (
+        "cam: gives 640x480 pixels instead of 1920x1080, YUYV instead of MJPG, "
+        "30 frames a second instead of 60"
+    )
 
 
 def test_grey_frames_of_a_pipeline_become_colour() -> None:
