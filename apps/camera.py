@@ -1,4 +1,4 @@
-"""The camera app: `edge camera`. Needs numpy, OpenCV, rich and what runs the artifact."""
+"""The camera app: `edge camera`. Needs numpy, OpenCV and what runs the artifact."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def camera(
     stats: str | Path | None = None,
     beside: Sequence[Callable[[LiveState], AbstractContextManager[object]]] = (),
 ) -> dict[str, Any]:
-    """Detect in what cameras see, until the sources end, a limit, SIGINT or SIGTERM.
+    """Detect in what cameras see, until the sources end, a limit, SIGINT, SIGTERM or SIGHUP.
 
     Args:
         artifact: `.onnx` or `.engine` of edge; None: see `built_in`.
@@ -151,7 +151,11 @@ def _check(
     if not 0 < share <= 1:
         raise ValueError(f"baseline_share {share} is not in 0..1")
     # Better now than after a night's run.
-    if stats is not None and not os.access(Path(stats).absolute().parent, os.W_OK):
+    if stats is None:
+        return
+    if Path(stats).is_dir():
+        raise ArtifactError(f"{stats}: is a folder; name a file, such as {Path(stats) / 's.json'}")
+    if not os.access(Path(stats).absolute().parent, os.W_OK):
         raise ArtifactError(f"{stats}: its folder is missing or cannot be written")
 
 
@@ -211,8 +215,12 @@ def _session(
 
 
 def _close(captures: Sequence[Capture], workers: Sequence[SinkWorker]) -> None:
-    for capture in captures:
-        capture.close()
+    # A stream that has gone holds its reader for seconds: all are waited for at once.
+    closers = [threading.Thread(target=capture.close, name="closing") for capture in captures]
+    for closer in closers:
+        closer.start()
+    for closer in closers:
+        closer.join()
     for worker in workers:
         worker.ask_to_close()
     for worker in workers:
@@ -221,7 +229,7 @@ def _close(captures: Sequence[Capture], workers: Sequence[SinkWorker]) -> None:
 
 @contextmanager
 def _signals(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the loop, a second one everything."""
+    """The first SIGINT, SIGTERM or SIGHUP ends the loop, a second one everything."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -231,7 +239,11 @@ def _signals(stop: threading.Event) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # The terminal has gone, an ssh connection say; under nohup that is ignored and stays so.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
 
-from apps.argument_types import count
+from apps.argument_types import count, positive
 from apps.dashboard_guard import Address, check_token, parse_address
+from apps.source_frame import MAX_SIDE, public_name
 
 __all__ = ["add_camera_arguments", "run_camera"]
+
+# What is typed where the model belongs, by who forgets --source.
+_SOURCE = re.compile(
+    r"\d+|/dev/.*|gst:.*|\w+://.*|.*\.(mp4|m4v|mov|avi|mkv|webm|jpe?g|png|bmp)", re.IGNORECASE
+)
 
 
 def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +26,7 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "artifact",
         nargs="?",
+        type=_artifact,
         metavar="ARTIFACT",
         help=".onnx or .engine of edge; left out: a built-in detector, which is named",
     )
@@ -26,7 +34,7 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     _detector_arguments(parser)
     _sink_arguments(parser)
     _dashboard_arguments(parser)
-    parser.add_argument("--seconds", type=_positive, metavar="N", help="end after so long")
+    parser.add_argument("--seconds", type=positive, metavar="N", help="end after so long")
     parser.add_argument("--frames", type=count, metavar="N", help="end after so many frames")
     parser.add_argument("--stats", metavar="F", help="write the figures there as JSON")
 
@@ -44,7 +52,7 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--list", action="store_true", help="show the cameras of this machine and end")
     add("--size", type=_size, metavar="HxW", help="ask the camera for this size")
-    add("--fps", type=_positive, metavar="N", help="ask the camera for this rate; of a file: pace")
+    add("--fps", type=positive, metavar="N", help="ask the camera for this rate; of a file: pace")
     add("--format", metavar="FOUR", help="pixel format of a V4L2 camera, such as MJPG or YUYV")
     add("--fast", action="store_true", help="files as fast as possible, every frame")
 
@@ -72,12 +80,12 @@ def _sink_arguments(parser: argparse.ArgumentParser) -> None:
     screen.add_argument("--headless", action="store_true", help="no window")
     screen.add_argument("--window", action="store_true", help="a window, or an error why not")
     add("--record", type=_mp4, metavar="F.mp4", help="annotated video")
-    add("--record-seconds", type=_positive, metavar="N", help="begin a new file after so long")
-    add("--record-mib", type=_positive, metavar="N", help="begin a new file at this size")
-    add("--record-total-mib", type=_positive, metavar="N", help="delete the oldest beyond this")
+    add("--record-seconds", type=positive, metavar="N", help="begin a new file after so long")
+    add("--record-mib", type=positive, metavar="N", help="begin a new file at this size")
+    add("--record-total-mib", type=positive, metavar="N", help="delete the oldest beyond this")
     add("--events", metavar="F", help="JSON lines of detections, one per frame; - is stdout")
     add("--pictures", metavar="DIR", help="annotated JPEG pictures")
-    add("--pictures-every", type=float, metavar="N", help="seconds between two (1; of files 0)")
+    add("--pictures-every", type=_interval, metavar="N", help="seconds between two (1; of files 0)")
 
 
 def _dashboard_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +99,7 @@ def _dashboard_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--token",
         type=_token,
-        default=os.environ.get("EDGE_TOKEN"),
+        default=os.environ.get("EDGE_TOKEN") or None,
         metavar="T",
         help="that visitors of the dashboard need; beyond this machine a random one by default "
         "(from EDGE_TOKEN, where that is set: other users of this machine see command lines)",
@@ -145,6 +153,13 @@ def run_camera(
     return 0
 
 
+def _artifact(text: str) -> str:
+    if _SOURCE.fullmatch(text):
+        name = public_name(text)
+        raise argparse.ArgumentTypeError(f"{name} is a source, not a model: --source {name}")
+    return text
+
+
 def _size(text: str) -> tuple[int, int]:
     try:
         height, width = (int(part) for part in text.lower().split("x"))
@@ -152,16 +167,13 @@ def _size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not HEIGHTxWIDTH, such as 720x1280"
         ) from None
-    if min(height, width) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: both sides are positive")
+    if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r}: a side has 1 to {MAX_SIDE} pixels")
     return height, width
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+def _interval(text: str) -> float:
+    return 0.0 if float(text) == 0 else positive(text)
 
 
 def _share(text: str) -> float:

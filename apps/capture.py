@@ -41,6 +41,7 @@ class Capture:
         self.hw: tuple[int, int] | None = None
         self.last = time.monotonic()
         self._index, self._slots, self._say = index, slots, say
+        self._said = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"capture {source.name}", daemon=True
@@ -90,6 +91,7 @@ class Capture:
             self.source.close()
             raise
         self.state = "live"
+        self._remark()
         self._put(first)
 
     def _put(self, frame: Frame) -> None:
@@ -117,15 +119,22 @@ class Capture:
         try:
             while (frame := self.source.read()) is not None:
                 self._put(frame)
-        except CameraError as error:
-            self._lose(str(error))
         except Exception as error:  # a driver's surprise must not end the thread unseen
-            self._lose(f"{self.source.name}: {type(error).__name__}: {error}")
+            self._lose(self._words(error))
         else:
-            if self.source.note:
-                self._say(self.source.note)
+            self._remark()
             return True
         return not self.source.live
+
+    def _remark(self) -> None:
+        """What the source has to say besides its frames, once."""
+        if self.source.note and self.source.note != self._said:
+            self._say(self.source.note)
+        self._said = self.source.note
+
+    def _words(self, error: Exception) -> str:
+        known = isinstance(error, CameraError)
+        return str(error) if known else f"{self.source.name}: {type(error).__name__}: {error}"
 
     def _lose(self, error: str) -> None:
         self.error = error
@@ -141,8 +150,8 @@ class Capture:
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
             try:
                 self._connect()
-            except CameraError as error:
-                self.error = str(error)
+            except Exception as error:  # what a driver or a camera that starts up comes up with
+                self.error = self._words(error)
                 continue
             self.reconnects += 1
             self._say(f"{self.source.name}: back")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -470,6 +471,9 @@ def export_engine(argv: Sequence[str] | None = None) -> int:
 
 def _run(parser: Arguments, argv: Sequence[str] | None) -> int:
     args: Any = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding does not have must not cost the figures beside it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return int(args.run(args))
     except EdgeError as error:

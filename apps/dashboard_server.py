@@ -161,6 +161,10 @@ class _Visit(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             raise
 
+    def do_HEAD(self) -> None:
+        """The same without the body, for who watches over services."""
+        self.do_GET()
+
     def _check(self) -> None:
         """Who asks, and for what."""
         parts = urlsplit(self.path)
@@ -209,7 +213,8 @@ class _Visit(BaseHTTPRequestHandler):
         for name, value in found.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _page(self) -> None:
         page = self.server.page.encode()
@@ -251,6 +256,8 @@ class _Visit(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.send_header("Connection", "close")
         self.end_headers()
+        if self.command == "HEAD":
+            return
         self.wfile.write(b"--frame\r\n")
         stopping, live, shown, due = self.server.stopping, self.server.live, 0, 0.0
         while not stopping.wait(max(0.0, due - time.monotonic())):

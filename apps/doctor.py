@@ -11,11 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from apps.doctor_check import Check
+from apps.doctor_commands import jetson_checks, program_checks
 from apps.host import fingerprint
 from apps.table import listing
 from edge.artifact import write_atomic
@@ -27,7 +29,6 @@ from export.engine_process import memory_available_mib
 
 __all__ = ["Check", "doctor", "print_doctor"]
 
-Status = Literal["ok", "missing", "problem"]
 BOARD, L4T = Path("/proc/device-tree/model"), Path("/etc/nv_tegra_release")
 CPUINFO, DEV, VIDEO4LINUX = Path("/proc/cpuinfo"), Path("/dev"), Path("/sys/class/video4linux")
 # By machine: flags of /proc/cpuinfo whose instructions multiply INT8, the fastest first.
@@ -48,16 +49,6 @@ _OPTIONAL = (
 )
 _LEAST_MIB = 1024
 _TIMEOUT_S = 60
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding: what was looked at, how it stands, what was found, what to do."""
-
-    name: str
-    status: Status
-    found: str
-    advice: str = ""
 
 
 def doctor(json_path: str | Path | None = None) -> dict[str, Any]:
@@ -145,6 +136,7 @@ def _jetson() -> Iterable[Check]:
     major, minor = match.groups()
     jetpack = _package_version("nvidia-jetpack") or f"{_JETPACK.get(major, 'unknown')}.x"
     yield Check("Jetson", "ok", f"{board}, JetPack {jetpack}, L4T {major}.{minor}")
+    yield from jetson_checks()
 
 
 def _package_version(package: str) -> str:
@@ -228,11 +220,25 @@ def _opencv() -> Iterable[Check]:
         return
     version, _, streamer = found.partition(" ")
     yield Check("OpenCV", "ok", version)
+    if L4T.is_file():
+        yield _opencv_of_jetpack(_import("cv2", "m.__file__")[0])
     if streamer.startswith("YES"):
         yield Check("OpenCV with GStreamer", "ok", streamer[3:].strip(" ()") or "yes")
     else:
         advice = "CSI cameras and pipelines go through a gst-launch-1.0 child instead"
         yield Check("OpenCV with GStreamer", "missing", "built without it", advice)
+
+
+def _opencv_of_jetpack(place: str) -> Check:
+    """pip's wheel has no GStreamer, and hides the one that has."""
+    name = "OpenCV of JetPack"
+    if place.startswith("/usr/lib"):
+        return Check(name, "ok", place)
+    advice = (
+        "pip uninstall opencv-python opencv-python-headless, sudo apt install python3-opencv, and "
+        "a virtual environment with --system-site-packages"
+    )
+    return Check(name, "missing", f"another one is used: {place}", advice)
 
 
 # ---------------------------------------------------------------- engines
@@ -343,6 +349,10 @@ def _camera(device: Path) -> Check:
     return Check(str(device), "problem", f"{found}: no permission", advice)
 
 
+def _programs() -> Iterable[Check]:
+    yield from program_checks(L4T.is_file())
+
+
 _CHECKS: tuple[Callable[[], Iterable[Check]], ...] = (
     _machine,
     _jetson,
@@ -351,6 +361,7 @@ _CHECKS: tuple[Callable[[], Iterable[Check]], ...] = (
     _engines,
     _optional,
     _cameras,
+    _programs,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -44,7 +45,7 @@ def draw(
 ) -> NDArray[np.uint8]:
     """A copy of a (H, W, 3) BGR frame with a box, name and score for each detection.
 
-    The best detections are painted last, so that they lie on top.
+    The best detections are painted last, so that they lie on top; no box crosses a caption.
     """
     canvas: NDArray[np.uint8] = np.array(frame, np.uint8, order="C")
     height, width = canvas.shape[:2]
@@ -56,19 +57,43 @@ def draw(
     limit = (width, height) * 2
     corners = np.clip(np.nan_to_num(detections.xyxy), -line, np.add(limit, line)).round()
     for i in order:
-        label = int(detections.class_id[i])
         x1, y1, x2, y2 = (int(v) for v in corners[i])
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour(label), line)
-        _caption(canvas, f"{classes[label]} {detections.score[i]:.2f}", (x1, y1), label, scale)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour(int(detections.class_id[i])), line)
+    for i in order:
+        label, corner = int(detections.class_id[i]), (int(corners[i, 0]), int(corners[i, 1]))
+        _caption(canvas, (classes[label], f"{detections.score[i]:.2f}"), corner, label, scale)
     return canvas
 
 
+@lru_cache(maxsize=1024)
+def _plain(name: str) -> str:
+    """ASCII, which is all that OpenCV's Hershey fonts know: letters lose their accents."""
+    parts = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
+    bare = "".join(part for part in parts if not unicodedata.combining(part))
+    return bare.encode("ascii", "replace").decode()
+
+
+@lru_cache(maxsize=1024)
+def _fitted(name: str, width: int, scale: float, stroke: int) -> str:
+    """The name, cut where a caption of it would leave no room for the score."""
+    name = _plain(name)
+    for length in range(len(name), 0, -1):
+        text = name if length == len(name) else f"{name[:length]}.."
+        if cv2.getTextSize(f"{text} 0.00", _FONT, scale, stroke)[0][0] <= width:
+            return text
+    return ""
+
+
 def _caption(
-    canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], class_id: int, scale: float
+    canvas: NDArray[np.uint8],
+    words: tuple[str, str],
+    corner: tuple[int, int],
+    class_id: int,
+    scale: float,
 ) -> None:
-    # OpenCV's Hershey fonts know ASCII only.
-    text = text.encode("ascii", "replace").decode()
+    """A name and a score; where both are wider than the frame, the name is cut."""
     stroke = max(1, round(scale * 1.6))
+    text = f"{_fitted(words[0], round(canvas.shape[1] * 0.97), scale, stroke)} {words[1]}".strip()
     (wide, high), below = cv2.getTextSize(text, _FONT, scale, stroke)
     margin = max(2, round(high * 0.25))
     box_h, box_w = high + below + 2 * margin, wide + 2 * margin

@@ -21,6 +21,8 @@ __all__ = ["LiveState"]
 
 _SERIES = 600
 _EVERY_S = 1.0
+# A camera of one frame in two seconds is slow, not away.
+_PATIENCE_S = 3.0
 _STALL_S = 15.0
 _RECENT = 60
 
@@ -114,6 +116,9 @@ class LiveState:
     def beat(self) -> None:
         """Called by the loop in every round, frames or not."""
         self._beat = time.monotonic()
+        if self._second.idle(self._beat):
+            with self._changed:
+                self._series.append(self._second.take(self._beat))
 
     def wait(self, source: int = 0, after: int = 0, timeout_s: float = 1.0) -> int:
         """The number of the newest frame of a source, as soon as it is greater than `after`.
@@ -140,7 +145,8 @@ class LiveState:
     def series(self, after: float = 0.0) -> list[dict[str, Any]]:
         """One entry per second of the last ten minutes whose `t` is greater than `after`.
 
-        Each has `t` (seconds since the start), `fps`, `age_ms` and `age_max_ms`, `stages_ms`.
+        Each has `t` (seconds since the start), `fps`, `age_ms` and `age_max_ms`, `stages_ms`; where
+        no frame comes for more than three seconds, `fps` is 0 and the ages are None.
         """
         with self._changed:
             return [sample for sample in self._series if sample["t"] > after]
@@ -149,7 +155,7 @@ class LiveState:
         """`ok`: all is well; `alive`: the app works, though a camera may be away; `reasons`."""
         now = time.monotonic()
         lost = [
-            f"{each.source.name}: {each.state}, {each.error}"
+            f"{each.source.name}: {each.state}, {each.error.removeprefix(f'{each.source.name}: ')}"
             for each in self._captures
             if each.state == "lost"
         ]
@@ -220,15 +226,20 @@ def _stalled(capture: Capture, now: float) -> bool:
 
 
 class _Second:
-    """Collects one entry of the series."""
+    """Collects one entry of the series; written by the loop's thread alone."""
 
     def __init__(self) -> None:
         self._start = self._begin = time.monotonic()
+        self._patience = _PATIENCE_S
         self._empty()
 
     def _empty(self) -> None:
         self._count, self._age, self._oldest = 0, 0.0, 0.0
         self._stages: dict[str, float] = {}
+
+    def idle(self, now: float) -> bool:
+        """Whether it is time to tell that no frame comes."""
+        return now - self._begin >= self._patience
 
     def add(self, result: Result, ready: float) -> dict[str, Any] | None:
         self._count += 1
@@ -236,17 +247,20 @@ class _Second:
         self._oldest = max(self._oldest, result.age_ms)
         for name, spent_ms in result.stages_ms.items():
             self._stages[name] = self._stages.get(name, 0.0) + spent_ms
-        passed = ready - self._begin
-        if passed < _EVERY_S:
-            return None
+        return self.take(ready) if ready - self._begin >= _EVERY_S else None
+
+    def take(self, now: float) -> dict[str, Any]:
+        """The entry that ends now; the next one begins."""
+        count = self._count
         sample = {
-            "t": round(ready - self._start, 3),
-            "fps": self._count / passed,
-            "age_ms": self._age / self._count,
-            "age_max_ms": self._oldest,
-            "stages_ms": {name: spent / self._count for name, spent in self._stages.items()},
+            "t": round(now - self._start, 3),
+            "fps": count / max(now - self._begin, 1e-9),
+            "age_ms": self._age / count if count else None,
+            "age_max_ms": self._oldest if count else None,
+            "stages_ms": {name: spent / count for name, spent in self._stages.items()},
         }
-        self._begin = ready
+        self._patience = _PATIENCE_S if count else _EVERY_S
+        self._begin = now
         self._empty()
         return sample
 

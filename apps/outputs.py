@@ -27,7 +27,8 @@ class Outputs:
     Attributes:
         window: show the frames; None: where that is possible.
         record: `NAME.mp4`; of several sources `NAME-s0.mp4` and so on.
-        record_seconds, record_mib, record_total_mib: limits of a file, and of all, see `VideoSink`.
+        record_seconds, record_mib, record_total_mib: limits of a file, and of all of all sources,
+            see `VideoSink`.
         events: JSON lines, one per frame; `-` is stdout.
         pictures: folder of annotated JPEG files.
         pictures_every: seconds between two of a source; None: 1, and of files every frame.
@@ -69,7 +70,7 @@ def _shared(outputs: Outputs, wait: bool, stop: threading.Event) -> list[Sink]:
     if outputs.window or (outputs.window is None and not why_no_window()):
         sinks.append(WindowSink(stop))
     if outputs.events is not None:
-        sinks.append(EventSink(outputs.events))
+        sinks.append(EventSink(outputs.events, stop))
     if outputs.pictures is not None:
         every_s = 0.0 if wait else _PICTURES_EVERY_S
         if outputs.pictures_every is not None:
@@ -81,11 +82,11 @@ def _shared(outputs: Outputs, wait: bool, stop: threading.Event) -> list[Sink]:
 def _video(outputs: Outputs, path: Path, index: int, sources: Sequence[Source]) -> VideoSink:
     if len(sources) > 1:
         path = path.with_name(f"{path.stem}-s{index}{path.suffix}")
-    source = sources[index]
+    source, total = sources[index], outputs.record_total_mib
     return VideoSink(
         path,
         rate=None if source.live else source.fps or _USUAL_FPS,
         segment_s=outputs.record_seconds,
         segment_mib=outputs.record_mib,
-        total_mib=outputs.record_total_mib,
+        total_mib=None if total is None else total / len(sources),
     )

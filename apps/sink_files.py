@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+import threading
 from collections import deque
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,21 +29,21 @@ class EventSink:
 
     Args:
         path: the file; `-` is stdout.
+        stop: set when stdout's reader, such as `head`, has gone.
     """
 
     pictures, depth, newest = False, 256, False
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, stop: threading.Event | None = None) -> None:
         self.name = f"events {path}"
-        self._path = Path(path)
+        self._path, self._stop = Path(path), stop
         self._file: IO[bytes] | None = None
 
     def write(self, result: Result) -> None:
         """See `Sink.write`."""
         line = json.dumps(result.to_json(), separators=(",", ":")).encode() + b"\n"
         if str(self._path) == "-":
-            sys.stdout.write(line.decode())
-            sys.stdout.flush()
+            self._print(line.decode())
             return
         if self._file is None:
             self._file = _append(self._path)
@@ -53,6 +54,17 @@ class EventSink:
                 raise OSError(errno.ENOSPC, "no space left on the disk", str(self._path))
         except OSError:
             self._file.truncate(end)
+            raise
+
+    def _print(self, line: str) -> None:
+        try:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What Python still holds would be written, and fail, at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if self._stop is not None:
+                self._stop.set()
             raise
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from apps.disk import need_room
 from apps.result import Result
@@ -24,6 +25,8 @@ _MAX_RATE = 120.0
 # A gap in the stream is shown as a standing picture for so long at most.
 _GAP_S = 2.0
 _MIB = 1 << 20
+# FFmpeg writes in pieces of 256 KiB; the frame that makes a file too big and the index come on top.
+_UNSEEN = 512 << 10
 
 
 class VideoSink:
@@ -130,7 +133,7 @@ class VideoSink:
             return
         pieces = sorted(self._pieces().items())
         sizes = [path.stat().st_size for _, path in pieces]
-        used = sum(sizes) + self._bytes
+        used = sum(sizes) + self._bytes + _UNSEEN
         for (_, path), size in zip(pieces, sizes, strict=True):
             if used <= self._total:
                 break
@@ -192,7 +195,10 @@ def _measured(heard: deque[Result]) -> float:
 def _even(picture: Image) -> Image:
     # MPEG-4 stores colour at half the size.
     height, width = picture.shape[:2]
-    return picture[: height // 2 * 2, : width // 2 * 2]
+    if min(height, width) < 2:
+        lacking = (0, 2 - min(2, height), 0, 2 - min(2, width))
+        picture = np.asarray(cv2.copyMakeBorder(picture, *lacking, cv2.BORDER_REPLICATE), np.uint8)
+    return picture[: max(2, height // 2 * 2), : max(2, width // 2 * 2)]
 
 
 def has_index(path: Path) -> bool:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Frame", "Image", "Source", "SourceOptions", "public_name"]
+__all__ = ["MAX_SIDE", "Frame", "Image", "Source", "SourceOptions", "bare_address", "public_name"]
 
 Image = NDArray[np.uint8]
+# Who logs in: all before the last @ of a host's name. Cheap cameras want it as ?usr=...&pwd=...,
+# GStreamer's rtspsrc as user-pw=...
+_USER = re.compile(r"(?<=://)[^/?#\s\"']*@")
+_SECRET = re.compile(
+    r"(?i)((?<![a-z])(?:user-)?(?:pw|pwd|pass|passwd|password|token|secret|apikey)=)[^&\s\"']+"
+)
+# Twice the width of 8K: who asks for more has mistyped.
+MAX_SIDE = 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +63,8 @@ class Source(Protocol):
             opened again. Else every frame is taken.
         fps: nominal frames per second, once open; None where nobody knows.
         damaged: frames that could not be decoded and were left out.
-        note: a remark for people, such as a file that ended too early.
+        note: a remark for people, such as a file that ended too early, or a camera that gives
+            another size than it was asked for.
     """
 
     name: str
@@ -86,8 +95,10 @@ class Source(Protocol):
 
 
 def public_name(address: str) -> str:
-    """An address without its user and password, for logs and pages."""
-    parts = urlsplit(address)
-    if "@" not in parts.netloc:
-        return address
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """An address or pipeline without the users and passwords in it, for logs and pages."""
+    return _SECRET.sub(r"\1***", _USER.sub("", address))
+
+
+def bare_address(address: str) -> str:
+    """An address without its user and password, as it is asked for."""
+    return _USER.sub("", address)

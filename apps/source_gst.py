@@ -47,8 +47,8 @@ def csi_source(address: str, options: SourceOptions) -> Source:
     """
     parts = urlsplit(address)
     query = dict(parse_qsl(parts.query))
-    flip, sensor = query.pop("flip", "0"), parts.netloc or "0"
-    if query or not sensor.isdigit() or not flip.isdigit():
+    flip, sensor = query.pop("flip", "0"), parts.netloc or parts.path.strip("/") or "0"
+    if query or not sensor.isdigit() or flip not in set("01234567"):
         raise CameraError(f"{address}: it takes csi://NUMBER or csi://NUMBER?flip=0..7")
     height, width = options.hw or _HW
     rate = Fraction(options.fps or 30).limit_denominator(1001)
@@ -57,11 +57,14 @@ def csi_source(address: str, options: SourceOptions) -> Source:
         f"height={height},framerate={rate.numerator}/{rate.denominator},format=NV12 "
         f"! nvvidconv flip-method={flip}"
     )
-    return _nvidia(address, head, options.hw or _HW, _CSI_HINT, options.fps or 30)
+    return _nvidia(address, head, (height, width), _CSI_HINT, options.fps or 30)
 
 
 def rtsp_source(address: str, options: SourceOptions) -> Source:
-    """RTSP through the Jetson's decoder, whatever codec the camera sends; TCP, 100 ms of buffer."""
+    """RTSP through the Jetson's decoder, whatever codec the camera sends; TCP, 100 ms of buffer.
+
+    Without `hw` frames have the camera's own size, but 1280x720 where they come through a child.
+    """
     # gst-launch's own parser would end the address at a space or a bang.
     if any(mark in address for mark in ' "!'):
         raise CameraError(f"{public_name(address)}: write spaces, quotes and ! as %20, %22 and %21")
@@ -69,17 +72,20 @@ def rtsp_source(address: str, options: SourceOptions) -> Source:
         f'rtspsrc location="{address}" protocols=tcp latency=100 drop-on-latency=true '
         "! application/x-rtp,media=video ! decodebin ! nvvidconv"
     )
-    return _nvidia(public_name(address), head, options.hw or _HW, _RTSP_HINT, options.fps)
+    return _nvidia(public_name(address), head, options.hw, _RTSP_HINT, options.fps)
 
 
-def _nvidia(name: str, head: str, hw: tuple[int, int], hint: str, fps: float | None) -> Source:
-    height, width = hw
-    size = f"width={width},height={height}"
+def _nvidia(
+    name: str, head: str, hw: tuple[int, int] | None, hint: str, fps: float | None
+) -> Source:
+    height, width = hw or _HW
+    size = f",width={width},height={height}"
     if has_gstreamer():
-        tail = f"video/x-raw,format=BGRx,{size} ! videoconvert ! video/x-raw,format=BGR"
+        asked = size if hw else ""
+        tail = f"video/x-raw,format=BGRx{asked} ! videoconvert ! video/x-raw,format=BGR"
         return gstreamer_source(name, f"{head} ! {tail} ! {_NEWEST}", hint)
     # nvvidconv writes I420 by itself: no conversion on the CPU, half the bytes of BGR.
-    return PipeSource(name, f"{head} ! video/x-raw,format=I420,{size}", hw, hint, fps)
+    return PipeSource(name, f"{head} ! video/x-raw,format=I420{size}", (height, width), hint, fps)
 
 
 def pipeline_source(pipeline: str, options: SourceOptions) -> Source:
@@ -89,7 +95,7 @@ def pipeline_source(pipeline: str, options: SourceOptions) -> Source:
         raise CameraError("gst: no pipeline; it takes one such as gst:videotestsrc is-live=true")
     height, width = options.hw or _HW
     size = f",width={width},height={height}"
-    name = f"gst:{pipeline}"
+    name = public_name(f"gst:{pipeline}")
     if has_gstreamer():
         asked = size if options.hw else ""
         tail = f"videoconvert ! videoscale ! video/x-raw,format=BGR{asked} ! {_NEWEST}"

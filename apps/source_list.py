@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CameraInfo", "list_cameras"]
+__all__ = ["CameraInfo", "list_cameras", "obstacle"]
 
 _SYSFS = Path("/sys/class/video4linux")
 # videodev2.h: _IOR('V', 0, struct v4l2_capability), a struct of 104 bytes.
@@ -49,20 +50,43 @@ def _text(path: Path) -> str:
 
 
 def _captures(device: Path) -> bool:
-    """Whether pictures come from the device; a UVC camera has a second node of metadata only."""
+    """Whether pictures come from the device."""
+    try:
+        return _gives_pictures(device)
+    except OSError as error:
+        # Busy or forbidden: still a camera, and opening it tells what is wrong.
+        return error.errno != errno.ENOTTY and device.exists()
+
+
+def _gives_pictures(device: Path) -> bool:
+    """Asked of the driver; a UVC camera has a second node of metadata only.
+
+    Raises:
+        OSError: it cannot be opened; ENOTTY: it is no V4L2 device.
+    """
     import fcntl
 
-    try:
-        handle = os.open(device, os.O_RDWR | os.O_NONBLOCK)
-    except OSError:
-        # Busy or forbidden: still a camera, and opening it tells what is wrong.
-        return device.exists()
+    handle = os.open(device, os.O_RDWR | os.O_NONBLOCK)
     answer = bytearray(104)
     try:
         fcntl.ioctl(handle, _QUERYCAP, answer)
-    except OSError:
-        return False
+    except OSError as error:
+        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY), str(device)) from error
     finally:
         os.close(handle)
     whole, own = struct.unpack_from("=II", answer, 84)
     return bool((own if whole & _DEVICE_CAPS else whole) & (_CAPTURE | _CAPTURE_MPLANE))
+
+
+def obstacle(device: Path) -> str:
+    """Why no pictures can come from a V4L2 device; empty if nothing is known against it."""
+    try:
+        fit = _gives_pictures(device)
+    except FileNotFoundError:
+        return "there is no such device: plug the camera in"
+    except PermissionError:
+        return "no permission: sudo usermod -aG video $USER, then log in again"
+    except OSError as error:
+        no_camera = error.errno == errno.ENOTTY
+        return "it is no camera" if no_camera else f"cannot be opened: {error.strerror}"
+    return "" if fit else "it gives no pictures (a camera's second device has metadata only)"

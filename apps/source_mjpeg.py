@@ -7,13 +7,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
 
-from apps.source_frame import Frame, Image, public_name
+from apps.source_frame import Frame, Image, bare_address, public_name
 from apps.source_opencv import OpenCvSource, network_source
 from edge.errors import CameraError
 
@@ -52,8 +53,8 @@ class MjpegSource:
         self._closed.clear()
         self._index = 0
         try:
-            reply = _opener(self._address).open(_bare(self._address), timeout=_CONNECT_S)
-        except (OSError, ValueError) as error:
+            reply = _opener(self._address).open(bare_address(self._address), timeout=_CONNECT_S)
+        except (OSError, ValueError, HTTPException) as error:
             status = isinstance(error, urllib.error.HTTPError)
             reason = error if status else getattr(error, "reason", None) or error
             raise CameraError(f"{self.name}: no answer: {reason}; {_HINT}") from error
@@ -104,7 +105,7 @@ class MjpegSource:
                 return None
             try:
                 data = self._bytes(time.monotonic() + _STALL_S)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 raise CameraError(f"{self.name}: lost: {error or 'time-out'}; {_HINT}") from error
         return _decode(data)
 
@@ -180,10 +181,6 @@ def _length(header: list[bytes]) -> int | None:
     return None
 
 
-def _bare(address: str) -> str:
-    return urlunsplit(urlsplit(public_name(address)))
-
-
 def _opener(address: str) -> urllib.request.OpenerDirector:
     parts = urlsplit(address)
     # A camera is on this network: the proxy for web pages does not know it.
@@ -191,7 +188,7 @@ def _opener(address: str) -> urllib.request.OpenerDirector:
     if parts.username is not None:
         known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         user, word = unquote(parts.username), unquote(parts.password or "")
-        known.add_password(None, _bare(address), user, word)
+        known.add_password(None, bare_address(address), user, word)
         handlers.append(urllib.request.HTTPBasicAuthHandler(known))
         handlers.append(urllib.request.HTTPDigestAuthHandler(known))
     return urllib.request.build_opener(*handlers)

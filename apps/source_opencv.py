@@ -7,11 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from apps.source_frame import Frame, Image, SourceOptions, public_name
+from apps.source_list import obstacle
+from apps.source_probe import probe_rtsp
 from edge.errors import CameraError
 
 __all__ = ["OpenCvSource", "gstreamer_source", "has_gstreamer", "network_source", "v4l2_source"]
@@ -33,14 +36,20 @@ class OpenCvSource:
         connect: makes the capture, opened or not.
         hint: what to do when it is not opened.
         stamped: the capture's own time stamps are those of `time.monotonic` (V4L2).
+        asked: what the user asked for; `note` tells what the camera gives instead.
     """
 
     live = True
 
     def __init__(
-        self, name: str, connect: Callable[[], cv2.VideoCapture], hint: str, stamped: bool = False
+        self,
+        name: str,
+        connect: Callable[[], cv2.VideoCapture],
+        hint: str,
+        stamped: bool = False,
+        asked: SourceOptions | None = None,
     ) -> None:
-        self.name = name
+        self.name, self._asked = name, asked or SourceOptions()
         self.fps: float | None = None
         self.damaged, self.note = 0, ""
         self._connect, self._hint, self._stamped = connect, hint, stamped
@@ -58,6 +67,8 @@ class OpenCvSource:
             raise CameraError(f"{self.name}: cannot be opened; {self._hint}")
         rate = float(capture.get(cv2.CAP_PROP_FPS))
         self.fps = rate if 0 < rate <= 1000 else None
+        instead = _instead(capture, self._asked)
+        self.note = f"{self.name}: gives {instead}" if instead else ""
         self._capture, self._index = capture, 0
 
     def read(self) -> Frame | None:
@@ -89,6 +100,8 @@ class OpenCvSource:
                 return None
             captured = self._stamp(self._capture)
             done, image = self._capture.retrieve()
+        if done and image is not None and image.ndim == 2:
+            image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
         if not done or image is None or image.ndim != 3 or image.shape[2] != 3:
             self.damaged += 1
             return None
@@ -103,10 +116,26 @@ class OpenCvSource:
         return driver if 0 <= now - driver < _PATIENCE_S else now
 
 
+def _instead(capture: cv2.VideoCapture, asked: SourceOptions) -> str:
+    """Where a driver took what it knows in place of what was asked; empty: nowhere."""
+    told: list[str] = []
+    hw = (int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
+    if asked.hw and hw != tuple(asked.hw):
+        told.append(f"{hw[1]}x{hw[0]} pixels instead of {asked.hw[1]}x{asked.hw[0]}")
+    code = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+    four = code.to_bytes(4, "little").decode("latin-1")
+    if asked.pixel_format and four != asked.pixel_format.upper():
+        told.append(f"{four} instead of {asked.pixel_format.upper()}")
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    if asked.fps and abs(rate - asked.fps) > 0.02 * asked.fps:
+        told.append(f"{rate:g} frames a second instead of {asked.fps:g}")
+    return ", ".join(told)
+
+
 def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
     """A USB or other V4L2 camera: `0` or `/dev/video0`; without a size 1280x720 is asked for."""
     path = f"/dev/video{device}" if device.isdigit() else device
-    hint = _device_hint(path)
+    hint = f"another program may use it: fuser -v {path}"
     height, width = options.hw or (720, 1280)
     # Raw YUYV of this size is 5 to 10 frames a second through USB 2; Motion-JPEG is 30.
     fourcc = options.pixel_format or ("MJPG" if width * height > 640 * 480 else "YUYV")
@@ -115,6 +144,8 @@ def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
 
     def connect() -> cv2.VideoCapture:
         if sys.platform.startswith("linux"):
+            if reason := obstacle(Path(path)):
+                raise CameraError(f"{path}: {reason}; edge camera --list shows what is here")
             capture = cv2.VideoCapture(path, cv2.CAP_V4L2)
         else:
             capture = cv2.VideoCapture(int(device))
@@ -125,14 +156,7 @@ def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
             capture.set(cv2.CAP_PROP_FPS, options.fps)
         return capture
 
-    return OpenCvSource(path, connect, hint, stamped=True)
-
-
-def _device_hint(path: str) -> str:
-    return (
-        f"is it plugged in, free (fuser {path}) and readable (sudo usermod -aG video $USER, then "
-        "log in again)? edge camera --list shows what is there"
-    )
+    return OpenCvSource(path, connect, hint, stamped=True, asked=options)
 
 
 def network_source(address: str) -> OpenCvSource:
@@ -148,10 +172,13 @@ def network_source(address: str) -> OpenCvSource:
             before = os.environ.get(key)
             os.environ[key] = before or wanted
             try:
-                return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+                capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
             finally:
                 if before is None:
                     del os.environ[key]
+        if address.startswith("rtsp") and not capture.isOpened():
+            raise CameraError(f"{public_name(address)}: {probe_rtsp(address)}; {hint}")
+        return capture
 
     hint = "is the camera on, the address right and the password in it (rtsp://USER:PASSWORD@...)?"
     return OpenCvSource(public_name(address), connect, hint)

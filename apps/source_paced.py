@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -11,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 import cv2
 import numpy as np
 
-from apps.source_frame import Frame, Image, SourceOptions
+from apps.source_frame import MAX_SIDE, Frame, Image, SourceOptions
 from edge.data.datasets import read_image
 from edge.data.items import images_in
 from edge.data.scenes import SceneStream
@@ -176,6 +177,8 @@ def scene_source(address: str, options: SourceOptions) -> PacedSource:
         if query:
             raise ValueError(f"unknown: {', '.join(query)}")
         hw = options.hw or (height, width)
+        if not math.isfinite(fps) or max(hw) > MAX_SIDE:
+            raise ValueError(f"at most {MAX_SIDE} pixels a side, and a finite rate")
         SceneStream(seed, hw, night, fps)
     except ValueError as error:
         raise CameraError(

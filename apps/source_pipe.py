@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shlex
 import shutil
@@ -16,7 +17,7 @@ from typing import IO
 import cv2
 import numpy as np
 
-from apps.source_frame import Frame
+from apps.source_frame import Frame, public_name
 from edge.errors import CameraError
 
 __all__ = ["PipeSource"]
@@ -86,6 +87,8 @@ class PipeSource:
                 text=True,
                 errors="replace",
                 pass_fds=(write_end,),
+                # Ctrl-C in a terminal is for the app, which ends its child itself.
+                start_new_session=True,
             )
         except (OSError, ValueError) as error:
             os.close(read_end)
@@ -156,7 +159,21 @@ class PipeSource:
             self._listener.join(1)
         errors = [line for line in self._said if "ERROR" in line or "erroneous" in line]
         said = (errors or [*self._said] or [f"exit status {status}"])[0]
-        raise CameraError(f"{self.name}: the pipeline stopped: {said}; {self._hint}")
+        hint = _lacking(said) or self._hint
+        raise CameraError(f"{self.name}: the pipeline stopped: {public_name(said)}; {hint}")
+
+
+def _lacking(said: str) -> str:
+    """What to do about an element that this machine does not have."""
+    found = re.search(r'no element "(.+?)"', said)
+    if found is None:
+        return ""
+    if found[1].startswith("nv"):
+        return (
+            f"{found[1]} comes with JetPack (sudo apt install nvidia-l4t-gstreamer) and works on a "
+            "Jetson only"
+        )
+    return f"is its name right, and the package that has it installed (gst-inspect-1.0 {found[1]})?"
 
 
 def _widen(pipe: int) -> None:

@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 WORLD = "scenes://?seed=1&night=0.3"
+_KNOWN = (
+    "0, /dev/video0, csi://0, rtsp://, http://, gst:PIPELINE, scenes://, a video, an image or a "
+    "folder"
+)
 
 
 def make_source(word: str, options: SourceOptions | None = None) -> Source:
@@ -42,6 +46,9 @@ def make_source(word: str, options: SourceOptions | None = None) -> Source:
         CameraError: no such kind, or no such file.
     """
     options = options or SourceOptions()
+    if not word.strip():
+        # As an unset variable of a shell leaves it; as a path it would be the present folder.
+        raise CameraError(f"the source is empty; known: {_KNOWN}")
     if word.isdigit() or word.startswith("/dev/"):
         return v4l2_source(word, options)
     kind = word.partition(":")[0].lower() if ":" in word else ""
@@ -67,8 +74,7 @@ def _file(word: str, options: SourceOptions) -> Source:
         options = SourceOptions(options.hw, options.fps, options.pixel_format, found[2] == "0")
     if not path.exists():
         raise CameraError(
-            f"{public_name(word)}: no such file, folder or kind of source; known: 0, /dev/video0, "
-            "csi://0, rtsp://, http://, gst:PIPELINE, scenes://, a video, an image or a folder"
+            f"{public_name(word)}: no such file, folder or kind of source; known: {_KNOWN}"
         )
     if path.is_dir() or cv2.haveImageReader(str(path)):
         return folder_source(path, options)

@@ -21,7 +21,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apps import capture as capture_module
+from apps import live as live_module
 from apps.camera import camera, print_camera
+from apps.capture import Capture
 from apps.live import LiveState
 from apps.meter import Distribution
 from apps.outputs import Outputs
@@ -52,6 +55,8 @@ OPTIONS: dict[str, Any] = {"threads": 1, "score": 0.01}
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small") / "small.onnx"
     write_small(path)
+    # onnxruntime keeps files of its own open from its first session on.
+    Detector.open(path, threads=1).close()
     return path
 
 
@@ -305,6 +310,48 @@ def test_a_lost_camera_comes_back_and_nothing_leaks(
     wait_for(lambda: open_files() <= before)
 
 
+def test_whatever_opening_a_lost_camera_raises_it_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(capture_module, "_FIRST_WAIT_S", 0.02)
+    errors: list[Exception] = [RuntimeError("a driver's surprise"), OSError(24, "too many files")]
+
+    class Unsteady(Held):
+        lost = False
+
+        def open(self) -> None:
+            if self.lost and errors:
+                raise errors.pop()
+            super().open()
+            self._closed.clear()
+
+        def read(self) -> Frame | None:
+            if self.index == 3 and not self.lost:
+                self.lost = True
+                raise CameraError("held: lost")
+            return super().read()
+
+    capture = Capture(0, Unsteady(pictures(2), fps=50), Slots(1), lambda text: None)
+    capture.open()
+    wait_for(lambda: capture.reconnects == 1 and capture.frames > 5)
+    assert capture.state == "live" and not errors
+    assert "a driver's surprise" in capture.error
+    capture.close()
+
+
+def test_two_cameras_that_hang_are_waited_for_at_once(artifact: Path) -> None:
+    class Hanging(Held):
+        def close(self) -> None:
+            if not self._closed.is_set():
+                time.sleep(1)
+            super().close()
+
+    start = time.monotonic()
+    sources = [Hanging(pictures(2), fps=20) for _ in range(4)]
+    camera(artifact, sources, frames=8, **OPTIONS)
+    assert time.monotonic() - start < 4
+
+
 def test_a_camera_that_is_not_there_at_the_start_is_an_error(artifact: Path) -> None:
     before = open_files()
     with pytest.raises(CameraError, match="refused"):
@@ -322,6 +369,8 @@ def test_outputs_that_cannot_be_written_do_not_end_detection(
         stats = camera(artifact, [Held(pictures(4), count=40)], outputs=outputs, **OPTIONS)
         with pytest.raises(ArtifactError, match=r"s\.json"):
             camera(artifact, [WORLD], stats=disk / "no" / "s.json", **OPTIONS)
+        with pytest.raises(ArtifactError, match="is a folder"):
+            camera(artifact, [WORLD], stats=tmp_path, **OPTIONS)
     assert stats["frames"] == 40
     lines = [line for line in capfd.readouterr().err.splitlines() if "goes on" in line]
     assert len(lines) == 3
@@ -340,7 +389,7 @@ print("came to its end")
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_in_mid_write_leaves_whole_files(
     artifact: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -452,6 +501,21 @@ def test_the_live_state_tells_pages_what_happens(artifact: Path) -> None:
     assert seen["health"] == {"ok": True, "alive": True, "reasons": []}
 
 
+def test_while_no_frame_comes_the_series_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(live_module, "_EVERY_S", 0.05)
+    live = LiveState({}, ("a",), [])
+    live.beat()
+    assert live.series() == []
+    for _ in range(3):
+        time.sleep(0.21)
+        live.beat()
+    told = live.series()
+    assert [one["fps"] for one in told] == [0, 0, 0]
+    assert {one["age_ms"] for one in told} == {one["age_max_ms"] for one in told} == {None}
+    assert told[0]["t"] < told[1]["t"] < told[2]["t"]
+
+
 def test_systemd_hears_that_the_app_is_ready_alive_and_stopping(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,7 +589,20 @@ def test_the_command_line_reaches_the_app(artifact: Path, tmp_path: Path) -> Non
     stats = json.loads((tmp_path / "s.json").read_text())
     assert stats["frames"] == 5 and stats["sources"][0]["hw"] == [64, 96]
     assert run_camera(parser.parse_args(["--list"])) == 0
-    for wrong in (["--size", "3"], ["--record", "x.avi"], ["--frames", "0"], ["--fps", "-1"]):
+    for wrong in (
+        ["--size", "3"],
+        ["--size", "99999x99999"],
+        ["--record", "x.avi"],
+        ["--frames", "0"],
+        ["--fps", "-1"],
+        ["--fps", "inf"],
+        ["--pictures-every", "-5"],
+        ["--pictures-every", "nan"],
+        ["video.mp4"],
+        ["0"],
+        ["/dev/video0"],
+        ["rtsp://user:secret@cam/x"],
+    ):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong)
 
@@ -578,7 +655,7 @@ def test_a_long_run_neither_grows_nor_ages(artifact: Path, tmp_path: Path) -> No
         yield
         over.set()
         thread.join(5)
-        ages = [one["age_ms"] for one in live.series()]
+        ages = [one["age_ms"] for one in live.series() if one["age_ms"] is not None]
         half = len(ages) // 2
         assert np.median(ages[half:]) < 1.5 * np.median(ages[:half]) + 10
 

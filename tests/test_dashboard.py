@@ -114,6 +114,15 @@ def test_prometheus_understands_the_metrics(artifact: Path) -> None:
     assert families["edge_baseline_agreement_ratio"].samples[0].value == 1.0
 
 
+def test_who_asks_for_the_head_gets_no_body(artifact: Path) -> None:
+    with running(artifact, [held()]) as app:
+        for path in ("/healthz", "/", "/stream/0", "/metrics"):
+            with socket.create_connection(("127.0.0.1", app.port), 10) as door:
+                door.sendall(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                head, _, body = door.makefile("rb").read().partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ") and body == b""
+
+
 def test_a_stream_shows_new_pictures_in_the_size_that_was_asked_for(artifact: Path) -> None:
     with running(artifact, [held(hw=(720, 1280))]) as app:
         visitor = Visitor(app.port, "/stream/0?width=500")

@@ -17,10 +17,13 @@ import onnxruntime
 import pytest
 
 from apps import doctor as app
+from apps import doctor_commands
 from apps.doctor import Check, doctor, print_doctor
+from apps.doctor_commands import COMMANDS, jetson_checks, program_checks
 from edge.errors import DeviceError
 from export.engine import BuilderInfo
 from tests.conftest import ROOT
+from tests.test_docs import blocks
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +128,69 @@ def test_a_jetson_is_named_with_its_jetpack(
     monkeypatch.setattr(app, "BOARD", tmp_path / "model")
     monkeypatch.setattr(app, "L4T", tmp_path / "l4t")
     monkeypatch.setattr(app, "_package_version", lambda _: "")
-    (check,) = app._jetson()
+    check = next(iter(app._jetson()))
     assert check.status == "ok"
     assert check.found.endswith("Orin Nano Engineering Reference Kit, JetPack 6.x, L4T 36.4.0")
     (tmp_path / "l4t").write_text("?")
     (check,) = app._jetson()
     assert check.status == "problem"
+
+
+def test_every_program_of_the_jetson_page_is_one_that_is_looked_for() -> None:
+    known = {name for programs in COMMANDS.values() for name in programs}
+    # These are in the environment itself, and looked for as packages.
+    own = {"~/edge/bin/edge", "~/edge/bin/export-engine", "~/edge/bin/pip", "~/edge/bin/python"}
+    own |= {name.replace("~/", "/opt/") for name in own}
+    asked = {
+        words[1] if words[0] == "sudo" else words[0]
+        for block in blocks(ROOT / "docs" / "jetson.md")
+        if not block.startswith(("[", "/"))
+        for line in block.splitlines()
+        if (words := line.split())
+    }
+    # These two stand in the text or before another one.
+    assert asked - own == known - {"sudo", "usermod"}
+
+
+def test_programs_that_are_missing_are_named_with_their_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("sudo", "apt", "cat", "install", "python3", "systemctl", "gst-launch-1.0"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor_commands, "_ADMIN", ())
+    found = by_name(program_checks(jetson=True))
+    assert found["programs to install"].status == "ok"
+    assert found["programs for cameras"].advice == "sudo apt install v4l-utils"
+    assert found["programs for a service"].found == "without journalctl, useradd, usermod"
+    assert "nvpmodel" in found["programs of a Jetson"].found
+    assert "programs of a Jetson" not in by_name(program_checks(jetson=False))
+
+
+def test_a_jetsons_clocks_and_power_mode_are_told(tmp_path: Path) -> None:
+    # As the Orin's GPU shows itself: Jetson Linux Developer Guide, "GPU".
+    gpu = tmp_path / "sys/class/devfreq/17000000.gpu"
+    (gpu / "device").mkdir(parents=True)
+    (gpu / "device" / "load").write_text("0")
+    (gpu / "min_freq").write_text("306000000\n")
+    (gpu / "max_freq").write_text("918000000\n")
+    (tmp_path / "var/lib/nvpmodel").mkdir(parents=True)
+    (tmp_path / "var/lib/nvpmodel/status").write_text("pmode:0002")
+    found = by_name(jetson_checks(tmp_path))
+    assert found["clocks"].found == "the governor moves the GPU's from 306 to 918 MHz"
+    assert "jetson_clocks" in found["clocks"].advice
+    assert found["power mode"].found == "pmode:0002"
+    (gpu / "min_freq").write_text("918000000\n")
+    assert by_name(jetson_checks(tmp_path))["clocks"].status == "ok"
+    nothing = by_name(jetson_checks(tmp_path / "nothing"))
+    assert nothing["clocks"].found == nothing["power mode"].found == "unknown"
+
+
+def test_pips_opencv_that_hides_jetpacks_is_told() -> None:
+    assert app._opencv_of_jetpack("/usr/lib/python3/dist-packages/cv2.so").status == "ok"
+    hidden = app._opencv_of_jetpack("/home/me/edge/lib/python3.10/site-packages/cv2/__init__.py")
+    assert hidden.status == "missing" and "pip uninstall opencv-python" in hidden.advice
 
 
 @pytest.mark.parametrize(

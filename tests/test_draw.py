@@ -94,3 +94,32 @@ def test_every_class_has_its_own_colour_and_legible_ink() -> None:
     for i in range(200):
         other = (0, 0, 0) if ink(colour(i)) != (0, 0, 0) else (255, 255, 255)
         assert contrast(colour(i), ink(colour(i))) >= max(4.5, contrast(colour(i), other) - 0.01)
+
+
+def test_no_box_crosses_a_caption() -> None:
+    weak = detections((40, 100, 140, 200), (40, 100, 140, 200))[np.array([1])]
+    alone = draw(frame((240, 320)), weak, CLASSES)
+    box = (60.0, 20.0, 120.0, 220.0)
+    both = draw(frame((240, 320)), detections(box, (40, 100, 140, 200)), CLASSES)
+    caption = np.s_[90:98, 42:100]
+    assert (alone[caption] != 90).all()
+    # The scores are those of the same place in the list.
+    assert (both[caption] == draw(frame((240, 320)), weak, CLASSES)[caption]).all()
+
+
+def test_a_name_too_long_for_the_frame_leaves_its_score_legible() -> None:
+    def picture(score: float, name: str) -> np.ndarray:
+        one = Detections(np.array([(9, 90, 99, 99)]), np.array([score]), np.array([0]))
+        return draw(frame((120, 200)), one, (name,))
+
+    long = "a_class_with_a_name_" * 9
+    assert (picture(0.88, long) != picture(0.31, long)).any()
+    assert (picture(0.88, long) != picture(0.88, "a")).any()
+    assert (picture(0.88, "") != 90).any()
+
+
+def test_letters_lose_their_accents_and_not_more() -> None:
+    one = Detections(np.array([(9, 90, 99, 99)]), np.array([0.5]), np.array([0]))
+    for name, plain in (("Fußgänger", "Fussganger"), ("café", "cafe"), ("信号", "??")):
+        found, wanted = (draw(frame((120, 200)), one, (each,)) for each in (name, plain))
+        assert (found == wanted).all()

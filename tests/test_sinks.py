@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from apps.outputs import Outputs, start_sinks
 from apps.result import Result
 from apps.sink_files import EventSink, PictureSink
 from apps.sink_video import VideoSink, has_index
@@ -19,7 +22,7 @@ from apps.sinks import SinkWorker
 from apps.source_frame import Frame
 from edge.detections import Detections
 from edge.errors import CameraError
-from tests.camera_parts import count_frames, pictures, small_disk, wait_for
+from tests.camera_parts import ROOT, Held, count_frames, pictures, small_disk, wait_for
 
 CLASSES = ("car", "person")
 IMAGES = pictures(8, (240, 320))
@@ -176,6 +179,28 @@ def test_events_are_one_object_per_line(tmp_path: Path) -> None:
     assert [json.loads(text)["frame"] for text in (lines[0], lines[2])] == [3, 4]
 
 
+def test_when_the_reader_of_stdout_has_gone_the_app_ends(tmp_path: Path) -> None:
+    flags = "--source scenes://?fps=50 --size 64x96 --headless --threads 1 --events -"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "apps.cli", "camera", *flags.split()],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None and child.stderr is not None
+        assert json.loads(child.stdout.readline())["frame"] == 0
+        child.stdout.close()
+        assert child.wait(60) == 0
+        said = child.stderr.read()
+    finally:
+        child.kill()
+        child.wait()
+        child.stderr.close()
+    assert "Traceback" not in said and "ignored" not in said
+
+
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
         said: list[str] = []
@@ -256,6 +281,11 @@ def test_few_frames_and_odd_sizes_are_recorded_too(tmp_path: Path) -> None:
     assert count_frames(tmp_path / "a.mp4") == 1
     VideoSink(tmp_path / "b.mp4").close()
     assert not (tmp_path / "b.mp4").exists()
+    thin = VideoSink(tmp_path / "c.mp4", rate=5)
+    for hw in ((1, 1), (2, 300), (99, 1)):
+        thin.write(result(0, 0.0, np.full((*hw, 3), 90, np.uint8)))
+    thin.close()
+    assert [count_frames(path) for path in sorted(tmp_path.glob("c*.mp4"))] == [1, 1, 1]
 
 
 def test_another_size_begins_another_file(tmp_path: Path) -> None:
@@ -281,10 +311,10 @@ def test_rotation_by_time_and_after_a_restart(tmp_path: Path) -> None:
 
 def test_rotation_by_size_keeps_to_the_total(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    sink = VideoSink(tmp_path / "a.mp4", rate=10, total_mib=1)
+    sink = VideoSink(tmp_path / "a.mp4", rate=10, total_mib=4)
     most = 0
     for index in range(60):
-        image = rng.integers(0, 256, (240, 320, 3), np.uint8)
+        image = rng.integers(0, 256, (480, 640, 3), np.uint8)
         sink.write(result(index, image=image))
         most = max(most, sum(path.stat().st_size for path in tmp_path.iterdir()))
     sink.close()
@@ -292,8 +322,24 @@ def test_rotation_by_size_keeps_to_the_total(tmp_path: Path) -> None:
     assert names[0] != "a-0001.mp4"
     assert len(names) >= 3
     assert all(count_frames(tmp_path / name) for name in names)
-    # A file ends with the frame that makes it too big.
-    assert most <= 1.1 * (1 << 20)
+    assert 2 << 20 < most <= 4 << 20
+
+
+def test_several_sources_share_the_total_of_their_recordings(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    outputs = Outputs(record=tmp_path / "a.mp4", record_total_mib=8)
+    sources = [Held(pictures(1)), Held(pictures(1))]
+    workers = start_sinks(outputs, sources, lambda text: None, threading.Event())
+    most = 0
+    for index in range(60):
+        image = rng.integers(0, 256, (480, 640, 3), np.uint8)
+        for worker in workers:
+            worker.sink.write(result(index, image=image))
+        most = max(most, sum(path.stat().st_size for path in tmp_path.iterdir()))
+    for worker in workers:
+        worker.close()
+    assert {path.name[:5] for path in tmp_path.iterdir()} == {"a-s0-", "a-s1-"}
+    assert 4 << 20 < most <= 8 << 20
 
 
 def test_a_full_disk_ends_the_recording_in_a_file_that_plays(tmp_path: Path) -> None:

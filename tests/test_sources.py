@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -12,6 +14,8 @@ import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -19,11 +23,12 @@ import pytest
 
 from apps import source_gst, source_mjpeg, source_opencv, source_pipe
 from apps.source_frame import Frame, Source, SourceOptions, public_name
-from apps.source_list import list_cameras
+from apps.source_list import list_cameras, obstacle
 from apps.source_mjpeg import MjpegSource
 from apps.source_opencv import OpenCvSource
 from apps.source_paced import PacedSource
 from apps.source_pipe import PipeSource
+from apps.source_probe import probe_rtsp
 from apps.sources import make_source
 from edge.data.scenes import SceneStream
 from edge.errors import CameraError
@@ -33,6 +38,7 @@ from tests.camera_parts import (
     mjpeg_camera,
     open_files,
     pictures,
+    wait_for,
     write_video,
 )
 
@@ -74,8 +80,13 @@ def test_a_word_names_a_kind(word: str, kind: type) -> None:
         "scenes://?sead=3",
         "scenes://?size=3",
         "scenes://?size=0x0",
+        "scenes://?size=99999x99999",
+        "scenes://?fps=nan",
+        "",
+        "  ",
         "csi://front",
         "csi://0?turn=1",
+        "csi://0?flip=8",
         "gst:",
     ],
 )
@@ -86,11 +97,37 @@ def test_what_is_no_source_is_refused_in_one_line(word: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("inside_opencv", [False, True])
+def test_pipelines_of_a_jetson_name_the_sensor_and_keep_the_cameras_shape(
+    monkeypatch: pytest.MonkeyPatch, inside_opencv: bool
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(source_gst, "has_gstreamer", lambda: inside_opencv)
+    monkeypatch.setattr(source_gst, "has_element", lambda name: True)
+    monkeypatch.setattr("apps.sources.has_element", lambda name: True)
+    monkeypatch.setattr(source_gst, "gstreamer_source", lambda name, line, hint: made.append(line))
+    monkeypatch.setattr(source_gst, "PipeSource", lambda name, line, *rest: made.append(line))
+    for word in ("csi://1", "csi:1", "csi://1/?flip=2", "rtsp://cam/x"):
+        make_source(word)
+    make_source("rtsp://cam/x", SourceOptions(hw=(480, 640)))
+    assert all("sensor-id=1 " in line for line in made[:3])
+    assert "flip-method=2" in made[2]
+    assert ("width=" in made[3]) is not inside_opencv
+    assert "width=640,height=480" in made[4]
+
+
 def test_passwords_are_in_no_name() -> None:
     for address in ("rtsp://u:secret@10.0.0.7:554/a?b=c", "http://u:secret@cam/stream"):
         assert "secret" not in make_source(address).name
     assert public_name("rtsp://u:secret@10.0.0.7:554/a?b=c") == "rtsp://10.0.0.7:554/a?b=c"
     assert public_name("gst:videotestsrc ! a@b") == "gst:videotestsrc ! a@b"
+    assert public_name("http://u:p@ss@cam/?next=a@b") == "http://cam/?next=a@b"
+    assert public_name("http://cam/v.cgi?usr=me&pwd=secret&rate=3") == (
+        "http://cam/v.cgi?usr=me&pwd=***&rate=3"
+    )
+    pipeline = 'gst:rtspsrc location="rtsp://u:secret@cam/a" user-pw=secret ! decodebin'
+    name = make_source(pipeline).name
+    assert name == 'gst:rtspsrc location="rtsp://cam/a" user-pw=*** ! decodebin'
 
 
 def test_a_video_gives_the_frames_that_opencv_reads(tmp_path: Path) -> None:
@@ -237,6 +274,26 @@ def test_a_camera_that_is_killed_or_silent_is_lost(monkeypatch: pytest.MonkeyPat
     assert open_files() <= before
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"\xff" * 70000],
+)
+def test_what_does_not_speak_http_is_no_camera(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def serve() -> None:
+            visitor, _ = door.accept()
+            with visitor:
+                visitor.recv(1000)
+                visitor.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(CameraError, match="no answer"):
+            make_source(f"http://127.0.0.1:{door.getsockname()[1]}/").open()
+        thread.join(5)
+
+
 def test_another_stream_over_http_goes_to_ffmpeg(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", pictures(20))
 
@@ -262,13 +319,109 @@ def test_another_stream_over_http_goes_to_ffmpeg(tmp_path: Path) -> None:
 def test_the_environment_of_ffmpeg_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     key = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
     monkeypatch.delenv(key, raising=False)
-    with pytest.raises(CameraError, match="cannot be opened"):
+    with pytest.raises(CameraError, match="Connection refused"):
         source_opencv.network_source(f"rtsp://user:pw@127.0.0.1:{free_port()}/x").open()
     assert key not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"RTSP/1.0 404 Not Found\r\n\r\n", "the camera answers 404 Not Found"),
+        (b"RTSP/1.0 401 Unauthorized\r\n\r\n", "the camera answers 401 Unauthorized"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak RTSP"),
+        (b"", "does not speak RTSP"),
+    ],
+)
+def test_an_rtsp_camera_says_itself_why_it_gives_no_stream(answer: bytes, reason: str) -> None:
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def serve() -> None:
+            visitor, _ = door.accept()
+            with visitor:
+                asked.append(visitor.recv(1000))
+                visitor.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = door.getsockname()[1]
+        assert reason in probe_rtsp(f"rtsp://user:secret@127.0.0.1:{port}/cam")
+        thread.join(5)
+    assert asked[0].startswith(b"DESCRIBE rtsp://127.0.0.1") and b"secret" not in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("rtsp://", "names no host"),
+        ("rtsp://127.0.0.1:99999/x", "out of range"),
+        ("rtsp://127.0.0.1:1/x", "Connection refused"),
+    ],
+)
+def test_an_rtsp_address_that_leads_nowhere_is_explained(address: str, reason: str) -> None:
+    assert reason in probe_rtsp(address)
+
+
+def test_a_device_that_is_no_camera_is_told_from_one_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import fcntl
+
+    with pytest.raises(CameraError, match="/dev/null: it is no camera"):
+        make_source("/dev/null").open()
+
+    def refuse(*args: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    def metadata_only(handle: int, request: int, answer: bytearray) -> int:
+        # struct v4l2_capability: capabilities of the whole and of this node; a UVC camera's
+        # second node has V4L2_CAP_META_CAPTURE and V4L2_CAP_STREAMING only.
+        answer[84:92] = struct.pack("=II", 0x84A00001, 0x04A00000)
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "ioctl", metadata_only)
+        assert "metadata only" in obstacle(Path("/dev/null"))
+        patch.setattr(os, "open", refuse)
+        assert "usermod -aG video" in obstacle(Path("/dev/null"))
+
+
+def test_a_camera_that_gives_something_else_than_it_was_asked_for_says_so() -> None:
+    given = {
+        cv2.CAP_PROP_FRAME_HEIGHT: 480.0,
+        cv2.CAP_PROP_FRAME_WIDTH: 640.0,
+        cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*"YUYV")),
+        cv2.CAP_PROP_FPS: 30.0,
+    }
+    capture = Mock()
+    capture.get.side_effect = lambda key: given.get(key, 0.0)
+
+    def note(**options: Any) -> str:
+        source = OpenCvSource("cam", lambda: capture, "", asked=SourceOptions(**options))
+        source.open()
+        return source.note
+
+    assert note() == note(hw=(480, 640), fps=30, pixel_format="yuyv") == ""
+    assert note(hw=(1080, 1920), fps=60, pixel_format="mjpg") == (
+        "cam: gives 640x480 pixels instead of 1920x1080, YUYV instead of MJPG, "
+        "30 frames a second instead of 60"
+    )
+
+
+def test_grey_frames_of_a_pipeline_become_colour() -> None:
+    capture = Mock()
+    capture.get.return_value = 0.0
+    capture.retrieve.return_value = (True, np.full((4, 6), 77, np.uint8))
+    source = OpenCvSource("grey", lambda: capture, "")
+    source.open()
+    frame = source.read()
+    source.close()
+    assert frame is not None and frame.image.shape == (4, 6, 3) and (frame.image == 77).all()
+
+
 def test_a_camera_that_is_not_there_tells_what_to_do() -> None:
-    with pytest.raises(CameraError, match=r"/dev/video97.*edge camera --list"):
+    with pytest.raises(CameraError, match=r"/dev/video97.*no such device.*edge camera --list"):
         make_source("97").open()
     with pytest.raises(CameraError, match="four characters"):
         make_source("0", SourceOptions(pixel_format="RGB"))
@@ -343,6 +496,25 @@ def test_a_pipeline_that_hangs_is_lost_and_closing_kills_it(
     assert child.returncode == -signal.SIGTERM
 
 
+def test_ctrl_c_in_a_terminal_ends_the_app_and_not_first_its_pipeline(
+    fake_launch, tmp_path: Path
+) -> None:
+    fake_launch(100000, "sys.exit(0)")
+    flags = ["--source", "gst:videotestsrc", "--size", "48x64", "--headless", "--threads", "1"]
+    command = [sys.executable, "-m", "apps.cli", "camera", "--events", str(tmp_path / "e"), *flags]
+    child = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: (tmp_path / "e").exists() and (tmp_path / "e").stat().st_size, 30)
+        # As a terminal does: to the whole group.
+        os.killpg(child.pid, signal.SIGINT)
+        _, said = child.communicate(timeout=20)
+    finally:
+        child.kill()
+        child.communicate()
+    assert child.returncode == 0
+    assert "stopped" not in said
+
+
 def test_sizes_that_gstreamer_pads_are_refused() -> None:
     for hw in ((720, 1284), (719, 1280)):
         with pytest.raises(CameraError, match="width of 8 n"):
@@ -365,8 +537,11 @@ def test_a_real_pipeline_shows_what_it_is_told_to(monkeypatch: pytest.MonkeyPatc
     frames = read_all(make_source(pipeline, SourceOptions(hw=(720, 1280))))
     assert 1 <= len(frames) <= 3  # the newest wins inside the child too
     assert np.abs(frames[0].image.astype(int) - (0, 0, 255)).max() <= 3
-    with pytest.raises(CameraError, match="nosuchelement"):
+    with pytest.raises(CameraError, match=r"gst-inspect-1\.0 nosuchelement"):
         read_all(make_source("gst:nosuchelement"))
+    if not source_gst.has_element("nvarguscamerasrc"):
+        with pytest.raises(CameraError, match=r"nvarguscamerasrc.*on a Jetson only"):
+            read_all(make_source("csi://0"))
 
 
 # The system's Python has the bindings of GStreamer's RTSP server where they are installed.

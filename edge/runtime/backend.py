@@ -57,7 +57,7 @@ def open_backend(artifact: str | Path, **options: Any) -> Backend:
     """
     path = Path(artifact)
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file")
+        raise ArtifactError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     if path.suffix == ".onnx":
         from edge.runtime.backend_ort import OrtBackend
 
