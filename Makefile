@@ -1,16 +1,31 @@
-# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+# Each command does all the set-up on a fresh machine. `make regress` holds the built-in detectors
+# against suite/builtin.jsonl; `make regress-update` measures and writes that file anew.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SUITE := out/suite
 
-.PHONY: demo test check clean
+.PHONY: demo test check regress regress-update suite-artifacts clean
 
 demo: $(STAMP)
 	$(BIN)/edge demo -o out/demo
 
 test: check
 	$(BIN)/python -m pytest -n 2
+
+regress: suite-artifacts
+	$(BIN)/edge regress --suite suite/builtin.toml --report $(SUITE)/report
+
+regress-update: suite-artifacts
+	$(BIN)/edge regress --suite suite/builtin.toml --update
+
+# Made anew each time: how they are made is what is guarded.
+suite-artifacts: $(STAMP)
+	rm -rf $(SUITE)
+	$(BIN)/export-engine tiny-yolo-scenes --int8 --images 64 --builder none -o $(SUITE)
+	$(BIN)/export-engine squeezedet-scenes --int8 --images 64 --builder none -o $(SUITE)
+	$(BIN)/export-engine yolov3-tiny --random-weights --fp32 --builder none -o $(SUITE)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

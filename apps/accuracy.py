@@ -29,6 +29,7 @@ __all__ = [
     "data_digest",
     "detect",
     "labelled",
+    "open_exact",
     "run_over",
     "score",
 ]
@@ -140,6 +141,16 @@ def run_over(
     return found, replace(dataset, items=tuple(items))
 
 
+def open_exact(artifact: str | Path, threads: int | None = None) -> Detector:
+    """A detector whose Q/DQ graph runs as TensorRT computes it, not as the CPU's kernels round it.
+
+    Raises:
+        ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
+    """
+    options = cpu_options(artifact, threads=threads, exact=True)
+    return Detector.open(artifact, **OPTIONS, **options)
+
+
 def detect(
     artifact: str | Path, dataset: Dataset, threads: int | None = None
 ) -> tuple[list[Detections], Dataset, Detector]:
@@ -149,9 +160,7 @@ def detect(
         DataError: an image cannot be read: a gate compares the same images or none.
         ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
     """
-    # The Q/DQ graph as TensorRT computes it, not as the CPU's INT8 kernels round it.
-    options = cpu_options(artifact, threads=threads, exact=True)
-    with Detector.open(artifact, **OPTIONS, **options) as detector:
+    with open_exact(artifact, threads) as detector:
         found, pixels = run_over([detector], dataset, what=f"evaluating {Path(artifact).name}")
     return found[0], pixels, detector
 

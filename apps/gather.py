@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps import sensors
-from apps.accuracy import Accuracy, data_digest, labelled, score
-from apps.accuracy import detect as run_over
+from apps.accuracy import Accuracy, data_digest, labelled, open_exact, run_over, score
 from apps.camera_figures import CameraRun, film
 from apps.frames import hold_frames
 from apps.host import fingerprint
@@ -104,13 +103,7 @@ def gather(suite: Suite, dataset: Dataset, digest: str) -> Gathered:
         ArtifactError, CameraError, DataError, EngineMismatch, MissingDependency: one line each.
     """
     gathered = Gathered(dataset)
-    for entry in suite.entries:
-        for path in (entry.path, entry.reference):
-            if path is not None and path not in gathered.accuracies:
-                found, gathered.dataset, detector = run_over(path, dataset, suite.threads)
-                gathered.accuracies[path] = score(
-                    found, gathered.dataset, detector.spec.classes, detector.backend.name
-                )
+    _judge(suite, dataset, gathered)
     for entry in suite.entries:
         gathered.noises[entry.name] = _noise(entry, suite, dataset)
         heads = read_manifest(entry.path).spec.heads
@@ -128,6 +121,21 @@ def gather(suite: Suite, dataset: Dataset, digest: str) -> Gathered:
     if suite.baseline is not None:
         gathered.frames_ms[""] = runners[suite.baseline].frames_ms()
     return gathered
+
+
+def _judge(suite: Suite, dataset: Dataset, gathered: Gathered) -> None:
+    """All artifacts and references over each image in turn: an image is read or rendered once."""
+    paths = [path for entry in suite.entries for path in (entry.path, entry.reference) if path]
+    with ExitStack() as stack:
+        detectors = {
+            path: stack.enter_context(open_exact(path, suite.threads))
+            for path in dict.fromkeys(paths)
+        }
+        found, gathered.dataset = run_over(list(detectors.values()), dataset, what="evaluating")
+    for (path, detector), one in zip(detectors.items(), found, strict=True):
+        gathered.accuracies[path] = score(
+            one, gathered.dataset, detector.spec.classes, detector.backend.name
+        )
 
 
 def log_ratios(mine: Runner, other: Runner) -> list[float]:

@@ -34,5 +34,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"wrote {outcome.suite.results}")
         return 0
     if outcome.worse:
+        fell = ", ".join(f"{gate.artifact} {gate.name}" for gate in outcome.worse)
+        say(f"got worse: {fell}; if it is meant to: edge regress --suite {args.suite} --update")
         return 1
     return 2 if args.strict and outcome.unsure else 0

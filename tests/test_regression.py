@@ -14,12 +14,16 @@ import cv2
 import numpy as np
 import pytest
 
+from apps.accuracy import data_digest, labelled
+from apps.gates import gate_names
 from apps.measurement import read_measurements, write_measurements
 from apps.regression import Outcome, regress
 from apps.regression_arguments import arguments, run
+from apps.suite import read_suite
 from edge.errors import ArtifactError, DataError
 from tests.painted import write_painted, write_painted_int8, write_pictures
 
+ROOT = Path(__file__).resolve().parent.parent
 SUITE = """schema = 1
 data = "set"
 source = "set/images"
@@ -107,6 +111,29 @@ def test_a_stale_calibration_is_found_and_its_layer_is_named(suite: Path) -> Non
     fell = (stored - outcome.gathered.measurements["int8"].map50) * 100
     assert f"fell by {fell:.1f} points" in words
     assert outcome.detectable["int8", "map50"] < fell / 100
+
+
+def test_what_fell_is_the_last_line(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_painted(suite.parent / "now.onnx", work=32)
+    assert command("--suite", suite) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("got worse: ")
+    assert "int8 bytes" in last
+    assert last.endswith(f"edge regress --suite {suite} --update")
+
+
+def test_the_projects_own_suite_has_its_stored_results() -> None:
+    own = read_suite(ROOT / "suite" / "builtin.toml")
+    stored = {one.name: one for one in read_measurements(own.results)}
+    assert list(stored) == [entry.name for entry in own.entries]
+    assert own.results.stat().st_size < 200_000
+    for entry in own.entries:
+        # Machines of a CI differ: no gate of it may need a stored time.
+        assert entry.margins.slowdown is None
+        assert set(gate_names(entry)) >= {"map50", "small", "bytes", "speedup"}
+        assert stored[entry.name].images == 300
+    digest = data_digest(labelled(own.data, ("person", "car")))
+    assert {one.data_sha256 for one in stored.values()} == {digest}
 
 
 def test_a_blind_spot_for_one_class_names_that_class(suite: Path) -> None:
