@@ -122,6 +122,24 @@ def test_contract_that_fits_is_named(use: Use, data: Path, own: str) -> None:
     assert result["map50_95"] == result["contracts"][own]["map50_95"]
 
 
+def test_contract_that_does_not_fit_is_noticed_unasked(
+    use: Use, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Letterboxed, a picture four times as wide as high leaves the cells' middles in the padding.
+    for path in (data / "images").iterdir():
+        cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (384, 96)))
+    assert evaluate("m.onnx", data)["suspicious_contract"] is None
+    use("letterbox")
+    result = evaluate("m.onnx", data)
+    found = result["suspicious_contract"]
+    assert (found["resize"], found["images"], found["map50"]["other"]) == ("stretch", 3, 1)
+    assert found["map50"]["own"] == result["map50"] < 0.5
+    print_evaluation(result)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "suspicious input contract: with stretch in place of letterbox" in said
+    assert evaluate("m.onnx", data, try_contracts=True)["suspicious_contract"] is None
+
+
 def test_damaged_image_is_named_and_left_out(use: Use, data: Path) -> None:
     (data / "images" / "b.png").write_bytes(b"no image")
     result = evaluate("m.onnx", data)
