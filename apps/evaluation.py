@@ -33,6 +33,8 @@ from edge.spec import ModelSpec
 __all__ = ["evaluate", "print_evaluation"]
 
 _NAMED = 12
+# One in so many images that look like those of the calibration.
+_MANY = 10
 
 
 def evaluate(
@@ -75,7 +77,8 @@ def evaluate(
 
     Raises:
         DataError: no labels, no class in common, or no readable image.
-        CalibrationError: the artifact was calibrated on these very images, or most are like them.
+        CalibrationError: the artifact was calibrated on these very images, or one in ten is like
+            them.
         ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
     """
     cpu = {"threads": threads, "exact": exact and not foreign, "rearrange": not foreign}
@@ -127,13 +130,13 @@ def _seen(backend: Backend, dataset: Dataset, artifact: str, allowed: bool) -> i
     """How many of the images the artifact's scales were made from, or look alike.
 
     Frames of one series look alike and may stand on both sides of an honest split: a few are told,
-    not refused.
+    not refused; one in ten or more is no chance.
     """
     hashes, digests = calibrated_on(backend.manifest)
     if not hashes and not digests:
         return 0
     found = overlap(hashes, dataset, digests)
-    if not allowed and (any(one.exact for one in found) or 2 * len(found) > len(dataset)):
+    if not allowed and (any(one.exact for one in found) or _MANY * len(found) >= len(dataset)):
         refuse_overlap(found, artifact, dataset.source)
     if found:
         say(

@@ -16,7 +16,7 @@ from apps.progress import phases
 from apps.recipe import Recipe, run_calibration
 from apps.scores import refit
 from apps.searching import IMAGES as SELECTION_IMAGES
-from apps.searching import SELECTION_SCENES, record, search_mixed
+from apps.searching import SELECTION_SCENES, record, search_mixed, tell_overlap
 from apps.selection import Selection
 from apps.table import say
 from calibration.calibrate import IMAGES, SCENES
@@ -234,6 +234,8 @@ def _lower_precision(
     result["calibration"] = facts
     result["files"]["calibration"] = facts["file"]
     selection = _selection(source, calib, wanted)
+    if selection is not None:
+        tell_overlap(selection, table)
     if wanted.max_map_drop is not None and selection is not None:
         write_mixed(source, table, target, {})
         engines = _cost_engines(source, target, build)

@@ -195,11 +195,12 @@ def test_images_that_scales_were_made_from_are_refused_and_look_alikes_told(
     use: Use, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(5)
-    for name in "bc":
+    for name in ["b", "c", *(f"d{i}" for i in range(9))]:
+        painted(data, name, {})
         noise = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (128, 96))
         cv2.imwrite(str(data / "images" / f"{name}.png"), noise)
     seen = Seen()
-    assert len(list(pictures(open_dataset(data / "images"), seen))) == 3
+    assert len(list(pictures(open_dataset(data / "images"), seen))) == 12
     exact = (IMAGES_KEY, json.dumps(seen.digests[:1])), (HASHES_KEY, json.dumps(seen.hashes[:1]))
     use(arguments=exact)
     with pytest.raises(CalibrationError, match=r"1 of its images .* --allow-overlap"):
@@ -208,7 +209,7 @@ def test_images_that_scales_were_made_from_are_refused_and_look_alikes_told(
     capsys.readouterr()
     use(arguments=exact[1:])
     assert evaluate("m.onnx", data)["calibrated_on"] == 1
-    assert "1 of 3 images" in capsys.readouterr().err
+    assert "1 of 12 images" in capsys.readouterr().err
     use(arguments=((HASHES_KEY, json.dumps(seen.hashes)),))
     with pytest.raises(CalibrationError, match="3 of its images"):
         evaluate("m.onnx", data)
