@@ -8,7 +8,7 @@ from typing import Any
 
 from apps.choosing import Choice, choose_images
 from apps.progress import bar
-from apps.recipe import Recipe, run_calibration
+from apps.recipe import Recipe, run_calibration, tell_skipped
 from apps.stability_plot import stability_svg
 from apps.table import say, show
 from calibration.calibrate import SCENES, Calibration
@@ -143,12 +143,14 @@ def _choice_facts(choice: Choice) -> dict[str, Any]:
         "duplicates": choice.duplicates,
         "evaluation": choice.evaluation,
         "images": list(choice.chosen),
+        "skipped": list(choice.skipped),
         "coverage": vars(choice.coverage),
     }
 
 
 def _print_choice(choice: Choice) -> None:
     covered = choice.coverage
+    tell_skipped(choice.skipped)
     say(
         f"chose {len(choice.chosen)} of {choice.candidates} images into {choice.folder}; left out "
         f"{choice.duplicates} near-duplicates and {choice.evaluation} of the evaluation set; of "

@@ -17,6 +17,7 @@ from apps.sources import SourceOptions, make_source, public_name
 from apps.table import steps
 from calibration.calibrate import inputs_of
 from calibration.hashes import NEAR, distances, near_duplicates
+from calibration.overlap import either_way
 from calibration.pictures import Seen, pictures
 from calibration.sets import Coverage, choose, coverage, measure_features
 from edge.artifact import read_manifest
@@ -42,6 +43,7 @@ class Choice:
         duplicates, evaluation: left out as alike, and as images of the evaluation set.
         chosen: names, best first.
         coverage: of the candidates by the chosen.
+        skipped: a line for each image that cannot be used.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Choice:
     evaluation: int
     chosen: tuple[str, ...]
     coverage: Coverage
+    skipped: tuple[str, ...] = ()
 
 
 def choose_images(
@@ -98,6 +101,7 @@ def choose_images(
         evaluation=len(items) - len(fresh),
         chosen=tuple(features.names[i] for i in chosen),
         coverage=coverage(features, chosen),
+        skipped=tuple(seen.skipped),
     )
 
 
@@ -118,12 +122,10 @@ def _not_in(hashes: list[str], evaluation: Dataset | None) -> list[int]:
     """Indices of the hashes that no image of `evaluation` is near."""
     if evaluation is None or not hashes:
         return list(range(len(hashes)))
-    other = Seen()
-    for _ in pictures(evaluation, other):
-        pass
-    if not other.hashes:
+    other = [one for _, frame in pictures(evaluation, Seen()) for one in either_way(frame)]
+    if not other:
         return list(range(len(hashes)))
-    near = distances(hashes, other.hashes).min(axis=1) <= NEAR
+    near = distances(hashes, other).min(axis=1) <= NEAR
     return [index for index, taken in enumerate(near) if not taken]
 
 

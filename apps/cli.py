@@ -206,7 +206,7 @@ def _export(args: argparse.Namespace) -> int:
         json_path=args.json,
     )
     app.print_export(result)
-    return 0
+    return 0 if result["search"] is None or result["search"]["holds"] else 1
 
 
 def _detect_arguments(parser: Arguments) -> None:

@@ -5,28 +5,36 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from apps.accuracy import labelled, run_over
+from apps.contracts import (
+    compare_contracts,
+    other_contract,
+    print_contracts,
+    print_suspicion,
+    suspicion,
+)
 from apps.slices import compare_slices, print_slices
 from apps.table import say, show
 from calibration.overlap import calibrated_on, overlap, refuse_overlap
 from edge.artifact import write_atomic
 from edge.data.datasets import Dataset
-from edge.data.metrics import Metrics, evaluate_detections, voc_ap, voc_curves
+from edge.data.metrics import evaluate_detections, voc_ap, voc_curves
 from edge.detections import Detections
 from edge.errors import ArtifactError
 from edge.runtime.backend import Backend, cpu_options, open_backend
 from edge.runtime.detector import Detector
-from edge.spec import InputContract, ModelSpec
+from edge.spec import ModelSpec
 
 __all__ = ["evaluate", "print_evaluation"]
 
 _NAMED = 12
+# One in so many images that look like those of the calibration.
+_MANY = 10
 
 
 def evaluate(
@@ -63,12 +71,14 @@ def evaluate(
 
     Returns:
         `artifact`, `backend`, `images`, `map50`, `map50_95`, `by_class`, `by_size` (0..1), how it
-        was measured, and what was left out; with `against`, `against` (`artifact`, `slices`,
+        was measured, what was left out, and `suspicious_contract` (None, or how the other way of
+        resizing does better on a few images); with `against`, `against` (`artifact`, `slices`,
         `scores`, see `compare_slices`).
 
     Raises:
         DataError: no labels, no class in common, or no readable image.
-        CalibrationError: the artifact was calibrated on these very images, or most are like them.
+        CalibrationError: the artifact was calibrated on these very images, or one in ten is like
+            them.
         ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
     """
     cpu = {"threads": threads, "exact": exact and not foreign, "rearrange": not foreign}
@@ -83,7 +93,7 @@ def evaluate(
         spec = backend.manifest.spec
         dataset = labelled(data, spec.classes, images)
         seen = _seen(backend, dataset, str(artifact), allow_overlap)
-        contracts = [spec.contract, *(_others(spec.contract) if try_contracts else ())]
+        contracts = [spec.contract, *([other_contract(spec.contract)] if try_contracts else [])]
         detectors = [Detector(backend, contract=each, **options) for each in contracts]
         if against is not None:
             detectors.append(_rival(stack, against, spec, options, threads))
@@ -102,12 +112,15 @@ def evaluate(
             "skipped": skipped,
             "dropped": dataset.dropped,
             "calibrated_on": seen,
+            "suspicious_contract": None
+            if try_contracts
+            else suspicion(backend, dataset, found[0], options),
         }
     if against is not None:
         compared = compare_slices(dataset, found[-1], found[0], spec.classes)
         result["against"] = {"artifact": str(against), **compared}
     if try_contracts:
-        result["contracts"] = _compared(contracts, figures)
+        result["contracts"] = compare_contracts(contracts, figures)
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
     return result
@@ -117,13 +130,13 @@ def _seen(backend: Backend, dataset: Dataset, artifact: str, allowed: bool) -> i
     """How many of the images the artifact's scales were made from, or look alike.
 
     Frames of one series look alike and may stand on both sides of an honest split: a few are told,
-    not refused.
+    not refused; one in ten or more is no chance.
     """
     hashes, digests = calibrated_on(backend.manifest)
     if not hashes and not digests:
         return 0
     found = overlap(hashes, dataset, digests)
-    if not allowed and (any(one.exact for one in found) or 2 * len(found) > len(dataset)):
+    if not allowed and (any(one.exact for one in found) or _MANY * len(found) >= len(dataset)):
         refuse_overlap(found, artifact, dataset.source)
     if found:
         say(
@@ -157,10 +170,6 @@ def _facts(backend: Backend) -> dict[str, Any]:
     }
 
 
-def _others(own: InputContract) -> list[InputContract]:
-    return [replace(own, resize="stretch" if own.resize == "letterbox" else "letterbox")]
-
-
 def _voc(dataset: Dataset, found: list[Detections], classes: Sequence[str]) -> dict[str, float]:
     curves = voc_curves(dataset, found, classes).values()
     return {
@@ -169,14 +178,6 @@ def _voc(dataset: Dataset, found: list[Detections], classes: Sequence[str]) -> d
             float(np.mean([voc_ap(*curve, method="11-point") for curve in curves])), 6
         ),
     }
-
-
-def _compared(contracts: Sequence[InputContract], figures: Sequence[Metrics]) -> dict[str, Any]:
-    table: dict[str, Any] = {
-        contract.resize: {"map50": one.map50, "map50_95": one.map50_95}
-        for contract, one in zip(contracts, figures, strict=True)
-    }
-    return {**table, "fits": max(table, key=lambda resize: table[resize]["map50_95"])}
 
 
 def print_evaluation(result: dict[str, Any], classes: int = 5) -> None:
@@ -193,7 +194,8 @@ def print_evaluation(result: dict[str, Any], classes: int = 5) -> None:
     if "against" in result:
         print_slices(result["against"], Path(result["against"]["artifact"]).name, classes)
     if "contracts" in result:
-        _print_contracts(result)
+        print_contracts(result)
+    print_suspicion(result)
     _print_left_out(result)
 
 
@@ -209,15 +211,6 @@ def _print_classes(by_class: dict[str, dict[str, float]], count: int) -> None:
         for name, one in ranked
     )
     show(title, ("class", "AP@.5 %", "AP@.5:.95 %", "objects"), rows)
-
-
-def _print_contracts(result: dict[str, Any]) -> None:
-    table = {key: value for key, value in result["contracts"].items() if key != "fits"}
-    rows = [(key, _percent(v["map50"]), _percent(v["map50_95"])) for key, v in table.items()]
-    show("input contract", ("resize", "mAP@.5 %", "mAP@.5:.95 %"), rows)
-    fits = result["contracts"]["fits"]
-    advice = "as the artifact says" if fits == result["resize"] else f"export with --resize {fits}"
-    say(f"the weights fit {fits}: {advice}")
 
 
 def _print_left_out(result: dict[str, Any]) -> None:

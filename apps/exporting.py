@@ -10,12 +10,13 @@ from typing import Any
 
 from apps.dla import check_options, dla_engine, dla_facts
 from apps.export_printing import print_export
-from apps.judging import half_beside, verdict_of
+from apps.int8_loss import known_loss, measure_loss, note_loss
+from apps.judging import half_beside, half_twin, verdict_of
 from apps.progress import phases
 from apps.recipe import Recipe, run_calibration
 from apps.scores import refit
 from apps.searching import IMAGES as SELECTION_IMAGES
-from apps.searching import SELECTION_SCENES, record, search_mixed
+from apps.searching import SELECTION_SCENES, record, search_mixed, tell_overlap
 from apps.selection import Selection
 from apps.table import say
 from calibration.calibrate import IMAGES, SCENES, check_readable
@@ -92,7 +93,8 @@ def export_engine(
 
     Returns:
         `model`, `precision`, `files` by kind, `calibration`, `search`, `scores`, `engine` (None
-        without a builder, with `reason`), `verdict` (None but for INT8).
+        without a builder, with `reason`), `verdict` (of INT8, else None; of a graph that was
+        quantized elsewhere only where its engine runs and the FP16 file lies beside it).
 
     Raises:
         ArtifactError, CalibrationError, DataError, BuildError, MissingDependency: one line each.
@@ -130,6 +132,8 @@ def export_engine(
         steps = Recipe(images, method, equalise, bias_correction, adaround)
         made = _lower_precision(source, precision or "fp16", result, calib, steps, wanted, build)
         graph = made.graph
+        if verdict and dla is None and made.table is not None:
+            _note_loss(made, calib, wanted)
     manifest = read_manifest(graph)
     result |= {
         "model": manifest.spec.name,
@@ -141,8 +145,8 @@ def export_engine(
         _engine(graph, build, result) if dla is None else _for_dla(made, build, dla, calib, result)
     )
     result["verdict"] = None
-    if verdict and dla is None and made is not None and made.table is not None:
-        result["verdict"] = _verdict(made, calib, wanted, build, result)
+    if verdict and dla is None and manifest.precision in ("int8", "mixed"):
+        result["verdict"] = _verdict(graph, made, build, result)
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
     return result
@@ -232,6 +236,8 @@ def _lower_precision(
     result["calibration"] = facts
     result["files"]["calibration"] = facts["file"]
     selection = _selection(source, calib, wanted)
+    if selection is not None:
+        tell_overlap(selection, table)
     if wanted.max_map_drop is not None and selection is not None:
         write_mixed(source, table, target, {})
         engines = _cost_engines(source, target, build)
@@ -305,30 +311,44 @@ def _note_map(source: Path, target: Path, wanted: Wanted) -> None:
         annotate(target, layers=read_map(wanted.precision_map, source))
 
 
-def _verdict(
-    made: Made,
-    calib: str | Path | None,
-    wanted: Wanted,
-    build: Build,
-    result: dict[str, Any],
-) -> dict[str, Any]:
+def _note_loss(made: Made, calib: str | Path | None, wanted: Wanted) -> None:
+    """Before the engine is built, which is bound to the graph with its manifest."""
     assert made.table is not None
-
-    def other(half: Path) -> Path | None:
-        found = _engine(half, build, {"files": {}})
-        return None if found is None else Path(found["file"])
-
-    half = half_beside(made.source)
-    if half is not None:
-        result["files"]["fp16"] = str(half)
-    engine = result["engine"]
-    judged = verdict_of(
+    loss = measure_loss(
         made.source,
         made.graph,
         made.table,
         calib=calib,
         selection=made.selection,
         budget=wanted.max_map_drop,
+    )
+    note_loss(made.graph, loss)
+
+
+def _verdict(
+    graph: Path, made: Made | None, build: Build, result: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Of a graph made here; of one that was brought here, where its engine can be measured."""
+    engine = result["engine"]
+    if made is None and (engine is None or driver_facts() is None):
+        return None
+    half = half_twin(graph) if made is None else half_beside(made.source)
+    if half is not None:
+        result["files"]["fp16"] = str(half)
+    elif made is None:
+        say(f"no verdict: it takes the FP16 file made beside {graph.name}, in the same folder")
+        return None
+
+    def other(half: Path) -> Path | None:
+        found = _engine(half, build, {"files": {}})
+        return None if found is None else Path(found["file"])
+
+    judged = verdict_of(
+        graph,
+        half,
+        known_loss(graph),
+        source=None if made is None else made.source,
+        frames=() if made is None or made.selection is None else made.selection.frames,
         engine=None if engine is None else Path(engine["file"]),
         build=other,
     )

@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apps.frames import hold_frames
-from apps.progress import bar
+from apps.int8_loss import Loss
 from apps.quick_timing import Quick, quick_ms
-from apps.searching import judged
-from apps.selection import Drop, Selection
-from calibration.calibrate import SCENES, network_inputs
-from calibration.table import CalibrationTable
 from edge.artifact import read_manifest, sha256_of
 from edge.errors import ArtifactError, BuildError, DeviceError, MissingDependency
 from edge.runtime.backend import open_backend
 from edge.runtime.device import driver_facts
-from export.head_noise import decibel, heads_of, noise_share
 from export.layer_cost import engine_layers
 from export.quantize import write_half
-from export.sensitivity import measure_sensitivity
-from export.verdict import DROP, FLOOR_DB, Facts, Verdict, decide, int8_share, off_grid
+from export.verdict import Facts, Verdict, decide, int8_share
 
-__all__ = ["half_beside", "noisiest", "verdict_of"]
+__all__ = ["half_beside", "half_twin", "verdict_of"]
 
-Array = NDArray[np.float32]
+Frames = Sequence[NDArray[np.uint8]]
 # From an FP16 graph to its engine; None where no engine can be built.
 Builder = Callable[[Path], Path | None]
-_NOISE_IMAGES, _FRAMES = 6, 4
-_SECONDS = 0.8
-# Layers are looked at one by one where the whole is as near to the floor as this.
-_MARGIN_DB = 3.0
+_FRAMES = 4
+_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -55,11 +46,8 @@ def half_beside(source: Path) -> Path | None:
     None where a weight lies beyond FP16's range.
     """
     target = source.with_name(source.name.replace(".fp32.onnx", ".fp16.onnx"))
-    try:
-        if read_manifest(target).parent_sha256 == sha256_of(source):
-            return target
-    except ArtifactError:
-        pass
+    if _parent(target) == sha256_of(source):
+        return target
     try:
         write_half(source, target)
     except ArtifactError:
@@ -67,38 +55,50 @@ def half_beside(source: Path) -> Path | None:
     return target
 
 
+def half_twin(graph: Path) -> Path | None:
+    """The FP16 file beside a quantized one that was made from the same FP32 file, if it is there.
+
+    It takes no package that a device does not have.
+    """
+    stem = graph.name.removesuffix(".onnx").removesuffix(".int8").removesuffix(".mixed")
+    half = graph.with_name(f"{stem}.fp16.onnx")
+    parent = _parent(half)
+    return half if parent is not None and parent == _parent(graph) else None
+
+
+def _parent(onnx: Path) -> str | None:
+    try:
+        return read_manifest(onnx).parent_sha256
+    except ArtifactError:
+        return None
+
+
 def verdict_of(
-    source: Path,
     graph: Path,
-    table: CalibrationTable,
+    half: Path | None,
+    loss: Loss,
     *,
-    calib: str | Path | None = None,
-    selection: Selection | None = None,
-    budget: float | None = None,
+    source: Path | None = None,
+    frames: Frames = (),
     engine: Path | None = None,
     build: Builder | None = None,
     threads: int | None = None,
 ) -> Verdict:
-    """Measure an INT8 or mixed graph beside FP16 and say which to ship.
+    """Time an INT8 or mixed graph beside FP16 and say, with what it loses, which to ship.
 
     Args:
-        source: the FP32 ONNX file that `graph` was made from.
-        table: of `graph`.
-        calib: pictures for noise and timing where there is no `selection`.
-        selection: labelled images; with them accuracy is measured, else noise at the heads.
-        budget: mAP that may be lost.
+        half: FP16 twin of `graph`.
+        loss: of `graph`.
+        source: its FP32 file, a further rival on a CPU.
+        frames: to time on; by default of the built-in world.
         engine: of `graph`; where its GPU is here, that is what is measured.
         build: makes the FP16 engine beside it.
 
     Raises:
-        ArtifactError, DataError: as `open_backend` and `network_inputs`.
+        ArtifactError: as `open_backend`; or there is nothing to compare with.
     """
-    half = half_beside(source)
-    arrays = _arrays(source, calib, selection)
-    measured = _measure(source, graph, half, selection, engine, build, threads)
-    head_db, noisy = noisiest(source, graph, table, arrays, threads)
-    allowed = DROP if budget is None else budget
-    drop = None if selection is None else judged(selection, source, graph, allowed)
+    shown = list(frames[:_FRAMES]) or hold_frames(None, _FRAMES)[0]
+    measured = _measure(graph, half, source, shown, engine, build, threads)
     shares, reformats = measured.shares, measured.reformats
     return decide(
         Facts(
@@ -106,23 +106,14 @@ def verdict_of(
             on_engine=shares is not None,
             engine_ms={name: round(one.engine_ms, 4) for name, one in measured.times.items()},
             pipeline_ms={name: round(one.pipeline_ms, 4) for name, one in measured.times.items()},
-            head_db=round(head_db, 2),
-            drop=None if drop is None else _rounded(drop),
-            budget=budget,
             kept=tuple(_kept(graph)),
-            noisy=noisy,
             int8_share=None if shares is None else round(shares[0], 4),
             reformat_share=None if shares is None else round(shares[1], 4),
             reformats=None if reformats is None else reformats[0],
             layers=None if reformats is None else reformats[1],
-            off_grid=round(off_grid(source), 4),
+            **asdict(loss),
         )
     )
-
-
-def _rounded(drop: Drop) -> tuple[float, float, float]:
-    loss, low, high = (round(value, 6) for value in drop.interval)
-    return loss, low, high
 
 
 def _kept(graph: Path) -> list[str]:
@@ -130,72 +121,38 @@ def _kept(graph: Path) -> list[str]:
     return kept
 
 
-def _arrays(source: Path, calib: str | Path | None, selection: Selection | None) -> list[Array]:
-    if selection is not None:
-        return selection.arrays(read_manifest(source).spec.contract, _NOISE_IMAGES)
-    data = SCENES if calib is None or Path(calib).is_file() else calib
-    inputs = islice(network_inputs(source, data, _NOISE_IMAGES), _NOISE_IMAGES)
-    return [array.copy() for _, array in inputs]
-
-
-def noisiest(
-    source: Path,
-    graph: Path,
-    table: CalibrationTable,
-    arrays: Sequence[Array],
-    threads: int | None = None,
-) -> tuple[float, tuple[tuple[str, float], ...]]:
-    """Noise of a graph's heads in dB, and the layers that bring them under the floor.
-
-    These are the fewest that must stay out of INT8 for the heads to come back to `FLOOR_DB`, each
-    with the heads' dB when it alone is quantized; none where the heads are sound as they are.
-    """
-    share = noise_share(heads_of(source, arrays, threads), heads_of(graph, arrays, threads))
-    if decibel(share) >= FLOOR_DB:
-        return decibel(share), ()
-    with bar("noise of each layer") as advance:
-        found = measure_sensitivity(
-            source, table, arrays, kept=False, threads=threads, progress=advance
-        )
-    ranked = sorted(found.layers, key=lambda layer: -layer.alone_share)
-    left = sum(layer.alone_share for layer in ranked)
-    named = []
-    for layer in ranked:
-        if decibel(left) >= FLOOR_DB + _MARGIN_DB:
-            break
-        named.append((layer.name, round(layer.alone_db, 2)))
-        left -= layer.alone_share
-    return decibel(share), tuple(named)
-
-
 def _measure(
-    source: Path,
     graph: Path,
     half: Path | None,
-    selection: Selection | None,
+    source: Path | None,
+    frames: Frames,
     engine: Path | None,
     build: Builder | None,
     threads: int | None,
 ) -> _Measured:
-    frames = hold_frames(None, _FRAMES)[0] if selection is None else selection.frames[:_FRAMES]
+    rivals = {kind: path for kind, path in (("fp16", half), ("fp32", source)) if path is not None}
     why = "no TensorRT engine was measured"
     if engine is not None and driver_facts() is None:
         why = "no TensorRT engine was measured, for want of a GPU"
     elif engine is not None:
         try:
-            return _on_engine(engine, half, build, frames)
+            return _on_engine(engine, rivals, build, frames)
         except (DeviceError, ArtifactError, MissingDependency, BuildError) as error:
             why = f"no TensorRT engine was measured: {' '.join(str(error).split())[:120]}"
-    paths = {"int8": graph, "fp32": source} | ({} if half is None else {"fp16": half})
+    paths = {"int8": graph, **rivals}
+    if not rivals:
+        raise ArtifactError(f"{graph}: no FP16 or FP32 file beside it to compare with; {why}")
     times = quick_ms(list(paths.values()), frames, seconds=_SECONDS, threads=threads)
-    name = times[source].backend
+    name = times[graph].backend
     return _Measured(f"{name}; {why}", {kind: times[path] for kind, path in paths.items()})
 
 
 def _on_engine(
-    engine: Path, half: Path | None, build: Builder | None, frames: Sequence[NDArray[np.uint8]]
+    engine: Path, rivals: Mapping[str, Path], build: Builder | None, frames: Frames
 ) -> _Measured:
-    rival = None if half is None or build is None else build(half)
+    """The engine beside that of the first rival: FP16, or FP32 where FP16 cannot hold a weight."""
+    kind = next(iter(rivals), "")
+    rival = None if build is None or not kind else build(rivals[kind])
     if rival is None:
         raise BuildError("no FP16 engine to compare with")
     with open_backend(engine) as backend:
@@ -204,7 +161,7 @@ def _on_engine(
     layers, summary = engine_layers(engine)
     return _Measured(
         times[engine].backend,
-        {"int8": times[engine], "fp16": times[rival]},
+        {"int8": times[engine], kind: times[rival]},
         int8_share(layer_ms, layers),
         (summary["reformats"], summary["layers"]),
     )

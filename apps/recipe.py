@@ -21,7 +21,7 @@ from export.adaround import round_if_better
 from export.best import calibrate_best
 from export.correction import correct_bias
 
-__all__ = ["METHODS", "Recipe", "known_table", "run_calibration"]
+__all__ = ["METHODS", "Recipe", "known_table", "run_calibration", "tell_skipped"]
 
 METHODS = ("mse", "percentile", "entropy", "minmax", "best")
 _FEW_IMAGES = 32
@@ -119,12 +119,17 @@ def _rounded(source: Path, table: CalibrationTable, dataset: Dataset) -> Calibra
 
 
 def _tell(made: Calibration) -> None:
-    for text in made.skipped[:5]:
-        say(f"skipped: {text}")
-    if len(made.skipped) > 5:
-        say(f"skipped: {len(made.skipped) - 5} more")
+    tell_skipped(made.skipped)
     if made.used < _FEW_IMAGES:
         say(f"calibrated on {made.used} images only; {IMAGES} of all conditions are better")
+
+
+def tell_skipped(skipped: Sequence[str]) -> None:
+    """Say which pictures cannot be used, the first five by name."""
+    for text in skipped[:5]:
+        say(f"skipped: {text}")
+    if len(skipped) > 5:
+        say(f"skipped: {len(skipped) - 5} more")
 
 
 def known_table(

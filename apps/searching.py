@@ -47,6 +47,7 @@ __all__ = [
     "record",
     "search_command",
     "search_mixed",
+    "tell_overlap",
 ]
 
 IMAGES = 200
@@ -279,6 +280,17 @@ def record(target: str | Path, searched: Searched) -> Manifest:
     return annotate(target, precision_search={**facts, **picked}, layers=searched.layers)
 
 
+def tell_overlap(selection: Selection, table: CalibrationTable) -> None:
+    """Say where INT8 is measured on pictures that its scales were made from."""
+    seen = selection.seen_by(table)
+    if seen:
+        say(
+            f"{selection.dataset.source}: {len(seen)} of {len(selection.frames)} labelled images "
+            f"are, or look like, calibration images, such as {seen[0].image}: what is measured on "
+            "them flatters INT8; calibrate on others"
+        )
+
+
 def search_command(
     onnx: str | Path,
     table: str | Path,
@@ -302,6 +314,7 @@ def search_command(
     if read_manifest(source).precision != "fp32":
         raise ArtifactError(f"{source}: not FP32; give the file that the table was measured on")
     selection = Selection.open(data, read_manifest(source).spec.classes, images, threads)
+    tell_overlap(selection, calibrated)
     searched = search_mixed(
         source, calibrated, selection, budget=budget, keep_as=keep_as, engines=engines
     )
@@ -333,11 +346,23 @@ def print_search(report: dict[str, Any]) -> None:
             f"{one['head_db']:.1f}",
             f"{one['ms']:.2f}",
             f"{one['mb']:.2f}",
+            str(one["pictures"]),
         )
         for one in ([] if chosen in report["pareto"] else [chosen]) + report["pareto"]
     ]
-    columns = ("kept layers", "mAP@.5 %", "lost", "lost at most", "heads dB", "ms", "MB")
+    columns = (
+        "kept layers",
+        "mAP@.5 %",
+        "lost",
+        "lost at most",
+        "heads dB",
+        "CPU ms",
+        "MB",
+        "pictures",
+    )
     show(f"mixed precision on {report['images']} images of {report['data']}", columns, rows)
+    if len({one["pictures"] for one in report["pareto"]}) > 1:
+        say("mAP@.5 is over so many pictures, moved copies of the images among them: compare lost")
     if not report["holds"]:
         say(
             f"no mixture is sure to lose at most {report['budget'] * 100:g} points on these "

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from apps.accuracy import OPTIONS, clip, labelled
 from apps.image_results import ClassResults, by_class
 from apps.statistics import mean_precision, resample
+from calibration.overlap import Overlap, match
+from calibration.table import CalibrationTable
 from edge.data.datasets import Dataset, Item, load
 from edge.data.items import thin
 from edge.data.metrics import ImageMatches, evaluate_detections
@@ -131,6 +133,15 @@ class Selection:
         if key not in self._matches:
             self._matches[key] = self.matches(artifact, copy)
         return self._matches[key]
+
+    def seen_by(self, table: CalibrationTable) -> list[Overlap]:
+        """The images that the scales of `table` were made from, or that look like those."""
+        known = frozenset(table.images)
+        found = (
+            match(str(item.image), frame, table.hashes, known)
+            for frame, item in zip(self.frames, self.dataset.items, strict=True)
+        )
+        return [one for one in found if one is not None]
 
     def map50(self, artifact: Path) -> float:
         """mAP@.5 on the images themselves."""

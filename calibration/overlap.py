@@ -25,6 +25,7 @@ __all__ = [
     "IMAGES_KEY",
     "Overlap",
     "calibrated_on",
+    "either_way",
     "match",
     "overlap",
     "refuse_overlap",
@@ -43,7 +44,8 @@ class Overlap:
 
     Attributes:
         image: its name.
-        exact: the very pixels; else only alike: re-encoded, resized, or the frame beside it.
+        exact: the very pixels; else only alike: re-encoded, resized, mirrored, or the frame beside
+            it.
         bits: how many of the hash's 64 differ.
     """
 
@@ -65,8 +67,13 @@ def match(
         return Overlap(name, True, 0)
     if not hashes:
         return None
-    bits = int(distances([hash_image(frame)], hashes).min())
+    bits = int(distances(either_way(frame), hashes).min())
     return Overlap(name, False, bits) if bits <= NEAR else None
+
+
+def either_way(frame: NDArray[np.uint8]) -> list[str]:
+    """Perceptual hashes of a picture and of its mirror image, which augmented sets hold."""
+    return [hash_image(frame), hash_image(np.ascontiguousarray(frame[:, ::-1]))]
 
 
 def calibrated_on(manifest: Manifest) -> tuple[list[str], list[str]]:

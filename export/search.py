@@ -21,6 +21,7 @@ __all__ = [
     "pareto",
     "search",
     "upper_drop",
+    "within",
 ]
 
 # One-sided 95 % of a normal distribution.
@@ -85,8 +86,13 @@ def hopeless(drop: float, spread: float, budget: float) -> bool:
 
 def fits(trial: Trial, budget: float) -> bool:
     """Whether a trial keeps the budget, and on few pictures the heads' noise floor as well."""
-    floor = _FLOOR_DB if trial.pictures >= FEW_PICTURES else FEW_PICTURES_DB
-    return trial.upper <= budget and trial.head_db >= floor
+    return within(budget, trial.drop, trial.spread, trial.head_db, trial.pictures)
+
+
+def within(budget: float, drop: float, spread: float, head_db: float, pictures: int) -> bool:
+    """What `fits` says, of the figures alone."""
+    floor = _FLOOR_DB if pictures >= FEW_PICTURES else FEW_PICTURES_DB
+    return upper_drop(drop, spread) <= budget and head_db >= floor
 
 
 def keep_order(noise: Mapping[str, float], cost_ms: Mapping[str, float]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from edge.errors import ArtifactError
 from edge.runtime.onnx_proto import model_class
 from export.layer_report import LayerInfo, summarise
+from export.search import FEW_PICTURES, within
 
 __all__ = ["DROP", "FLOOR_DB", "Facts", "Verdict", "decide", "int8_share", "off_grid"]
 
@@ -21,6 +22,8 @@ _GAIN = 1.03
 DROP = 0.01
 # TensorRT's INT8 kernels take channels in blocks of 32 (its formats CHW32 and HWC32).
 INT8_BLOCK = 32
+# mAP@.5 of a network that was given the wrong pictures or names, not of a weak one.
+_BLIND = 0.05
 _NAMED = 6
 
 
@@ -33,8 +36,10 @@ class Facts:
         on_engine: whether that was a TensorRT engine on its GPU.
         engine_ms: median milliseconds of the network by precision: `int8`, `fp16`, `fp32`.
         pipeline_ms: the same from frame to boxes.
-        head_db: signal to noise of the heads against FP32.
+        head_db: signal to noise of the heads against FP32; None where nobody measured it.
         drop: mAP lost against FP32 and the bounds of its 95 % interval; None without labels.
+        fp32_map50: FP32's own mAP on the same images.
+        pictures: that `drop` was measured on, copies counted.
         budget: mAP that may be lost.
         kept: convolutions out of INT8.
         noisy: convolutions whose quantization alone leaves the heads under `FLOOR_DB`, with dB.
@@ -48,8 +53,10 @@ class Facts:
     on_engine: bool
     engine_ms: Mapping[str, float]
     pipeline_ms: Mapping[str, float]
-    head_db: float
+    head_db: float | None
     drop: tuple[float, float, float] | None = None
+    fp32_map50: float | None = None
+    pictures: int = FEW_PICTURES
     budget: float | None = None
     kept: tuple[str, ...] = ()
     noisy: tuple[tuple[str, float], ...] = ()
@@ -87,6 +94,7 @@ def decide(facts: Facts) -> Verdict:
     """The precision that is accurate enough and fastest on the target.
 
     INT8 must pay: where it is not faster than floating point, there is no reason to lose anything.
+    A budget that the user states must hold by the 95 % bound, as in a search.
     """
     accurate = _accurate(facts)
     gain = _gain(facts)
@@ -100,14 +108,39 @@ def decide(facts: Facts) -> Verdict:
     speed_decides = accurate and gain <= _GAIN
     ordered = (reasons[1], reasons[0], *reasons[2:]) if speed_decides else reasons
     keep = tuple(name for name, _ in facts.noisy) if choice == "mixed" and not accurate else ()
-    advice = f"; keep {_listed(keep)} out of INT8 (--keep, or --max-map-drop)" if keep else ""
-    return Verdict(choice, f"{choice}: {'; '.join(ordered)}{advice}", ordered, facts, keep)
+    where = "" if facts.on_engine else " on this CPU"
+    parts = (f"{choice}{where}: {'; '.join(ordered)}", *_advice(facts, accurate, keep))
+    return Verdict(choice, "; ".join(parts), ordered, facts, keep)
+
+
+def _advice(facts: Facts, accurate: bool, keep: Sequence[str]) -> list[str]:
+    """What to do next."""
+    found = []
+    if keep:
+        found.append(f"keep {_listed(keep)} out of INT8 (--keep, or --max-map-drop)")
+    elif not accurate and facts.budget is None and facts.drop is not None:
+        found.append(f"--max-map-drop {DROP:g} looks for the layers to keep out of INT8")
+    if facts.fp32_map50 is not None and facts.fp32_map50 < _BLIND:
+        found.append(
+            "FP32 finds next to nothing too, so no precision mends it: check --resize and --names "
+            "(edge evaluate NAME.fp32.onnx --try-contracts)"
+        )
+    if not facts.on_engine:
+        found.append(
+            "a GPU has other speeds: have NAME.int8.onnx judged there by export-engine, with "
+            "NAME.fp16.onnx beside it"
+        )
+    return found
 
 
 def _accurate(facts: Facts) -> bool:
     if facts.drop is not None:
-        return facts.drop[0] <= (DROP if facts.budget is None else facts.budget)
-    return facts.head_db >= FLOOR_DB
+        lost, _, high = facts.drop
+        if facts.budget is None:
+            return lost <= DROP
+        spread, head_db = (high - lost) / 1.96, facts.head_db or 0.0
+        return within(facts.budget, lost, spread, head_db, facts.pictures)
+    return facts.head_db is None or facts.head_db >= FLOOR_DB
 
 
 def _floating(facts: Facts) -> str:
@@ -124,14 +157,26 @@ def _gain(facts: Facts) -> float:
 
 def _accuracy_reason(facts: Facts, accurate: bool) -> str:
     if facts.drop is not None:
-        loss, low, high = (100 * value for value in facts.drop)
-        word = "costs" if loss > 0 else "changes mAP@.5 by"
-        amount = f"{loss:.2f} points of mAP@.5" if loss > 0 else f"{-loss:+.2f} points"
-        return f"it {word} {amount} (95 %: {low:.2f} to {high:.2f} lost)"
+        return _drop_reason(facts, accurate)
+    if facts.head_db is None:
+        return "what it costs in accuracy was not measured (export-engine --int8 does)"
     word = "keeps" if accurate else "keeps only"
     floor = "" if accurate else f", under the {FLOOR_DB:g} dB of a sound network"
     noise = f"{facts.head_db:.1f} dB signal to noise at the heads"
     return f"it {word} {noise}{floor} (no labelled data)"
+
+
+def _drop_reason(facts: Facts, accurate: bool) -> str:
+    assert facts.drop is not None
+    loss, low, high = (100 * value for value in facts.drop)
+    word = "costs" if loss > 0 else "changes mAP@.5 by"
+    amount = f"{loss:.2f} points of mAP@.5" if loss > 0 else f"{-loss:+.2f} points"
+    whole = "" if facts.fp32_map50 is None else f" of FP32's {100 * facts.fp32_map50:.1f}"
+    text = f"it {word} {amount}{whole} (95 %: {low:.2f} to {high:.2f} lost)"
+    if facts.budget is None:
+        return text
+    held = "within" if accurate else "not sure to stay within"
+    return f"{text}, {held} the budget of {100 * facts.budget:g}"
 
 
 def _speed_reason(facts: Facts, gain: float) -> str:
@@ -155,7 +200,7 @@ def _more(facts: Facts, gain: float) -> list[str]:
     if facts.reformats:
         share = "" if facts.reformat_share is None else f" ({facts.reformat_share:.0%} of the time)"
         found.append(f"{facts.reformats} of {facts.layers} layers only move data{share}")
-    if facts.off_grid and (facts.on_engine and gain < 1.3):
+    if facts.off_grid and (gain < 1.3 or not facts.on_engine):
         found.append(
             f"{facts.off_grid:.0%} of the convolutions have channels off the grid of {INT8_BLOCK}"
         )

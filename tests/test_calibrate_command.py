@@ -113,6 +113,7 @@ def test_images_are_chosen_from_a_folder_without_copies(
 ) -> None:
     for index in range(4):
         cv2.imwrite(str(data / f"copy {index}.jpg"), shot(index))
+    (data / "torn.png").write_bytes(b"no picture")
     table, report = tmp_path / "t.json", tmp_path / "r.json"
     command = ["calibrate", str(fp32), "--data", str(data), "--choose", "5"]
     command += ["--pictures", str(tmp_path / "chosen"), "-o", str(table)]
@@ -120,7 +121,8 @@ def test_images_are_chosen_from_a_folder_without_copies(
     chosen = sorted(path.name for path in (tmp_path / "chosen").iterdir())
     assert len(chosen) == 5 and [name[:5] for name in chosen] == [f"{i:04d}-" for i in range(1, 6)]
     found = json.loads(report.read_text())
-    assert found["chosen"]["candidates"] == 12 and found["chosen"]["duplicates"] >= 4
+    assert found["chosen"]["candidates"] == 13 and found["chosen"]["duplicates"] >= 4
+    assert "torn.png" in found["chosen"]["skipped"][0]
     assert 0 < found["chosen"]["coverage"]["ranges"] <= 1
     assert found["images"] == 5 and len(read_table(table).images) == 5
     assert main(command) == 2, "the folder is taken"
@@ -136,7 +138,7 @@ def test_images_are_chosen_from_a_video_and_not_from_the_evaluation_set(
         writer.write(shot(index // 2))
     writer.release()
     (tmp_path / "evaluation").mkdir()
-    cv2.imwrite(str(tmp_path / "evaluation" / "x.png"), shot(3))
+    cv2.imwrite(str(tmp_path / "evaluation" / "x.png"), shot(3)[:, ::-1])
     report = tmp_path / "r.json"
     command = ["calibrate", str(fp32), "--data", str(video), "--choose", "9", "-o"]
     command += [str(tmp_path / "t.json"), "--pictures", str(tmp_path / "chosen")]

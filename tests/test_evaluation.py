@@ -122,6 +122,24 @@ def test_contract_that_fits_is_named(use: Use, data: Path, own: str) -> None:
     assert result["map50_95"] == result["contracts"][own]["map50_95"]
 
 
+def test_contract_that_does_not_fit_is_noticed_unasked(
+    use: Use, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Letterboxed, a picture four times as wide as high leaves the cells' middles in the padding.
+    for path in (data / "images").iterdir():
+        cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (384, 96)))
+    assert evaluate("m.onnx", data)["suspicious_contract"] is None
+    use("letterbox")
+    result = evaluate("m.onnx", data)
+    found = result["suspicious_contract"]
+    assert (found["resize"], found["images"], found["map50"]["other"]) == ("stretch", 3, 1)
+    assert found["map50"]["own"] == result["map50"] < 0.5
+    print_evaluation(result)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "suspicious input contract: with stretch in place of letterbox" in said
+    assert evaluate("m.onnx", data, try_contracts=True)["suspicious_contract"] is None
+
+
 def test_damaged_image_is_named_and_left_out(use: Use, data: Path) -> None:
     (data / "images" / "b.png").write_bytes(b"no image")
     result = evaluate("m.onnx", data)
@@ -186,11 +204,12 @@ def test_images_that_scales_were_made_from_are_refused_and_look_alikes_told(
     use: Use, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(5)
-    for name in "bc":
+    for name in ["b", "c", *(f"d{i}" for i in range(9))]:
+        painted(data, name, {})
         noise = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (128, 96))
         cv2.imwrite(str(data / "images" / f"{name}.png"), noise)
     seen = Seen()
-    assert len(list(pictures(open_dataset(data / "images"), seen))) == 3
+    assert len(list(pictures(open_dataset(data / "images"), seen))) == 12
     exact = (IMAGES_KEY, json.dumps(seen.digests[:1])), (HASHES_KEY, json.dumps(seen.hashes[:1]))
     use(arguments=exact)
     with pytest.raises(CalibrationError, match=r"1 of its images .* --allow-overlap"):
@@ -199,7 +218,7 @@ def test_images_that_scales_were_made_from_are_refused_and_look_alikes_told(
     capsys.readouterr()
     use(arguments=exact[1:])
     assert evaluate("m.onnx", data)["calibrated_on"] == 1
-    assert "1 of 3 images" in capsys.readouterr().err
+    assert "1 of 12 images" in capsys.readouterr().err
     use(arguments=((HASHES_KEY, json.dumps(seen.hashes)),))
     with pytest.raises(CalibrationError, match="3 of its images"):
         evaluate("m.onnx", data)

@@ -120,8 +120,10 @@ def test_a_device_without_torch_and_onnx_builds_the_engine_of_a_quantized_file(
 
 
 def test_a_calibration_table_gives_the_same_graph_again(tmp_path: Path) -> None:
-    first = export_engine(precision="int8", calib=FEW, builder="none", output=tmp_path / "a")
+    # The noise that a verdict notes is that of the pictures at hand.
+    options = {"precision": "int8", "builder": "none", "verdict": False}
+    first = export_engine(calib=FEW, output=tmp_path / "a", **options)
     table = first["files"]["calibration"]
-    again = export_engine(precision="int8", calib=table, builder="none", output=tmp_path / "b")
+    again = export_engine(calib=table, output=tmp_path / "b", **options)
     files = [Path(one["files"]["int8"]).read_bytes() for one in (first, again)]
     assert files[0] == files[1]

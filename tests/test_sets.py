@@ -99,6 +99,8 @@ def test_overlap_finds_copies_and_re_encoded_ones_and_nothing_else(tmp_path: Pat
     with pytest.raises(CalibrationError, match=r"^b: 2 of its images .* a \(1 the same pixels, 1 "):
         refuse_overlap(found, "a", "b")
     refuse_overlap([], "a", "b")
+    mirrored = folder_of(tmp_path / "c", {"mirror.png": photo(3)[:, ::-1].copy()})
+    assert [one.exact for one in overlap(seen.hashes, open_dataset(mirrored))] == [False]
     assert overlap([], open_dataset(tmp_path / "b")) == []
 
 

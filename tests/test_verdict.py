@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from apps import judging
+from apps import exporting, judging
 from apps.exporting import export_engine, print_export
-from apps.judging import noisiest
+from apps.int8_loss import noisiest
+from apps.quick_timing import Quick
 from calibration.calibrate import calibrate
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError
@@ -62,6 +65,36 @@ def test_unsound_heads_name_the_layers_to_keep() -> None:
     assert "keep layers.64.conv out of INT8" in found.sentence
     assert "under the 12 dB of a sound network" in found.sentence
     assert decide(replace(noisy, noisy=())).choice == "FP16"
+
+
+def test_a_budget_holds_by_its_bound_and_few_pictures_need_close_heads() -> None:
+    within = replace(FACTS, drop=(0.001, 0.0, 0.002), budget=0.002, fp32_map50=0.9)
+    assert decide(within).choice == "INT8"
+    assert "0.10 points of mAP@.5 of FP32's 90.0" in decide(within).sentence
+    assert "within the budget of 0.2" in decide(within).sentence
+    unsure = replace(within, drop=(0.001, -0.001, 0.003))
+    assert decide(unsure).choice == "FP16"
+    assert "not sure to stay within the budget of 0.2" in decide(unsure).sentence
+    # 25 dB at the heads: enough for many pictures, not for a few that agree by chance.
+    assert decide(replace(within, pictures=20)).choice == "FP16"
+
+
+def test_a_loss_without_a_budget_points_to_the_search() -> None:
+    lost = decide(replace(FACTS, drop=(0.02, 0.01, 0.03)))
+    assert "--max-map-drop 0.01 looks for the layers" in lost.sentence
+    assert "looks for the layers" not in decide(FACTS).sentence
+
+
+def test_a_network_that_is_blind_in_fp32_is_sent_to_its_contract() -> None:
+    blind = replace(FACTS, drop=(0.0, 0.0, 0.0), fp32_map50=0.003)
+    assert "check --resize and --names" in decide(blind).sentence
+    assert "check --resize" not in decide(replace(blind, fp32_map50=0.3)).sentence
+
+
+def test_what_was_never_judged_is_not_called_accurate() -> None:
+    found = decide(replace(FACTS, head_db=None))
+    assert found.choice == "INT8"
+    assert "what it costs in accuracy was not measured" in found.sentence
 
 
 def test_kept_layers_make_it_mixed() -> None:
@@ -147,8 +180,74 @@ def test_export_says_the_verdict_and_what_was_not_measured(
     assert read_manifest(result["files"]["fp16"]).precision == "fp16"
     print_export(result)
     said = " ".join(capsys.readouterr().err.split())
-    assert f"verdict: {verdict['choice']}:" in said
+    assert f"verdict: {verdict['choice']} on this CPU:" in said
     assert "no TensorRT engine was measured" in said
+    assert "a GPU has other speeds" in said
+
+
+class FakeBackend:
+    """An engine on its GPU, of one INT8 layer and one that moves data."""
+
+    def layer_times(self) -> list[tuple[str, float]]:
+        return [("conv", 3.0), ("reformat", 1.0)]
+
+    def __enter__(self) -> FakeBackend:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A GPU on which INT8 takes 2 ms and FP16 3 ms; the names of the engines built for it."""
+    built: list[str] = []
+
+    def build(graph: Path, made: Any, result: dict[str, Any]) -> dict[str, Any]:
+        built.append(graph.name)
+        result["files"]["engine"] = str(graph.with_suffix(".engine"))
+        return {"file": str(graph.with_suffix(".engine"))}
+
+    def timed(paths: list[Path], frames: Any, seconds: float) -> dict[Path, Quick]:
+        return {p: Quick(3.0 if "fp16" in p.name else 2.0, 4.0, "TensorRT 10.3") for p in paths}
+
+    def layers(path: Path) -> tuple[list[LayerInfo], dict[str, Any]]:
+        found = [
+            LayerInfo("conv", "CaskConvolution", ("int8",), ("int8",)),
+            LayerInfo("reformat", "Reformat", ("half",), ("int8",)),
+        ]
+        return found, {"reformats": 1, "layers": 2, "convolutions": []}
+
+    for module in (judging, exporting):
+        monkeypatch.setattr(module, "driver_facts", lambda: "a GPU")
+    monkeypatch.setattr(exporting, "_engine", build)
+    monkeypatch.setattr(judging, "open_backend", lambda path: FakeBackend())
+    monkeypatch.setattr(judging, "quick_ms", timed)
+    monkeypatch.setattr(judging, "engine_layers", layers)
+    return built
+
+
+def test_a_graph_brought_to_its_gpu_is_judged_there_by_what_was_measured_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], gpu: list[str]
+) -> None:
+    options = {"calib": FEW, "images": 4, "builder": "none", "output": tmp_path / "pc"}
+    pc = export_engine(precision="int8", **options)
+    brought = tmp_path / "jetson"
+    brought.mkdir()
+    for kind in ("int8", "fp16"):
+        shutil.copy(pc["files"][kind], brought)
+    del gpu[:]
+    name = Path(pc["files"]["int8"]).name
+    found = export_engine(brought / name, output=brought)["verdict"]
+    assert gpu == [name, name.replace("int8", "fp16")]
+    assert found["choice"] == "INT8"
+    assert found["sentence"].startswith(f"INT8: it keeps {found['facts']['head_db']:.1f} dB")
+    assert found["facts"]["head_db"] == pc["verdict"]["facts"]["head_db"]
+    assert "75% of the engine's time runs in INT8 layers" in found["sentence"]
+    assert "1 of 2 layers only move data (25% of the time)" in found["sentence"]
+    # Without its FP16 file, or with that of another network, nothing is compared.
+    shutil.copy(pc["files"]["fp32"], brought / name.replace("int8", "fp16"))
+    assert export_engine(brought / name, output=brought)["verdict"] is None
+    assert "no verdict: it takes the FP16 file" in capsys.readouterr().err
 
 
 def test_without_a_verdict_nothing_else_is_made(tmp_path: Path) -> None:
