@@ -21,7 +21,7 @@ from apps.selection import Selection
 from apps.table import say
 from calibration.calibrate import IMAGES, SCENES, check_readable
 from calibration.table import CalibrationTable, read_table, write_table
-from edge.artifact import read_manifest, write_atomic
+from edge.artifact import read_manifest, sha256_of, write_atomic
 from edge.built_in import BUILT_IN
 from edge.errors import ArtifactError, DataError, EdgeError
 from edge.optional import require
@@ -360,6 +360,8 @@ def _table(
 ) -> tuple[CalibrationTable, dict[str, Any]]:
     if calib is not None and _is_table(calib):
         table = read_table(calib)
+        contract = read_manifest(source).spec.contract
+        table.check(sha256_of(source), contract.digest, str(calib))
         return table, {
             "file": str(calib),
             "method": table.method,

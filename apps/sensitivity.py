@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from apps.progress import bar
 from apps.report_style import STYLE
-from apps.report_svg import Axis, Frame, circle, line, svg
+from apps.report_svg import Axis, Frame, circle, line, svg, text
 from apps.selection import Selection
 from apps.table import say, show
 from calibration.calibrate import network_inputs
@@ -25,6 +25,8 @@ from export.sensitivity import measure_sensitivity
 __all__ = ["print_sensitivity", "sensitivity"]
 
 _NOISE_IMAGES = 8
+# Layers whose names the plot has.
+_NAMED = 3
 
 
 def sensitivity(
@@ -106,7 +108,7 @@ def chart(result: dict[str, Any]) -> str:
     room = 0.05 * (high - low or 1.0)
     frame = Frame(
         Axis("layer, in the graph's order", 0, max(1, len(layers) - 1)),
-        Axis("signal to noise at the heads, dB", low - room, high + room),
+        Axis("signal to noise at the heads, dB", low - room, high + 3 * room),
     )
     whole = result["int8_db"]
     body = [line(frame, [(0, whole), (len(layers) - 1, whole)], "stored", "every layer in INT8")]
@@ -117,9 +119,38 @@ def chart(result: dict[str, Any]) -> str:
         for i, layer in enumerate(layers):
             hint = f"{layer['name']}, {words}: {layer[key]:.1f} dB"
             body.append(circle(frame, (i, layer[key]), 3.5, kind, hint))
-    text = svg(f"{result['model']}: where INT8 loses accuracy", frame, body)
-    head, _, rest = text.partition(">")
+    body += [*_key(frame), *_named(frame, layers)]
+    drawn = svg(f"{result['model']}: where INT8 loses accuracy", frame, body)
+    head, _, rest = drawn.partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{rest}'
+
+
+def _key(frame: Frame) -> list[str]:
+    """What the marks mean, along the top."""
+    x, y = frame.at(frame.x.low, frame.y.high)
+    right = frame.at(frame.x.high, frame.y.high)[0]
+    filled = f'<circle class="dot" cx="{x + 6:.1f}" cy="{y + 4:.1f}" r="3.5"/>'
+    ring = f'<circle class="stored-disc" cx="{x + 132:.1f}" cy="{y + 4:.1f}" r="3.5"/>'
+    words = (
+        text(x + 14, y + 8, "only it in INT8"),
+        text(x + 140, y + 8, "all but it in INT8"),
+        text(right, y + 8, "dashes: all in INT8", "end"),
+    )
+    return [filled, ring, *words]
+
+
+def _named(frame: Frame, layers: Sequence[dict[str, Any]]) -> list[str]:
+    """Names beside the noisiest layers, as the table and --keep write them."""
+    worst = sorted(range(len(layers)), key=lambda i: layers[i]["alone_db"])[:_NAMED]
+    found = []
+    for i in worst:
+        x, y = frame.at(i, layers[i]["alone_db"])
+        left = 2 * i < len(layers)
+        # Neighbours get their names above and below.
+        below = any(other + 1 == i for other in worst)
+        place = (x + 6 if left else x - 6, y + (13 if below else -5))
+        found.append(text(*place, layers[i]["name"], "start" if left else "end"))
+    return found
 
 
 def print_sensitivity(result: dict[str, Any]) -> None:

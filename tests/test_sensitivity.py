@@ -103,7 +103,9 @@ def test_command_prints_writes_and_draws(
     assert result["images"] == 0 and len(result["layers"]) == len(layer_names(fp32))
     ElementTree.parse(tmp_path / "s.svg")
     drawing = (tmp_path / "s.svg").read_text()
-    assert drawing.count("<circle") == 2 * len(layer_names(fp32))
+    worst = min(result["layers"], key=lambda layer: layer["alone_db"])["name"]
+    assert f">{worst}</text>" in drawing and ">all but it in INT8</text>" in drawing
+    assert drawing.count("<circle") == 2 * len(layer_names(fp32)) + 2  # and the key
     print_sensitivity(result)
     printed = capsys.readouterr().out
     assert all(name in printed for name in layer_names(fp32))
