@@ -11,6 +11,7 @@ import pytest
 from calibration.calibrate import calibrate, network_inputs
 from calibration.equalise import apply_gains, find_gains
 from calibration.ranges import channel_ranges
+from edge.built_in import BUILT_IN
 from edge.models.zoo import load_model
 from export.correction import correct_bias, measure_noise
 from export.onnx_writer import write_onnx
@@ -91,6 +92,19 @@ def test_a_depthwise_reader_gets_channels_of_one_range(fp32: Path) -> None:
         live = before[tensor] > before[tensor].max() / 1000
         assert np.ptp(np.log(even[live])) < 1e-3 * 32 or np.ptp(np.log(gains[tensor])) > 3
         assert np.ptp(np.log(even[live])) < np.ptp(np.log(before[tensor][live]))
+
+
+def test_weights_take_more_where_a_network_has_depthwise_convolutions(fp32: Path) -> None:
+    model, plain = onnx.load(str(fp32)), onnx.load(str(BUILT_IN["tiny-yolo-scenes"]))
+    seen = channel_ranges(
+        BUILT_IN["tiny-yolo-scenes"],
+        network_inputs(BUILT_IN["tiny-yolo-scenes"], "scenes://?seed=1&count=1", 1),
+    )
+    ranges = {name: one.peaks for name, one in seen.items()}
+    for given, known, strength in ((model, peaks(fp32), 0.7), (plain, ranges, 0.5)):
+        usual, named = find_gains(given, known), find_gains(given, known, strength)
+        assert usual
+        assert all(np.array_equal(usual[name], named[name]) for name in usual)
 
 
 def test_a_tensor_that_an_addition_reads_is_left_alone() -> None:

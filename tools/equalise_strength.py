@@ -21,7 +21,7 @@ import calibration.calibrate as calibrating
 from apps.evaluation import evaluate
 from apps.table import say, show
 from calibration.calibrate import calibrate_dataset, inputs_of
-from calibration.equalise import STRENGTH, find_gains
+from calibration.equalise import DEPTHWISE_STRENGTH, STRENGTH, find_gains
 from edge.artifact import read_manifest
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, thin
@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("artifact", type=Path, help="FP32 ONNX file that edge wrote")
     parser.add_argument("--calib", required=True, help="pictures")
     parser.add_argument("--data", required=True, help="other, labelled pictures")
-    parser.add_argument("--strengths", default=f"0.5,{STRENGTH}", help="with commas between")
+    parser.add_argument(
+        "--strengths", default=f"{STRENGTH},{DEPTHWISE_STRENGTH}", help="with commas between"
+    )
     parser.add_argument("--draws", type=int, default=4, help="1..6")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
