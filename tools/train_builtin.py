@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from apps.training_start import shipped
-from edge.data.datasets import load, open_dataset
+from edge.data.datasets import FRESH_SEED, load, open_dataset
 from edge.data.metrics import Metrics, evaluate_detections
 from edge.data.scenes import scene_set
 from edge.models.checkpoint import load_safetensors, save_safetensors
@@ -39,15 +39,18 @@ from edge.train.losses import KINDS, loss_for
 from edge.train.pool import make_pool
 from export.onnx_writer import write_onnx
 
-# Scenes of one seed stay clear of the next seed's and, far above both, of those for evaluation.
+# Scenes of one seed stay clear of the next seed's, and all of those for evaluation.
 SEEDS_EACH = 100_000
+HIGHEST_SEED = FRESH_SEED // SEEDS_EACH - 2
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--out", type=Path, required=True, help="folder for the three files")
-    parser.add_argument("--seed", type=int, default=7, help="0..80; of weights, scenes and batches")
+    parser.add_argument(
+        "--seed", type=int, default=7, help=f"0..{HIGHEST_SEED}; of weights, scenes and batches"
+    )
     parser.add_argument(
         "--scenes", type=int, default=10_000, help="training scenes, kept in memory"
     )
@@ -62,7 +65,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has AMX")
     parser.add_argument("--images", type=int, default=500, help="fresh scenes for the evaluation")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not 0 <= options.seed <= HIGHEST_SEED:
+        parser.error(f"--seed takes 0..{HIGHEST_SEED}: higher ones train on scenes that evaluate")
+    if options.scenes > SEEDS_EACH:
+        parser.error(f"--scenes takes {SEEDS_EACH} at most")
+    return options
 
 
 def reporter(log: Path) -> Callable[[str], None]:
