@@ -378,7 +378,9 @@ def test_outputs_that_cannot_be_written_do_not_end_detection(
 
 
 SCRIPT = """
-import sys
+import signal, sys
+# A parent may ignore it, as nohup does, and the app heeds that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from apps.camera import camera
 from apps.outputs import Outputs
 artifact, folder = sys.argv[1:]
