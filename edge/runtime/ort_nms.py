@@ -1,7 +1,7 @@
 """Non-maximum suppression in onnxruntime, which takes boxes as an array.
 
 OpenCV's binding reads them number by number out of Python objects, and its loop goes on after the
-limit is reached: a crowd of 3000 boxes takes it fifty times as long.
+limit is reached, which a crowd of thousands makes slow.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def kept_by_class(
     return kept
 
 
-# Thresholds are constants of the graph: each input more costs as much as suppressing ten boxes.
+# Thresholds are constants of the graph: on few boxes each input more costs more than its use.
 @lru_cache(maxsize=16)
 def _session(iou: float, limit: int) -> Any:
     """A session with these thresholds; running it is safe from any thread."""
