@@ -41,6 +41,8 @@ __all__ = ["built_in", "camera", "print_camera", "print_cameras"]
 # cameras and files; trained on the built-in world, for that.
 _FOR_PHOTOS: tuple[str, ...] = ("squeezedet-photo.edgez",)
 _FOR_SCENES: tuple[str, ...] = ("tiny-yolo-scenes.onnx",)
+# Each lane has the network's intermediate results in memory.
+_MOST_LANES = 8
 _REPORT_S, _REPORT_TERMINAL_S = 60.0, 5.0
 
 
@@ -90,8 +92,14 @@ def camera(
     _check(seconds, frames, baseline_share, stats)
     _quiet()
     chosen = _sources(sources, options or SourceOptions())
-    settings: dict[str, Any] = {"score": score, "iou": iou, "threads": threads, "exact": exact}
     path, stop = _artifact(artifact, chosen), threading.Event()
+    lanes = _lanes(path, chosen, threads) if baseline is None else 1
+    settings: dict[str, Any] = {
+        "score": score,
+        "iou": iou,
+        "threads": threads if lanes == 1 else 1,
+        "exact": exact,
+    }
     with ExitStack() as stack:
         stack.enter_context(_signals(stop))
         detector = stack.enter_context(_detector(path, chosen, **settings))
@@ -99,7 +107,9 @@ def camera(
         if baseline is not None:
             second = stack.enter_context(_detector(Path(baseline), (), **settings))
             beyond = Baseline(Path(baseline), second, detector, baseline_share)
-        session = _session(stack, path, detector, chosen, outputs or Outputs(), stop, beyond, track)
+        session = _session(
+            stack, path, detector, lanes, chosen, outputs or Outputs(), stop, beyond, track
+        )
         for enter in (_reports, *beside):
             stack.enter_context(enter(session.live))
         notify("READY=1")
@@ -173,6 +183,13 @@ def _sources(sources: Sequence[str | Source], options: SourceOptions) -> list[So
     return [make_source(each, options) if isinstance(each, str) else each for each in sources]
 
 
+def _lanes(path: Path, sources: Sequence[Source], threads: int | None) -> int:
+    """How many frames are in the engine at once, each on one core: see `apps.camera_overlap`."""
+    if path.suffix != ".onnx" or any(source.live for source in sources):
+        return 1
+    return min(threads or os.cpu_count() or 1, _MOST_LANES)
+
+
 def _detector(
     path: Path, sources: Sequence[Source], *, score: float | None, iou: float, **cpu: Any
 ) -> Detector:
@@ -188,6 +205,7 @@ def _session(
     stack: ExitStack,
     path: Path,
     detector: Detector,
+    lanes: int,
     sources: Sequence[Source],
     outputs: Outputs,
     stop: threading.Event,
@@ -207,11 +225,11 @@ def _session(
         "artifact": str(path),
         "precision": manifest.precision,
         "labels": list(manifest.labels),
-        "backend": detector.backend.name,
+        "backend": detector.backend.name + (f", {lanes} frames at once" if lanes > 1 else ""),
     }
     counts = (lambda: track_counts(trackers, classes)) if track else None
     live = LiveState(facts, classes, captures, workers, baseline, counts)
-    return Session(detector, slots, captures, workers, trackers, baseline, live)
+    return Session(detector, slots, captures, workers, trackers, baseline, live, lanes)
 
 
 def _close(captures: Sequence[Capture], workers: Sequence[SinkWorker]) -> None:

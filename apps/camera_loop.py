@@ -26,13 +26,19 @@ from edge.runtime.detector import Detector
 __all__ = ["Session", "detect_frames", "track_counts"]
 
 _WAIT_S = 0.2
+# So long a result may wait for a frame that is being read.
+_READING_S = 0.01
 _USUAL_FPS = 30.0
 _SWITCH_S = 5e-4
 
 
 @dataclass(frozen=True)
 class Session:
-    """Everything that a run needs, open and running; lists are in the order of the sources."""
+    """Everything that a run needs, open and running; lists are in the order of the sources.
+
+    Attributes:
+        lanes: as `Overlap`; more than one only where no source is live.
+    """
 
     detector: Detector
     slots: Slots
@@ -41,6 +47,7 @@ class Session:
     trackers: Sequence[Tracker]
     baseline: Baseline | None
     live: LiveState
+    lanes: int = 1
 
 
 def detect_frames(
@@ -53,7 +60,7 @@ def detect_frames(
     """
     rounds = _Rounds(session, stop, seconds, frames)
     if session.baseline is None and not session.detector.backend.on_device:
-        with _quick_turns(), Overlap(session.detector) as overlap:
+        with _quick_turns(), Overlap(session.detector, session.lanes) as overlap:
             _overlapped(session, rounds, overlap)
     else:
         # Beside a baseline each has the machine to itself, or their times mean nothing.
@@ -118,12 +125,21 @@ def _overlapped(session: Session, rounds: _Rounds, overlap: Overlap) -> None:
         wait_s = overlap.until_next_s() if live else 0.0
         found = overlap.take(wait_s) if wait_s else None
         if found is None:
-            if overlap.waiting < 2 and (taken := rounds.now()) is not None:
-                overlap.give(*taken)
+            _fill(rounds, overlap, 0.0 if live else _READING_S)
             found = overlap.take()
         rounds.beat()
         assert found is not None
         _tell(session, found)
+
+
+def _fill(rounds: _Rounds, overlap: Overlap, wait_s: float) -> None:
+    """Give what fits: a frame that is still being read, too, unless a result would wait for it."""
+    while not overlap.full and not rounds.over:
+        taken = rounds.now(wait_s)
+        if taken is not None:
+            overlap.give(*taken)
+        elif not wait_s or overlap.ready:
+            return
 
 
 @contextmanager

@@ -1,16 +1,19 @@
-"""The engine in a thread of its own, so that it need not wait for what comes before and after it.
+"""The engine in threads of its own, so that it need not wait for what comes before and after it.
 
 While it runs frame n, the caller's thread finishes frame n-1 and prepares frame n+1. The tensor of
 n+1 lies ready before n is through, so between two runs there is nothing but the engine's own call.
+
+A camera's frame shall be young, so all cores work on one. Of a file only the total counts: there
+each core takes a frame of its own (a lane), nobody waits for the other half of a layer, and what
+one core spends on preparing frames holds up no other.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -40,15 +43,13 @@ class Found:
     stages_ms: dict[str, float]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Job:
     source: int
     frame: Frame
-    tensor: NDArray[np.float32]
     fit: Letterbox
     preprocess_s: float
-    engine_s: float = 0.0
-    raw: list[NDArray[np.float32]] | BaseException | None = None
+    done: Future[tuple[list[NDArray[np.float32]], float]]
 
 
 class Overlap:
@@ -56,40 +57,49 @@ class Overlap:
 
     Args:
         detector: gives its backend and thresholds; not to be called meanwhile.
-
-    Attributes:
-        waiting: frames that were given and not yet taken back: 2 at most.
+        lanes: so many frames are in the engine at once; more than one needs a backend that several
+            threads may run (onnxruntime's).
     """
 
-    def __init__(self, detector: Detector) -> None:
-        self._detector, self.waiting = detector, 0
-        # One tensor is read by the engine while the other is written.
-        self._preprocessors = deque(Preprocessor(detector.contract) for _ in range(2))
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._done: SimpleQueue[_Job] = SimpleQueue()
+    def __init__(self, detector: Detector, lanes: int = 1) -> None:
+        self._detector = detector
+        # One tensor is written while the engine reads the others.
+        self._preprocessors = deque(Preprocessor(detector.contract) for _ in range(lanes + 1))
+        self._jobs: deque[_Job] = deque(maxlen=lanes + 1)
         self._began = 0.0
         self._engine_s: deque[float] = deque(maxlen=_REMEMBERED)
         self._prepare_s: deque[float] = deque(maxlen=_REMEMBERED)
-        self._thread = threading.Thread(
-            target=_run, args=(detector.backend, self._jobs, self._done), name="engine", daemon=True
-        )
+        self._engine = ThreadPoolExecutor(lanes, "engine")
 
     def __enter__(self) -> Overlap:
-        self._thread.start()
         return self
 
     def __exit__(self, *args: object) -> None:
-        self._jobs.put(None)
-        self._thread.join()
+        self._engine.shutdown(cancel_futures=True)
+
+    @property
+    def waiting(self) -> int:
+        """Frames that were given and not yet taken back."""
+        return len(self._jobs)
+
+    @property
+    def full(self) -> bool:
+        """Whether one has to be taken back first: one in each lane, and the next."""
+        return len(self._jobs) == self._jobs.maxlen
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine is through with the oldest frame."""
+        return bool(self._jobs) and self._jobs[0].done.done()
 
     def give(self, source: int, frame: Frame) -> None:
         """Prepare a frame and leave it for the engine.
 
         Raises:
-            ValueError: as `Preprocessor`, or two are waiting already.
+            ValueError: as `Preprocessor`, or as many as can are waiting already.
         """
-        if self.waiting == 2:
-            raise ValueError("two frames are waiting; take one first")
+        if self.full:
+            raise ValueError(f"{self.waiting} frames are waiting; take one first")
         start = time.perf_counter()
         tensor, fit = self._preprocessors[0](frame.image)
         self._preprocessors.rotate()
@@ -97,8 +107,8 @@ class Overlap:
         self._prepare_s.append(spent)
         if not self.waiting:
             self._began = time.monotonic()
-        self._jobs.put(_Job(source, frame, tensor, fit, spent))
-        self.waiting += 1
+        done = self._engine.submit(_run, self._detector.backend, tensor)
+        self._jobs.append(_Job(source, frame, fit, spent, done))
 
     def until_next_s(self) -> float:
         """How long to wait before the next frame is prepared, so that it is ready and no older.
@@ -118,19 +128,15 @@ class Overlap:
         Raises:
             Whatever the backend raised.
         """
-        try:
-            job = self._done.get(timeout=timeout_s) if timeout_s else self._done.get()
-        except Empty:
+        if not wait((self._jobs[0].done,), timeout_s or None).done:
             return None
-        self.waiting -= 1
+        job = self._jobs.popleft()
         self._began = time.monotonic()
-        if isinstance(job.raw, BaseException):
-            raise job.raw
-        self._engine_s.append(job.engine_s)
-        return self._finish(job)
+        raw, engine_s = job.done.result()
+        self._engine_s.append(engine_s)
+        return self._finish(job, raw, engine_s)
 
-    def _finish(self, job: _Job) -> Found:
-        raw: Any = job.raw
+    def _finish(self, job: _Job, raw: Any, engine_s: float) -> Found:
         settings = self._detector
         found, after_ms = settings.pipeline.finish(
             raw, settings.score, settings.iou, settings.limit
@@ -138,7 +144,7 @@ class Overlap:
         boxes: Any = job.fit.to_source(found.xyxy)
         stages_ms = {
             "preprocess": job.preprocess_s * 1e3,
-            "engine": job.engine_s * 1e3,
+            "engine": engine_s * 1e3,
             **after_ms,
         }
         return Found(
@@ -146,12 +152,7 @@ class Overlap:
         )
 
 
-def _run(backend: Backend, jobs: SimpleQueue[_Job | None], done: SimpleQueue[_Job]) -> None:
-    while (job := jobs.get()) is not None:
-        start = time.perf_counter()
-        try:
-            job.raw = backend.run(job.tensor)
-        except BaseException as error:  # it is the caller's to handle, in its own thread
-            job.raw = error
-        job.engine_s = time.perf_counter() - start
-        done.put(job)
+def _run(backend: Backend, tensor: NDArray[np.float32]) -> tuple[list[NDArray[np.float32]], float]:
+    start = time.perf_counter()
+    raw = backend.run(tensor)
+    return raw, time.perf_counter() - start

@@ -17,6 +17,8 @@ from onnx import numpy_helper
 from apps import camera as app
 from apps.camera import built_in, camera
 from apps.camera_overlap import Overlap
+from apps.outputs import Outputs
+from apps.result import Result
 from apps.source_frame import Frame
 from edge.artifact import read_manifest
 from edge.compress.package import write_package
@@ -46,27 +48,44 @@ def slower(monkeypatch: pytest.MonkeyPatch, kind: Any, name: str, seconds: float
     monkeypatch.setattr(kind, name, slow)
 
 
-def test_what_comes_out_is_what_the_detector_says_in_the_same_order(artifact: Path) -> None:
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_what_comes_out_is_what_the_detector_says_in_the_same_order(
+    artifact: Path, lanes: int
+) -> None:
     images = [*pictures(4, (96, 128)), *pictures(4, (64, 200)), *pictures(4, (96, 128))]
     frames = [Frame(image, time.monotonic(), index) for index, image in enumerate(images)]
     found = []
     with Detector.open(artifact, score=0.01, threads=1) as detector:
-        with Overlap(detector) as overlap:
-            overlap.give(0, frames[0])
-            for frame in frames[1:]:
+        with Overlap(detector, lanes) as overlap:
+            for frame in frames:
+                if overlap.full:
+                    with pytest.raises(ValueError, match=f"{lanes + 1} frames are waiting"):
+                        overlap.give(0, frame)
+                    found.append(overlap.take(5))
                 overlap.give(frame.index % 3, frame)
+            while overlap.waiting:
                 found.append(overlap.take())
-            overlap.give(0, frames[0])
-            with pytest.raises(ValueError, match="two frames"):
-                overlap.give(0, frames[0])
-            found.append(overlap.take(5))
-            assert overlap.take(5) is not None and overlap.waiting == 0
         assert [one.frame.index for one in found if one] == list(range(12))
         assert [one.source for one in found if one] == [i % 3 for i in range(12)]
         for one in found:
+            assert one is not None
             wanted = detector(one.frame.image)
             assert len(wanted) and np.array_equal(one.detections.xyxy, wanted.xyxy)
             assert np.array_equal(one.detections.score, wanted.score)
+
+
+class Keeps:
+    """A sink that notes which frames came."""
+
+    name, pictures, newest, depth = "keeps", False, False, 100
+
+    def __init__(self, seen: list[int]) -> None:
+        self._seen = seen
+
+    def write(self, result: Result) -> None:
+        self._seen.append(result.frame.index)
+
+    def close(self) -> None: ...
 
 
 def test_frames_are_prepared_while_the_engine_runs(
@@ -78,6 +97,30 @@ def test_frames_are_prepared_while_the_engine_runs(
     assert stats["frames"] == 20
     # 80 ms one after the other, 50 side by side; the rest is for a busy machine.
     assert stats["fps"] > 1 / 0.072
+
+
+def test_of_a_file_each_core_takes_a_frame_of_its_own(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower(monkeypatch, OrtBackend, "run", 0.1)
+    seen: list[int] = []
+    outputs = Outputs(sinks=[Keeps(seen)])
+    stats = camera(artifact, [Held(pictures(4), count=24)], outputs=outputs, threads=4)
+    assert seen == list(range(24)) and stats["dropped"] == 0
+    assert stats["backend"].endswith("CPU, 1 threads, 4 frames at once")
+    # 10 a second one after the other, 40 side by side; the rest is for a busy machine.
+    assert stats["fps"] > 25
+
+
+def test_of_a_camera_all_cores_work_on_one_frame(artifact: Path) -> None:
+    stats = camera(artifact, [Held(pictures(4), fps=50)], threads=2, frames=5)
+    assert stats["backend"].endswith("CPU, 2 threads")
+
+
+def test_beside_a_baseline_a_file_has_one_frame_in_the_engine(artifact: Path) -> None:
+    held = Held(pictures(4), count=5)
+    stats = camera(artifact, [held], baseline=artifact, threads=2)
+    assert stats["backend"].endswith("CPU, 2 threads") and stats["baseline"]["frames"] > 0
 
 
 def test_of_a_camera_the_frame_is_prepared_just_in_time(
@@ -105,7 +148,7 @@ def test_an_engine_that_fails_ends_the_run_with_its_own_error(
     with pytest.raises(RuntimeError, match="the engine has failed"):
         camera(artifact, [Held(pictures(4), count=20)], threads=1)
     assert sys.getswitchinterval() == before
-    assert not [one for one in threading.enumerate() if one.name == "engine"]
+    assert not [one for one in threading.enumerate() if one.name.startswith("engine")]
 
 
 def test_the_built_in_detector_fits_what_is_looked_at(
