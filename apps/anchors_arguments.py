@@ -6,6 +6,7 @@ import argparse
 from importlib import import_module
 
 from apps.argument_types import count, size, words
+from apps.shared_options import json_option
 
 __all__ = ["arguments", "run"]
 
@@ -26,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=count, metavar="N", help="at most so many, spread evenly")
     parser.add_argument("--curve", metavar="F.svg", help="plot of the mean IoU over their number")
     parser.add_argument("--largest", type=count, metavar="N", help="up to which it goes (15)")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

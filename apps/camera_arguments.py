@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
 
-from apps.argument_types import count, positive
+from apps.argument_types import count, positive, size
 from apps.dashboard_guard import Address, check_token, parse_address
 from apps.source_frame import MAX_SIDE, public_name
 
@@ -161,12 +161,7 @@ def _artifact(text: str) -> str:
 
 
 def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not HEIGHTxWIDTH, such as 720x1280"
-        ) from None
+    height, width = size(text)
     if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
         raise argparse.ArgumentTypeError(f"{text!r}: a side has 1 to {MAX_SIDE} pixels")
     return height, width

@@ -8,6 +8,7 @@ from typing import Any
 
 from apps.argument_types import count
 from apps.prune_arguments import fine_tuning, tuning_arguments
+from apps.shared_options import json_option
 
 __all__ = [
     "arguments",
@@ -46,7 +47,7 @@ def _model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=count, default=1, metavar="N", help="of onnxruntime")
     parser.add_argument("-o", "--output", required=True, metavar="F.edgez", help="the package")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def _coding(parser: argparse.ArgumentParser, default: str) -> None:

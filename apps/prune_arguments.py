@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from apps.argument_types import count, inner_share, positive
+from apps.shared_options import json_option
 
 __all__ = [
     "arguments",
@@ -80,7 +81,7 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
     )
     parser.add_argument("--name", metavar="NAME", help="stem of the files")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def choice_arguments(parser: argparse.ArgumentParser, untouched: int) -> None:

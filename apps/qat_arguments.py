@@ -6,6 +6,7 @@ import argparse
 from importlib import import_module
 
 from apps.argument_types import count, positive, words
+from apps.shared_options import json_option
 
 __all__ = ["arguments", "run"]
 
@@ -66,7 +67,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
     )
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

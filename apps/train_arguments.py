@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.argument_types import count, size
+from apps.shared_options import json_option
 from edge.errors import DataError
 
 __all__ = ["arguments", "run"]
@@ -25,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
     )
     parser.add_argument("--name", metavar="N", help="of the files, in place of the model's")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def _start(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import argparse
 from importlib import import_module
 
 from apps.argument_types import count
+from apps.shared_options import json_option
 
 __all__ = ["arguments", "run"]
 
@@ -28,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="of a torch model")
     parser.add_argument("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
     parser.add_argument("--every", action="store_true", help="show every tensor, in order")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
