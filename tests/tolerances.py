@@ -43,3 +43,6 @@ ENTROPY_ATOL = 1e-9
 
 # Python and numpy of 40 images less those of 5: no image may stay (one is 37 kB, 35 are 1.3 MB).
 CALIBRATION_GROWTH_BYTES = 400_000
+
+# OpenCV and Pillow invert CMYK with different roundings.
+CMYK_ATOL = 1
