@@ -153,6 +153,20 @@ def _reorg(graph: Graph, path: str, reorg: Any, inputs: list[str]) -> str:
     return graph.add("Reshape", [current, joined], path)
 
 
+def _squared_sizes(graph: Graph, path: str, sizes: Any, inputs: list[str]) -> str:
+    """As `SquaredSizes.forward`, in floating point alone: a select has no INT8 or FP16 form."""
+    is_size = _numpy(sizes.is_size).astype(np.float32)
+    parts = {"minus": np.float32(-1), "of_size": -2 * is_size, "others": 1 - is_size}
+    parts["ln_4"] = np.log(4).astype(np.float32) * is_size
+    names = {key: graph.constant(f"{path}.{key}", value) for key, value in parts.items()}
+    turned = graph.add("Mul", [inputs[0], names["minus"]], f"{path}.0")
+    soft = graph.add("Softplus", [turned], f"{path}.1")
+    size = graph.add("Mul", [soft, names["of_size"]], f"{path}.2")
+    size = graph.add("Add", [size, names["ln_4"]], f"{path}.3")
+    other = graph.add("Mul", [inputs[0], names["others"]], f"{path}.4")
+    return graph.add("Add", [size, other], path)
+
+
 def _plain(op: str, **attributes: Any) -> Callable[..., str]:
     def emit(graph: Graph, path: str, _: Any, inputs: list[str]) -> str:
         return graph.add(op, inputs, path, **attributes)
@@ -171,6 +185,7 @@ def module_emitters() -> dict[type, Callable[..., str]]:
         nn.Sigmoid: _plain("Sigmoid"),
         nn.SiLU: _swish,
         nn.Mish: _mish,
+        nn.Tanh: _plain("Tanh"),
         nn.MaxPool2d: _max_pool,
         nn.Upsample: _upsample,
         blocks.DarknetMaxPool: _darknet_max_pool,
@@ -180,4 +195,5 @@ def module_emitters() -> dict[type, Callable[..., str]]:
         blocks.Multiply: _plain("Mul"),
         blocks.ChannelGroup: _channel_group,
         blocks.Reorg: _reorg,
+        blocks.SquaredSizes: _squared_sizes,
     }
