@@ -32,6 +32,7 @@ from apps import (
     train_arguments,
     verify_arguments,
 )
+from apps.examples import epilog
 from edge.errors import EdgeError
 
 __all__ = ["export_engine", "main"]
@@ -160,11 +161,11 @@ _COMMANDS: dict[
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`edge COMMAND`; the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="edge", description=edge.__doc__)
+    parser = _parser("", prog="edge", description=edge.__doc__)
     parser.add_argument("--version", action="version", version=f"edge {edge.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (text, arguments, run) in _COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
+        command = commands.add_parser(name, help=text, description=text, **_layout(name))
         arguments(command)
         command.set_defaults(run=run)
     return _run(parser, argv)
@@ -173,10 +174,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def export_engine(argv: Sequence[str] | None = None) -> int:
     """`export-engine`, the same as `edge export-engine`."""
     text, arguments, run = _COMMANDS["export-engine"]
-    parser = argparse.ArgumentParser(prog="export-engine", description=text)
+    parser = _parser("export-engine", prog="export-engine", description=text)
     arguments(parser)
     parser.set_defaults(run=run)
     return _run(parser, argv)
+
+
+def _parser(name: str, **texts: Any) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(**texts, **_layout(name))
+
+
+def _layout(name: str) -> dict[str, Any]:
+    """Examples keep their lines."""
+    return {"epilog": epilog(name), "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:

@@ -148,7 +148,13 @@ def run(args: argparse.Namespace) -> int:
 def share_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `edge share`."""
     _model(parser)
-    parser.add_argument("--bits", type=_bits, default=5, metavar="B", help="(%(default)s)")
+    parser.add_argument(
+        "--bits",
+        type=_bits,
+        default=5,
+        metavar="B",
+        help="2 to the power of B values for each layer (%(default)s)",
+    )
     _coding(parser, "packed")
 
 
@@ -174,8 +180,10 @@ def run_share(args: argparse.Namespace) -> int:
 
 def unpack_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `edge unpack`."""
-    parser.add_argument("package", metavar="F.edgez")
-    parser.add_argument("-o", "--output", default="out", metavar="DIR", help="(%(default)s)")
+    parser.add_argument("package", metavar="F.edgez", help="a package of edge share or compress")
+    parser.add_argument(
+        "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
+    )
 
 
 def run_unpack(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ __all__ = ["arguments", "run"]
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `edge fetch`."""
-    parser.add_argument("name", metavar="NAME", help="zoo name, such as yolov3-tiny")
+    parser.add_argument("name", metavar="NAME", help="zoo name, see below")
     parser.add_argument("--folder", metavar="DIR", help="in place of $EDGE_CACHE or ~/.cache/edge")
 
 

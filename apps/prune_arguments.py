@@ -44,7 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--max-map-drop",
         type=positive,
         metavar="POINTS",
-        help="as narrow as so many points of mAP@.5 allow; each trial is fine-tuned",
+        help="as narrow as so many points of mAP@.5 allow, such as 1 for a "
+        "hundredth; each trial is fine-tuned",
     )
     target.add_argument("--plan", metavar="F", help="replay the plan of an earlier run")
     parser.add_argument(
@@ -125,7 +126,9 @@ def tuning_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fine-tune", type=count, metavar="STEPS", help="train so long; left out: not at all"
     )
-    parser.add_argument("--batch", type=count, default=16, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--batch", type=count, default=16, metavar="N", help="pictures of a step (%(default)s)"
+    )
     parser.add_argument(
         "--peak",
         type=positive,
@@ -145,7 +148,9 @@ def tuning_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-flip", action="store_true", help="no mirror images, for objects with writing on them"
     )
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of pictures and their changes (%(default)s)"
+    )
     parser.add_argument(
         "--bfloat16", action="store_true", help="faster training where the CPU has AMX"
     )

@@ -31,7 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="start from this NAME.calib.json; left out: calibrate on the pictures",
     )
-    parser.add_argument("--steps", type=count, default=1000, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--steps", type=count, default=1000, metavar="N", help="of training (%(default)s)"
+    )
     parser.add_argument(
         "--batch", type=count, default=4, metavar="N", help="pictures of a step (%(default)s)"
     )

@@ -35,7 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--engines",
         nargs=2,
         metavar=("INT8", "FP16"),
-        help="engines whose layers' times on this GPU are the costs; without: onnxruntime's",
+        help="of this GPU, to go by their layers' times and to time candidates as engines; "
+        "without: onnxruntime",
     )
     add("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
     add("--precision-map", metavar="F", help="where to write the map (beside the graph)")

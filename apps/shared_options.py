@@ -49,7 +49,11 @@ def keep_options(parser: argparse.ArgumentParser) -> None:
 def threads_option(parser: argparse.ArgumentParser, default: int | None = None) -> None:
     """Threads of onnxruntime."""
     parser.add_argument(
-        "--threads", type=count, default=default, metavar="N", help="CPU threads of onnxruntime"
+        "--threads",
+        type=count,
+        default=default,
+        metavar="N",
+        help=f"CPU threads of onnxruntime ({default or 'every core'})",
     )
 
 

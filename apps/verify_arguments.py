@@ -18,7 +18,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", default="scenes", metavar="DIR", help="pictures; left out: built-in scenes"
     )
-    parser.add_argument("--images", type=count, default=8, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--images", type=count, default=8, metavar="N", help="pictures to compare on (%(default)s)"
+    )
     parser.add_argument(
         "--limit-db",
         type=float,
