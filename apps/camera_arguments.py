@@ -11,6 +11,7 @@ from importlib import import_module
 
 from apps.argument_types import count, positive, size
 from apps.dashboard_guard import Address, check_token, parse_address
+from apps.shared_options import threads_option
 from apps.source_frame import MAX_SIDE, public_name
 
 __all__ = ["add_camera_arguments", "run_camera"]
@@ -69,7 +70,7 @@ def _detector_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--score", type=_share, metavar="S", help="leave out lower (the artifact's own, or 0.25)")
     add("--iou", type=_share, default=0.45, metavar="I", help="of suppression (%(default)s)")
-    add("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
+    threads_option(parser)
     add("--exact-int8", action="store_true", help="Q/DQ graphs as TensorRT computes them")
     add("--track", action="store_true", help="number the objects and count them")
 

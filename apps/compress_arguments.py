@@ -8,7 +8,7 @@ from typing import Any
 
 from apps.argument_types import count
 from apps.prune_arguments import fine_tuning, tuning_arguments
-from apps.shared_options import json_option
+from apps.shared_options import json_option, model_options
 
 __all__ = [
     "arguments",
@@ -38,9 +38,7 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="built-in or zoo name, .cfg, .npz, .safetensors or .edgez"
     )
-    parser.add_argument("--weights", metavar="F", help="Darknet weights, if not beside the cfg")
-    parser.add_argument("--names", metavar="F", help="class names, one on a line")
-    parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how it was trained")
+    model_options(parser)
     parser.add_argument("--data", metavar="D", help="labelled images to judge by")
     parser.add_argument(
         "--images", type=count, metavar="N", help="judge by at most so many, spread evenly"

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from apps import calibrate_arguments
 from apps.argument_types import count, share, size, words
-from apps.shared_options import json_option, keep_options
+from apps.shared_options import json_option, keep_options, model_options
 
 __all__ = ["arguments", "run"]
 
@@ -46,13 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         precision.add_argument(
             f"--{name}", action="store_const", const=name, dest="precision", help=text
         )
-    parser.add_argument("--weights", metavar="F", help="Darknet weights, if not beside the cfg")
-    parser.add_argument("--names", metavar="F", help="class names, one on a line")
-    parser.add_argument(
-        "--resize",
-        choices=("letterbox", "stretch"),
-        help="how the model was trained: pjreddie's Darknet letterbox, AlexeyAB's stretch",
-    )
+    model_options(parser)
     parser.add_argument(
         "--calib",
         metavar="DIR",

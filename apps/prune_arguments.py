@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from apps.argument_types import count, inner_share, positive
-from apps.shared_options import json_option
+from apps.shared_options import json_option, model_options
 
 __all__ = [
     "arguments",
@@ -70,9 +70,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the images and the files."""
     parser.add_argument("model", metavar="MODEL", help="zoo name, .cfg, .npz or .safetensors")
-    parser.add_argument("--weights", metavar="F", help="Darknet weights, if not beside the cfg")
-    parser.add_argument("--names", metavar="F", help="class names, one on a line")
-    parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how it was trained")
+    model_options(parser)
     parser.add_argument("--data", required=True, metavar="D", help="labelled images to judge by")
     parser.add_argument("--train", metavar="D", help="labelled images to learn from; else --data")
     parser.add_argument(

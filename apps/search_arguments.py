@@ -6,7 +6,7 @@ import argparse
 from importlib import import_module
 
 from apps.argument_types import count, share
-from apps.shared_options import json_option
+from apps.shared_options import json_option, threads_option
 
 __all__ = ["arguments", "run"]
 
@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="of this GPU, to go by their layers' times and to time candidates as engines; "
         "without: onnxruntime",
     )
-    add("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
+    threads_option(parser)
     add("--precision-map", metavar="F", help="where to write the map (beside the graph)")
     add("-o", "--output", metavar="F", help="the mixed graph (NAME.mixed.onnx)")
     json_option(parser)

@@ -6,7 +6,7 @@ import argparse
 from importlib import import_module
 
 from apps.argument_types import count
-from apps.shared_options import json_option
+from apps.shared_options import json_option, threads_option
 
 __all__ = ["arguments", "run"]
 
@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", type=count, default=50, metavar="N", help="for mAP, at most (%(default)s)")
     add("--no-map", action="store_true", help="noise only, which takes seconds")
     add("--plot", metavar="F.svg", help="draw the layers' noise there")
-    add("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
+    threads_option(parser)
     json_option(parser)
 
 

@@ -6,12 +6,30 @@ import argparse
 
 from apps.argument_types import count, share, words
 
-__all__ = ["exact_option", "json_option", "keep_options", "threads_option", "threshold_options"]
+__all__ = [
+    "exact_option",
+    "json_option",
+    "keep_options",
+    "model_options",
+    "threads_option",
+    "threshold_options",
+]
 
 
 def json_option(parser: argparse.ArgumentParser) -> None:
     """Where to write the result as JSON."""
     parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+
+
+def model_options(parser: argparse.ArgumentParser) -> None:
+    """What a model's own file does not say."""
+    parser.add_argument("--weights", metavar="F", help="Darknet weights, if not beside the cfg")
+    parser.add_argument("--names", metavar="F", help="class names, one on a line")
+    parser.add_argument(
+        "--resize",
+        choices=("letterbox", "stretch"),
+        help="how the model was trained: pjreddie's Darknet letterbox, AlexeyAB's stretch",
+    )
 
 
 def threshold_options(parser: argparse.ArgumentParser, score: float | None) -> None:

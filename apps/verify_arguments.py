@@ -6,7 +6,7 @@ import argparse
 from importlib import import_module
 
 from apps.argument_types import count
-from apps.shared_options import json_option
+from apps.shared_options import json_option, threads_option
 
 __all__ = ["arguments", "run"]
 
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--names", metavar="F", help="class names of a torch model")
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="of a torch model")
-    parser.add_argument("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
+    threads_option(parser)
     parser.add_argument("--every", action="store_true", help="show every tensor, in order")
     json_option(parser)
 
