@@ -154,6 +154,10 @@ def test_a_devkit_of_one_year_is_that_year(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         open_dataset(tmp_path / "VOCdevkit")
     one_line(error, "holds VOC2007, VOC2012", "name one of them")
+    voc(tmp_path / "mixed" / "other", box)
+    picture(tmp_path / "mixed" / "images" / "a.jpg")
+    write(tmp_path / "mixed" / "labels" / "a.txt", "0 .5 .5 .2 .2\n")
+    assert open_dataset(tmp_path / "mixed").kind == "yolo"
 
 
 def test_voc_split_file_selects_images(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def find_voc(folder: Path) -> Path | None:
     """
     if _is_voc(folder):
         return folder
-    years = sorted(child for child in folder.iterdir() if _is_voc(child))
+    # Named so, lest a set of another layout be taken for the VOC folder that lies in it.
+    years = sorted(child for child in folder.glob("VOC*") if _is_voc(child))
     if len(years) > 1:
         names = ", ".join(year.name for year in years)
         raise DataError(f"{folder}: holds {names}; name one of them, such as {years[-1]}")
