@@ -6,6 +6,7 @@ import argparse
 from importlib import import_module
 
 from apps.argument_types import count, size, words
+from apps.shared_options import json_option
 
 __all__ = ["arguments", "run"]
 
@@ -19,14 +20,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=size, default=(416, 416), metavar="HxW", help="of the input (416x416)"
     )
-    parser.add_argument("--resize", choices=("letterbox", "stretch"), default="letterbox")
-    parser.add_argument("--distance", choices=("iou", "euclidean"), default="iou")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--resize",
+        choices=("letterbox", "stretch"),
+        default="letterbox",
+        help="how frames are fitted into the input (%(default)s)",
+    )
+    parser.add_argument(
+        "--distance",
+        choices=("iou", "euclidean"),
+        default="iou",
+        help="between a box and an anchor (%(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the first centres (%(default)s)"
+    )
     parser.add_argument("--classes", type=words, default=[], metavar="NAMES", help="only these")
     parser.add_argument("--images", type=count, metavar="N", help="at most so many, spread evenly")
     parser.add_argument("--curve", metavar="F.svg", help="plot of the mean IoU over their number")
     parser.add_argument("--largest", type=count, metavar="N", help="up to which it goes (15)")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

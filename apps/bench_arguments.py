@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from apps.shared_options import json_option
 from edge.artifact import write_atomic
 from edge.errors import DataError
 
@@ -40,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="build the engine of ARTIFACT (.onnx) N times: spread of its latency and mAP",
     )
     add("--data", metavar="DIR", help="labelled images for the mAP of --rebuilds")
-    add("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

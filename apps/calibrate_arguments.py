@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-from apps.search_arguments import count
+from apps.argument_types import count
+from apps.shared_options import json_option
 from edge.errors import CalibrationError
 
 __all__ = ["arguments", "recipe_options", "run"]
@@ -60,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--stability", action="store_true", help="how far the scales depend on the pictures")
     add("--svg", metavar="F", help="draw that there")
     add("--diff", nargs=2, metavar=("A", "B"), help="what differs between two tables; no ONNX")
-    add("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

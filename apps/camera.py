@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from apps.capture import Capture
 from apps.host import fingerprint
 from apps.live import LiveState
 from apps.outputs import Outputs, start_sinks
+from apps.signals import on_end
 from apps.sinks import SinkWorker
 from apps.slot import Slots
 from apps.source_frame import Source, SourceOptions
@@ -248,25 +248,14 @@ def _close(captures: Sequence[Capture], workers: Sequence[SinkWorker]) -> None:
 @contextmanager
 def _signals(stop: threading.Event) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP ends the loop, a second one everything."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def handle(number: int, frame: object) -> None:
+    def handle() -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    # The terminal has gone, an ssh connection say; under nohup that is ignored and stays so.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
+    with on_end(handle):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
 
-from apps.argument_types import count, positive
+from apps.argument_types import count, positive, size
 from apps.dashboard_guard import Address, check_token, parse_address
+from apps.shared_options import threads_option
 from apps.source_frame import MAX_SIDE, public_name
 
 __all__ = ["add_camera_arguments", "run_camera"]
@@ -69,7 +70,7 @@ def _detector_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--score", type=_share, metavar="S", help="leave out lower (the artifact's own, or 0.25)")
     add("--iou", type=_share, default=0.45, metavar="I", help="of suppression (%(default)s)")
-    add("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
+    threads_option(parser)
     add("--exact-int8", action="store_true", help="Q/DQ graphs as TensorRT computes them")
     add("--track", action="store_true", help="number the objects and count them")
 
@@ -161,12 +162,7 @@ def _artifact(text: str) -> str:
 
 
 def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not HEIGHTxWIDTH, such as 720x1280"
-        ) from None
+    height, width = size(text)
     if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
         raise argparse.ArgumentTypeError(f"{text!r}: a side has 1 to {MAX_SIDE} pixels")
     return height, width

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.sources import SourceOptions, make_source, public_name
+from apps.candidates import open_candidates
+from apps.source_frame import public_name
 from apps.table import steps
 from calibration.calibrate import inputs_of
 from calibration.hashes import NEAR, distances, near_duplicates
@@ -21,11 +20,10 @@ from calibration.overlap import either_way
 from calibration.pictures import Seen, pictures
 from calibration.sets import Coverage, choose, coverage, measure_features
 from edge.artifact import read_manifest
-from edge.data.datasets import open_dataset
-from edge.data.items import Dataset, Item, make_item, thin
+from edge.data.items import Dataset, Item
 from edge.errors import CalibrationError, DataError
 
-__all__ = ["Choice", "choose_images", "open_pictures"]
+__all__ = ["Choice", "choose_images"]
 
 Array = NDArray[np.float32]
 # So many candidates for each image chosen are run through the network.
@@ -79,7 +77,7 @@ def choose_images(
     """
     folder = Path(folder)
     _check_free(folder)
-    with open_pictures(data, min(count * _CANDIDATES, _MOST)) as dataset:
+    with open_candidates(data, min(count * _CANDIDATES, _MOST), folder) as dataset:
         seen = Seen()
         whole = steps(dataset.items, "looking", len(dataset))
         items = [item for item in whole if _reads(dataset, item, seen)]
@@ -135,50 +133,6 @@ def _nothing(data: str | Path, seen: Seen, read: int, fresh: int) -> str:
         first = seen.skipped[0] if seen.skipped else "it gave no frame"
         return f"{name}: no image can be used; the first: {first}"
     return f"{name}: all its {read} images are in the evaluation set ({read - fresh}); give others"
-
-
-@contextmanager
-def open_pictures(data: str | Path, most: int) -> Iterator[Dataset]:
-    """At most `most` images of a set, spread evenly, or of a video or camera, as they come.
-
-    Frames of a source lie in a temporary folder as long as the context lasts.
-    """
-    word = str(data)
-    if word.startswith("scenes") or Path(word).is_dir() or word.endswith(".json"):
-        yield open_dataset(data, limit=most)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        yield _recorded(word, most, Path(name))
-
-
-def _recorded(word: str, most: int, folder: Path) -> Dataset:
-    """Frames of a source as files; of a video evenly spread, of a camera one in a second."""
-    stride = max(1, _frames_of(word) // most)
-    source = make_source(word, SourceOptions(pace=not Path(word).is_file()))
-    source.open()
-    stride = max(stride, round(source.fps or 1) if source.live else 1)
-    with closing(source):
-        for index in steps(range(most * stride), "recording", most * stride):
-            frame = source.read()
-            if frame is None:
-                break
-            if index % stride == 0:
-                cv2.imwrite(str(folder / f"{index:06d}.png"), frame.image)
-    files = sorted(folder.iterdir())
-    if not files:
-        raise DataError(f"{public_name(word)}: it gave no frame")
-    items = tuple(make_item(path, [])[0] for path in thin(files, most))
-    return Dataset(public_name(word), "images", (), items, public_name(word))
-
-
-def _frames_of(word: str) -> int:
-    if not Path(word).is_file():
-        return 0
-    capture = cv2.VideoCapture(word)
-    try:
-        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    finally:
-        capture.release()
 
 
 def _copy(items: list[Item], dataset: Dataset, folder: Path) -> None:

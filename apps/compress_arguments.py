@@ -8,6 +8,7 @@ from typing import Any
 
 from apps.argument_types import count
 from apps.prune_arguments import fine_tuning, tuning_arguments
+from apps.shared_options import json_option, model_options
 
 __all__ = [
     "arguments",
@@ -37,16 +38,14 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="built-in or zoo name, .cfg, .npz, .safetensors or .edgez"
     )
-    parser.add_argument("--weights", metavar="F", help="Darknet weights, if not beside the cfg")
-    parser.add_argument("--names", metavar="F", help="class names, one on a line")
-    parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how it was trained")
+    model_options(parser)
     parser.add_argument("--data", metavar="D", help="labelled images to judge by")
     parser.add_argument(
         "--images", type=count, metavar="N", help="judge by at most so many, spread evenly"
     )
     parser.add_argument("--threads", type=count, default=1, metavar="N", help="of onnxruntime")
     parser.add_argument("-o", "--output", required=True, metavar="F.edgez", help="the package")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def _coding(parser: argparse.ArgumentParser, default: str) -> None:
@@ -147,7 +146,13 @@ def run(args: argparse.Namespace) -> int:
 def share_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `edge share`."""
     _model(parser)
-    parser.add_argument("--bits", type=_bits, default=5, metavar="B", help="(%(default)s)")
+    parser.add_argument(
+        "--bits",
+        type=_bits,
+        default=5,
+        metavar="B",
+        help="2 to the power of B values for each layer (%(default)s)",
+    )
     _coding(parser, "packed")
 
 
@@ -173,8 +178,10 @@ def run_share(args: argparse.Namespace) -> int:
 
 def unpack_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `edge unpack`."""
-    parser.add_argument("package", metavar="F.edgez")
-    parser.add_argument("-o", "--output", default="out", metavar="DIR", help="(%(default)s)")
+    parser.add_argument("package", metavar="F.edgez", help="a package of edge share or compress")
+    parser.add_argument(
+        "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
+    )
 
 
 def run_unpack(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from apps.draw import draw
 from apps.table import listing, say, steps
-from edge.artifact import write_atomic
+from edge.artifact import make_folder, write_atomic
 from edge.data.datasets import read_image
 from edge.data.items import images_in
 from edge.errors import ArtifactError, DataError
@@ -91,11 +91,7 @@ def _targets(paths: Sequence[Path], folder: str | Path | None) -> Sequence[Path 
     """A picture for each path; a second one of the same name gets a number."""
     if folder is None:
         return [None] * len(paths)
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"{folder}: no folder can be made here: {error.strerror}") from error
+    folder = make_folder(folder)
     return [folder / f"{name}.detected.jpg" for name in _unique(path.stem for path in paths)]
 
 

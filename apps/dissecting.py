@@ -11,11 +11,11 @@ from typing import Any
 
 from apps.accuracy import labelled
 from apps.dissection_plots import page
-from apps.prune_stages import make_folder, pictures_of, print_stages
+from apps.prune_stages import pictures_of, print_stages
 from apps.prune_target import Target
 from apps.prune_work import Choice, Work, finish, how_made
 from apps.table import say, show
-from edge.artifact import write_atomic
+from edge.artifact import make_folder, write_atomic
 from edge.compress.dissect import of_classes, only_classes
 from edge.compress.finetune import FineTuning
 from edge.compress.slicing import slice_classes

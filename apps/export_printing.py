@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.dla import print_dla
-from apps.searching import print_search
+from apps.search_report import print_search
 from apps.table import say, show
 
 __all__ = ["print_export"]

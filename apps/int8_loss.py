@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apps.mixed_trials import judged
 from apps.progress import bar
-from apps.searching import judged
 from apps.selection import Selection
 from calibration.calibrate import SCENES, network_inputs
 from calibration.table import CalibrationTable

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from apps.argument_types import count, inner_share, positive
+from apps.shared_options import json_option, model_options
 
 __all__ = [
     "arguments",
@@ -43,7 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--max-map-drop",
         type=positive,
         metavar="POINTS",
-        help="as narrow as so many points of mAP@.5 allow; each trial is fine-tuned",
+        help="as narrow as so many points of mAP@.5 allow, such as 1 for a "
+        "hundredth; each trial is fine-tuned",
     )
     target.add_argument("--plan", metavar="F", help="replay the plan of an earlier run")
     parser.add_argument(
@@ -68,9 +70,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the images and the files."""
     parser.add_argument("model", metavar="MODEL", help="zoo name, .cfg, .npz or .safetensors")
-    parser.add_argument("--weights", metavar="F", help="Darknet weights, if not beside the cfg")
-    parser.add_argument("--names", metavar="F", help="class names, one on a line")
-    parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how it was trained")
+    model_options(parser)
     parser.add_argument("--data", required=True, metavar="D", help="labelled images to judge by")
     parser.add_argument("--train", metavar="D", help="labelled images to learn from; else --data")
     parser.add_argument(
@@ -80,7 +80,7 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
     )
     parser.add_argument("--name", metavar="NAME", help="stem of the files")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def choice_arguments(parser: argparse.ArgumentParser, untouched: int) -> None:
@@ -124,7 +124,9 @@ def tuning_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fine-tune", type=count, metavar="STEPS", help="train so long; left out: not at all"
     )
-    parser.add_argument("--batch", type=count, default=16, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--batch", type=count, default=16, metavar="N", help="pictures of a step (%(default)s)"
+    )
     parser.add_argument(
         "--peak",
         type=positive,
@@ -144,7 +146,9 @@ def tuning_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-flip", action="store_true", help="no mirror images, for objects with writing on them"
     )
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of pictures and their changes (%(default)s)"
+    )
     parser.add_argument(
         "--bfloat16", action="store_true", help="faster training where the CPU has AMX"
     )

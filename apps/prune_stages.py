@@ -20,7 +20,6 @@ from edge.artifact import write_atomic
 from edge.compress.finetune import FineTuning, fine_tune
 from edge.data.datasets import Dataset, Item, load
 from edge.data.metrics import Metrics, evaluate_detections
-from edge.errors import ArtifactError
 from edge.models.darknet import Darknet
 from edge.spec import ModelSpec
 from edge.train.augment import Labelled
@@ -33,7 +32,6 @@ __all__ = [
     "Stage",
     "judge",
     "learn",
-    "make_folder",
     "pictures_of",
     "print_stages",
     "save",
@@ -61,20 +59,6 @@ class Stage:
     module: nn.Module
     spec: ModelSpec
     facts: dict[str, Any]
-
-
-def make_folder(folder: str | Path) -> Path:
-    """The folder, made where it is missing.
-
-    Raises:
-        ArtifactError: it cannot be made.
-    """
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be made: {error.strerror}") from error
-    return path
 
 
 def judge(

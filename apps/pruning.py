@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from apps.accuracy import labelled
-from apps.prune_stages import make_folder, pictures_of, print_stages
+from apps.prune_stages import pictures_of, print_stages
 from apps.prune_target import Target, read_plan
 from apps.prune_work import Choice, Work, finish, how_made
 from apps.table import say, show
-from edge.artifact import write_atomic
+from edge.artifact import make_folder, write_atomic
 from edge.compress.finetune import FineTuning
 from edge.models.zoo import load_model
 

@@ -17,7 +17,7 @@ from apps.progress import bar
 from apps.table import say, show
 from calibration.calibrate import calibrate, network_inputs
 from calibration.table import CalibrationTable, read_table, write_table
-from edge.artifact import read_manifest, write_atomic
+from edge.artifact import make_folder, read_manifest, write_atomic
 from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
 from edge.errors import ArtifactError, CalibrationError, DataError
@@ -81,7 +81,7 @@ def qat(
     if labels and val is None:
         raise DataError("learning from boxes moves the heads; to judge it give --val FOLDER")
     folder, started = Path(output), time.monotonic()
-    _make(folder)
+    make_folder(folder)
     source = _source(model, folder, resize)
     learned, held = _split([array.copy() for _, array in network_inputs(source, data, images)])
     scales = read_table(table) if table else _calibrated(source, data, images)
@@ -111,13 +111,6 @@ def qat(
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
     return result
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"{folder}: cannot be made: {error.strerror}") from error
 
 
 def _source(model: str | Path, folder: Path, resize: str | None) -> Path:

@@ -6,6 +6,7 @@ import argparse
 from importlib import import_module
 
 from apps.argument_types import count, positive, words
+from apps.shared_options import json_option
 
 __all__ = ["arguments", "run"]
 
@@ -30,7 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="start from this NAME.calib.json; left out: calibrate on the pictures",
     )
-    parser.add_argument("--steps", type=count, default=1000, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--steps", type=count, default=1000, metavar="N", help="of training (%(default)s)"
+    )
     parser.add_argument(
         "--batch", type=count, default=4, metavar="N", help="pictures of a step (%(default)s)"
     )
@@ -66,7 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
     )
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

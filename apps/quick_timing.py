@@ -40,8 +40,12 @@ def quick_ms(
     *,
     seconds: float = 1.0,
     threads: int | None = None,
+    least: int = _LEAST_ROUNDS,
 ) -> dict[Path, Quick]:
     """Run artifacts in turns, frame by frame, for about `seconds` all together.
+
+    Args:
+        least: rounds to measure however long they take.
 
     Raises:
         ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
@@ -56,7 +60,7 @@ def quick_ms(
         ]
         for detector in detectors:
             detector(frames[0])
-        rounds = _rounds(detectors, frames, seconds)
+        rounds = _rounds(detectors, frames, seconds, least)
         found = {}
         for index, path in enumerate(paths):
             engine = [one[index]["engine"] for one in rounds]
@@ -67,7 +71,7 @@ def quick_ms(
 
 
 def _rounds(
-    detectors: Sequence[Detector], frames: Sequence[NDArray[np.uint8]], seconds: float
+    detectors: Sequence[Detector], frames: Sequence[NDArray[np.uint8]], seconds: float, least: int
 ) -> list[list[dict[str, float]]]:
     rounds: list[list[dict[str, float]]] = []
     began = time.perf_counter()
@@ -77,6 +81,6 @@ def _rounds(
             detector(frames[len(rounds) % len(frames)])
             stages.append(dict(detector.stages_ms))
         rounds.append(stages)
-        if len(rounds) >= _LEAST_ROUNDS and time.perf_counter() - began > seconds:
+        if len(rounds) >= least and time.perf_counter() - began > seconds:
             break
     return rounds

@@ -5,23 +5,10 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-__all__ = ["arguments", "count", "run", "share"]
+from apps.argument_types import count, share
+from apps.shared_options import json_option, threads_option
 
-
-def count(text: str) -> int:
-    """A positive whole number."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def share(text: str) -> float:
-    """A number between 0 and 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+__all__ = ["arguments", "run"]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,12 +35,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--engines",
         nargs=2,
         metavar=("INT8", "FP16"),
-        help="engines whose layers' times on this GPU are the costs; without: onnxruntime's",
+        help="of this GPU, to go by their layers' times and to time candidates as engines; "
+        "without: onnxruntime",
     )
-    add("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
+    threads_option(parser)
     add("--precision-map", metavar="F", help="where to write the map (beside the graph)")
     add("-o", "--output", metavar="F", help="the mixed graph (NAME.mixed.onnx)")
-    add("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,5 +60,5 @@ def run(args: argparse.Namespace) -> int:
         map_path=args.precision_map,
         json_path=args.json,
     )
-    app.print_search(result)
+    import_module("apps.search_report").print_search(result)
     return 0 if result["holds"] else 1

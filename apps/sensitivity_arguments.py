@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-from apps.search_arguments import count
+from apps.argument_types import count
+from apps.shared_options import json_option, threads_option
 
 __all__ = ["arguments", "run"]
 
@@ -19,8 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", type=count, default=50, metavar="N", help="for mAP, at most (%(default)s)")
     add("--no-map", action="store_true", help="noise only, which takes seconds")
     add("--plot", metavar="F.svg", help="draw the layers' noise there")
-    add("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
-    add("--json", metavar="F", help="write the result there as JSON too")
+    threads_option(parser)
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.argument_types import count, size
+from apps.shared_options import json_option
 from edge.errors import DataError
 
 __all__ = ["arguments", "run"]
@@ -25,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", default="out", metavar="DIR", help="folder of the files (%(default)s)"
     )
     parser.add_argument("--name", metavar="N", help="of the files, in place of the model's")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def _start(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +63,16 @@ def _start(parser: argparse.ArgumentParser) -> None:
 
 
 def _length(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=count, default=50, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--epochs", type=count, default=50, metavar="N", help="passes over --data (%(default)s)"
+    )
     parser.add_argument("--steps", type=count, metavar="N", help="in place of epochs")
     parser.add_argument(
         "--epoch-steps", type=count, metavar="N", help="what counts as an epoch (every picture)"
     )
-    parser.add_argument("--batch", type=count, default=16, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--batch", type=count, default=16, metavar="N", help="pictures of a step (%(default)s)"
+    )
     parser.add_argument(
         "--peak", type=float, default=2e-3, metavar="R", help="highest learning rate (%(default)s)"
     )
@@ -99,7 +104,12 @@ def _method(parser: argparse.ArgumentParser) -> None:
         default="ciou",
         help="complete IoU, or as the papers have it (%(default)s)",
     )
-    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
+    parser.add_argument(
+        "--optimizer",
+        choices=("adamw", "sgd"),
+        default="adamw",
+        help="what moves the weights (%(default)s; sgd: momentum 0.9)",
+    )
     parser.add_argument(
         "--decay", type=float, default=1e-4, metavar="D", help="of weights (%(default)s)"
     )
@@ -137,7 +147,12 @@ def _checks(parser: argparse.ArgumentParser) -> None:
         help="learn N pictures by heart, a check of labels and anchors; status 1 if it cannot",
     )
     parser.add_argument("--tensorboard", metavar="DIR", help="write event files there")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="what trains (%(default)s: a GPU where there is one)",
+    )
     parser.add_argument("--threads", type=count, metavar="N", help="of torch on the CPU")
     parser.add_argument("--bfloat16", action="store_true", help="forward pass under autocast")
     parser.add_argument(

@@ -22,7 +22,7 @@ from apps.training_report import (
 )
 from apps.training_report import tensorboard as board_in
 from apps.training_start import shipped
-from edge.artifact import write_atomic
+from edge.artifact import make_folder, write_atomic
 from edge.built_in import BUILT_IN
 from edge.data.datasets import Dataset, match_classes, open_dataset
 from edge.data.items import Problem
@@ -192,10 +192,7 @@ def _prepare(
 
 
 def _check_place(place: _Place, *sources: Any) -> None:
-    try:
-        place.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"{place.folder}: cannot be made: {error.strerror}") from error
+    make_folder(place.folder)
     written = {
         (place.folder / f"{place.name}{suffix}").resolve()
         for suffix in (".safetensors", ".cfg", ".weights")

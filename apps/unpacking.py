@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from apps.table import say, show
-from edge.artifact import write_atomic
+from edge.artifact import make_folder, write_atomic
 from edge.compress.package import Package, read_package
 from edge.compress.package_files import package_safetensors
 from edge.compress.package_onnx import write_package_onnx
-from edge.errors import ArtifactError, MissingDependency
+from edge.errors import MissingDependency
 from edge.optional import require
 
 __all__ = ["print_unpacked", "unpack"]
@@ -25,11 +25,7 @@ def unpack(source: str | Path, output: str | Path = "out") -> dict[str, str]:
     Raises:
         ArtifactError: damaged, or the folder cannot be written.
     """
-    package, folder = read_package(source), Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"{folder}: cannot be made: {error.strerror}") from error
+    package, folder = read_package(source), make_folder(output)
     files = {"onnx": str(write_package_onnx(source, folder))}
     try:
         files |= _trainable(package, folder)

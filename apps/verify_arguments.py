@@ -6,6 +6,7 @@ import argparse
 from importlib import import_module
 
 from apps.argument_types import count
+from apps.shared_options import json_option, threads_option
 
 __all__ = ["arguments", "run"]
 
@@ -17,7 +18,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", default="scenes", metavar="DIR", help="pictures; left out: built-in scenes"
     )
-    parser.add_argument("--images", type=count, default=8, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--images", type=count, default=8, metavar="N", help="pictures to compare on (%(default)s)"
+    )
     parser.add_argument(
         "--limit-db",
         type=float,
@@ -26,9 +29,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--names", metavar="F", help="class names of a torch model")
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="of a torch model")
-    parser.add_argument("--threads", type=count, metavar="N", help="CPU threads of onnxruntime")
+    threads_option(parser)
     parser.add_argument("--every", action="store_true", help="show every tensor, in order")
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -42,7 +42,7 @@ def pictures(dataset: Dataset, seen: Seen) -> Iterator[tuple[str, NDArray[np.uin
     for item in dataset.items:
         try:
             frame, _ = load(item)
-            _check_depth(item)
+            _check_colour(item)
         except DataError as error:
             seen.skipped.append(str(error))
             continue
@@ -51,8 +51,8 @@ def pictures(dataset: Dataset, seen: Seen) -> Iterator[tuple[str, NDArray[np.uin
         yield str(item.image), frame
 
 
-def _check_depth(item: Item) -> None:
-    """Refuse a file of one channel or of 16 bits: reading it as colour would hide what it is.
+def _check_colour(item: Item) -> None:
+    """Refuse a file of one channel: reading it as colour would hide what it is.
 
     Raises:
         DataError: it is one.
@@ -60,10 +60,9 @@ def _check_depth(item: Item) -> None:
     if item.seed is not None or Path(item.image).suffix.lower() not in _LOSSLESS:
         return
     data = np.frombuffer(Path(item.image).read_bytes(), np.uint8)
-    raw: Any = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
-    if raw.ndim == 2 or raw.dtype != np.uint8:
-        channels = 1 if raw.ndim == 2 else raw.shape[2]
+    raw: Any = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR)
+    if raw.ndim == 2:
         raise DataError(
-            f"{item.image}: {channels} channel{'s' * (channels > 1)} of {raw.itemsize * 8} bits, "
-            "where a camera gives 3 of 8; write it as its frames will be, or leave it out"
+            f"{item.image}: grey, where a camera gives colour; write it as its frames will be, "
+            "or leave it out"
         )

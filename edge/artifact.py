@@ -14,6 +14,7 @@ from edge.spec import Manifest
 
 __all__ = [
     "layers_path",
+    "make_folder",
     "manifest_path",
     "read_engine",
     "read_manifest",
@@ -65,6 +66,20 @@ def write_atomic(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Make `folder` where it is missing, and those above it.
+
+    Raises:
+        ArtifactError: it cannot be made.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be made: {error.strerror}") from error
+    return path
 
 
 def read_manifest(artifact: str | Path) -> Manifest:

@@ -4,6 +4,10 @@ Layers are ordered by the noise that keeping them takes from the heads for each 
 costs; noise powers of layers add up, near enough to order them. Along that order accuracy is
 measured, not estimated: the shortest prefix that fits is found by bisection, then layers whose
 keeping costs most are tried without.
+
+Milliseconds of layers do not add up: each border between precisions costs a conversion, and fused
+layers part. So they only order; what is chosen is the fastest of the graphs that fit, each timed
+as a whole.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ __all__ = [
     "FEW_PICTURES",
     "Found",
     "Trial",
+    "fastest",
     "fits",
     "hopeless",
     "keep_order",
@@ -22,6 +27,7 @@ __all__ = [
     "search",
     "upper_drop",
     "within",
+    "worth_timing",
 ]
 
 # One-sided 95 % of a normal distribution.
@@ -29,6 +35,8 @@ _SURE = 1.645
 # Fewer pictures than this can all agree by chance; then the heads must be close too.
 FEW_PICTURES = 200
 FEW_PICTURES_DB = 30.0
+# Graphs whose times differ by less are equally fast, by a short measurement.
+_SAME_MS = 0.03
 # What a sound network keeps to its heads whatever mAP says of a small set.
 _FLOOR_DB = 12.0
 
@@ -43,7 +51,7 @@ class Trial:
         drop: mAP lost against FP32 on them, 0..1.
         spread: standard error of `drop`, of the paired bootstrap.
         head_db: signal to noise of the heads.
-        kept_ms: what keeping costs, by the layers' measured milliseconds.
+        kept_ms: what keeping costs by the layers' milliseconds, an estimate.
         pictures: how many were judged.
         size: bytes of the graph.
     """
@@ -108,7 +116,9 @@ def search(
     good: Callable[[Trial], bool],
     tries: int = 6,
 ) -> Found:
-    """The cheapest set of kept layers that is `good`, with every trial made on the way.
+    """The set of kept layers that is `good` and cheapest by the estimate, and every trial made.
+
+    All layers kept is tried too where some must be: a mixture may turn out slower than none.
 
     With every layer kept a network is its own reference; should not even that be good, it is
     what is returned.
@@ -130,6 +140,8 @@ def search(
         without = best.kept - {name}
         if cost_ms.get(name, 0.0) > 0 and good(at(without)):
             best = at(without)
+    if best.kept:
+        at(order)
     return Found(best, tuple(trials.values()))
 
 
@@ -149,10 +161,40 @@ def _shortest(
     return at(order[:high])
 
 
-def pareto(trials: Sequence[Trial]) -> list[Trial]:
-    """Trials that no other one beats in both the bound of the drop and the cost, cheapest first."""
+def worth_timing(found: Found, good: Callable[[Trial], bool], most: int) -> list[Trial]:
+    """The trials that may end on the front or be chosen: at most `most` and the two ends.
+
+    Those that fit come first, by the estimate of their cost, then the estimated front.
+    """
+    estimate = {trial.kept: trial.kept_ms for trial in found.trials}
+    fitting = sorted(filter(good, found.trials), key=lambda trial: trial.kept_ms)
+    row = [found.chosen, *fitting, *pareto(found.trials, estimate)]
+    ends = [min(found.trials, key=lambda one: len(one.kept))]
+    ends.append(max(found.trials, key=lambda one: len(one.kept)))
+    return list(dict.fromkeys([*list(dict.fromkeys(row))[:most], *ends]))
+
+
+def fastest(
+    trials: Sequence[Trial], ms: Mapping[frozenset[str], float], good: Callable[[Trial], bool]
+) -> Trial | None:
+    """Of the timed trials that are `good` the fastest; of equally fast ones that which keeps least.
+
+    None where none is good.
+    """
+    fitting = [trial for trial in trials if trial.kept in ms and good(trial)]
+    least = min((ms[trial.kept] for trial in fitting), default=0.0)
+    near = [trial for trial in fitting if ms[trial.kept] <= least * (1 + _SAME_MS)]
+    return min(near, key=lambda trial: (len(trial.kept), ms[trial.kept]), default=None)
+
+
+def pareto(trials: Sequence[Trial], ms: Mapping[frozenset[str], float]) -> list[Trial]:
+    """Trials that no other one beats in both the bound of the drop and its milliseconds in `ms`.
+
+    The fastest come first; trials that are not in `ms` are passed over.
+    """
     front: list[Trial] = []
-    for trial in sorted(trials, key=lambda one: (one.kept_ms, one.upper)):
+    timed = (trial for trial in trials if trial.kept in ms)
+    for trial in sorted(timed, key=lambda one: (ms[one.kept], one.upper)):
         if not front or trial.upper < front[-1].upper:
             front.append(trial)
     return front

@@ -18,12 +18,13 @@ from calibration.calibrate import calibrate, network_inputs
 from calibration.table import read_table, write_table
 from edge.data.datasets import open_dataset
 from edge.errors import CalibrationError
-from export.adaround import descend, round_adaptively, round_if_better
+from export.adaround import round_adaptively, round_if_better
 from export.correction import correct_bias
 from export.patches import Geometry, geometry, mean_patch, patches
 from export.precision import convolutions, insert_qdq, quantize_weight
 from export.quantize import int8_graph, write_int8
 from export.rounding import pack_steps, unpack_steps
+from export.rounding_fit import descend
 from tests.small_models import decibel, picture, run, write_small
 
 

@@ -181,9 +181,9 @@ def test_stability_is_told_and_drawn(fp32: Path, data: Path, tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("image", "what"),
     [
-        (np.full((48, 64), 90, np.uint8), "1 channel of 8 bits"),
-        (np.full((48, 64), 9000, np.uint16), "1 channel of 16 bits"),
-        (np.full((48, 64, 3), 9000, np.uint16), "3 channels of 16 bits"),
+        (np.full((48, 64), 90, np.uint8), "grey"),
+        (np.full((48, 64), 9000, np.uint16), "16 bits a channel"),
+        (np.full((48, 64, 3), 9000, np.uint16), "16 bits a channel"),
     ],
 )
 def test_grey_and_16_bit_files_are_named_and_left_out(

@@ -18,6 +18,7 @@ from edge.models.darknet_weights import Header, count_floats, load_weights, save
 from edge.models.initialise import initialise
 from edge.models.tracing import trace
 from edge.names import read_names
+from edge.runtime.ops_cpu import Decoder
 
 TRAINED = [
     "mbv2-yolo-fastest-voc-v1",
@@ -49,6 +50,9 @@ YOLO = (
     "[convolutional]\nfilters=14\nsize=1\nstride=1\npad=1\nactivation=linear\n"
     "[yolo]\nmask=1,2\nanchors=1,2, 3,4, 5,6\nclasses=2\nnum=3\n"
 )
+
+
+NEW = YOLO.replace("linear", "logistic") + "scale_x_y=2.0\nnew_coords=1\n"
 
 
 def small(body: str, net: str = NET) -> Darknet:
@@ -115,8 +119,10 @@ LAYERS = {
     "squeeze and excitation": "[avgpool]\n"
     + CONV.replace("size=3\nstride=2", "size=1\nstride=1").replace("leaky", "logistic")
     + "[scale_channels]\nfrom=0\nactivation=linear\n",
+    "spatial attention": CONV.replace("stride=2", "stride=1").replace("leaky", "logistic")
+    + "[sam]\nfrom=-2\nactivation=linear\n",
     "dropout": "[dropout]\nprobability=.5\n",
-    **{name: CONV.replace("leaky", name) for name in ("relu", "logistic", "mish", "swish")},
+    **{name: CONV.replace("leaky", name) for name in ("relu", "logistic", "mish", "swish", "tanh")},
 }
 
 
@@ -127,6 +133,69 @@ def test_layer_equals_opencv(tmp_path: Path, case: str) -> None:
     cfg.write_text(net + CONV + LAYERS[case] + YOLO)
     save_weights(load_darknet(cfg, seed=3)[0], weights)
     assert_heads_equal_opencv(cfg, weights)
+
+
+def test_new_coords_equal_opencv_in_heads_and_boxes(tmp_path: Path) -> None:
+    cfg, weights = tmp_path / "a.cfg", tmp_path / "a.weights"
+    cfg.write_text(NET + CONV + NEW + "thresh=0\n")
+    model, spec = load_darknet(cfg, seed=3, names=write_names(tmp_path))
+    head = spec.heads[0]
+    with torch.no_grad():  # Boxes of every size, objects everywhere.
+        model.layers["1"].conv.weight *= 2
+        model.layers["1"].conv.bias.view(2, 7)[:, 4] = 0
+    save_weights(model, weights)
+    images = np.random.default_rng(0).random((1, 3, 96, 64), np.float32)
+    with torch.no_grad():
+        (raw,) = model(torch.from_numpy(images))
+    net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
+    net.setInput(images)
+    theirs, rows = net.forward(["logistic_2", "yolo_2"])
+    assert head.tensor == "layers.1.sizes" and head.scale_xy == 2.0
+    ours = raw.reshape(2, 7, *head.grid_hw)
+    sigmoid = ours.sigmoid()
+    sigmoid[:, 2:4] = ours[:, 2:4].exp().sqrt() / 2
+    np.testing.assert_allclose(sigmoid.reshape(theirs.shape), theirs, rtol=0, atol=1e-3)
+    assert theirs.reshape(2, 7, -1)[:, 2:4].std(axis=2).min() > 0.05
+    # OpenCV's rows go cell by cell, anchor by anchor; ours anchor by anchor.
+    cells = rows.reshape(-1, 2, 7).swapaxes(0, 1).reshape(-1, 7)
+    found = Decoder(spec)([raw.numpy()], 1e-6)
+    assert len(found) == len(cells) == 2 * 48 * 32
+    centre, size = cells[:, :2] * (64, 96), cells[:, 2:4] * (64, 96)
+    wanted = np.hstack([centre - size / 2, centre + size / 2])
+    np.testing.assert_allclose(found.xyxy, wanted, rtol=1e-3, atol=1e-2)
+    best = theirs.reshape(2, 7, -1).swapaxes(1, 2).reshape(-1, 7)
+    np.testing.assert_allclose(found.score, best[:, 4] * best[:, 5:].max(axis=1), atol=1e-3)
+    np.testing.assert_allclose(cells[:, 4], best[:, 4], atol=1e-6)
+
+
+def write_names(folder: Path) -> Path:
+    (folder / "a.names").write_text("x\ny\n")
+    return folder / "a.names"
+
+
+@pytest.mark.parametrize(("dilation", "size", "stride"), [(2, 3, 1), (3, 3, 2), (2, 5, 1)])
+def test_a_dilated_kernel_is_a_wide_one_with_zeros_between(
+    tmp_path: Path, dilation: int, size: int, stride: int
+) -> None:
+    """OpenCV passes `dilation` over without a word, so it gets the wide kernel."""
+    given = CONV.replace("size=3", f"size={size}").replace("stride=2", f"stride={stride}")
+    narrow = load_parsed(NET + given.replace("pad=1", f"pad=1\ndilation={dilation}") + YOLO)
+    initialise(narrow, narrow.spec("a", ["x", "y"]), seed=5)
+    reach = dilation * (size - 1) + 1
+    cfg, weights = tmp_path / "a.cfg", tmp_path / "a.weights"
+    cfg.write_text(NET + given.replace(f"size={size}", f"size={reach}") + YOLO)
+    wide = Darknet(read_cfg(cfg))
+    state = dict(narrow.state_dict())
+    kernel = torch.zeros(8, 3, reach, reach)
+    kernel[:, :, ::dilation, ::dilation] = state["layers.0.conv.weight"]
+    wide.load_state_dict(state | {"layers.0.conv.weight": kernel})
+    save_weights(wide, weights)
+    images = np.random.default_rng(0).random((1, 3, 96, 64), np.float32)
+    (theirs,) = opencv_heads(cfg, weights, ["layers.1.conv"], images)
+    with torch.no_grad():
+        (ours,) = narrow.eval()(torch.from_numpy(images))
+    assert np.abs(theirs).max() > 0.01
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-3)
 
 
 def test_route_takes_its_group_of_each_layer() -> None:
@@ -299,7 +368,8 @@ BAD = [
     (NET + CONV + "[upsample]\nstride=90000\n" + YOLO, r":12: layer 1 \[upsample\]: its output"),
     (NET + CONV + "[maxpool]\nsize=2\nstride_x=1\nstride_y=2\n" + YOLO, "stride_x=1 differ"),
     (NET + CONV + "[shortcut]\nfrom=-1,-2\n" + YOLO, "takes one layer, not several"),
-    (NET + CONV + "[sam]\nfrom=-2\n" + YOLO, r":12: layer 1 \[sam\]: unknown section"),
+    (NET + CONV + CONV + "[sam]\nfrom=-2\n" + YOLO, r"\[sam\]: cannot scale"),
+    (NET + CONV.replace("pad=1", "dilation=2") + YOLO, "dilation=2 takes an odd size and pad=1"),
     (NET + CONV + "[local_avgpool]\nsize=2\n" + YOLO, r"\[local_avgpool\]: unknown section"),
     (NET + CONV + "[maxpool]\nmaxpool_depth=1\n" + YOLO, "maxpool_depth=1 is not supported"),
     (NET + CONV + YOLO.replace("5,6", "-5,6"), "anchors=1,2,3,4,-5,6: a size must be above 0"),
@@ -319,7 +389,10 @@ BAD = [
     (NET + CONV + YOLO.replace("filters=14", "filters=15"), "take 14 channels .* gives 15"),
     (NET + CONV + YOLO.replace("num=3", "num=4"), "num=4 takes 8 anchor numbers"),
     (NET + CONV + YOLO.replace("mask=1,2", "mask=1,3"), "mask=1,3 does not fit"),
-    (NET + CONV + YOLO + "new_coords=1\n", "new_coords=1 is not supported"),
+    (NET + CONV + YOLO + "new_coords=1\n", "new_coords=1 takes a logistic convolution"),
+    (NET + CONV + YOLO + "new_coords=2\n", "new_coords=2 is neither 0 nor 1"),
+    (NET + CONV + NEW.replace("filters=14", "filters=15"), "classes=2 do not fit 15 channels"),
+    (NET + CONV + NEW + "[route]\nlayers=-2\n" + YOLO, "another layer reads its convolution too"),
     (NET + "[yolo]" + YOLO.partition("[yolo]")[2], "needs a layer before"),
     (NET + (CONV.replace("pad=1", "pad=0")) * 7 + YOLO, "too small"),
 ]

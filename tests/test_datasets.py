@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.data.datasets import load, match_classes, open_dataset, read_image
+from edge.data.datasets import load, match_classes, open_dataset
 from edge.data.scenes import render
 from edge.errors import DataError
 
@@ -143,6 +143,21 @@ def test_voc_corners_count_from_one_and_belong_to_the_box(tmp_path: Path) -> Non
     assert item.class_id.tolist() == [1, 0]
     assert item.ignore.tolist() == [False, True]
     assert not item.crowd.any()
+
+
+def test_a_devkit_of_one_year_is_that_year(tmp_path: Path) -> None:
+    box = OBJECT.format(name="dog", difficult=0, box=(1, 1, 9, 9))
+    voc(tmp_path / "VOCdevkit" / "VOC2007", box)
+    dataset = open_dataset(tmp_path / "VOCdevkit")
+    assert (dataset.kind, dataset.name, len(dataset)) == ("voc", "VOC2007", 1)
+    voc(tmp_path / "VOCdevkit" / "VOC2012", box)
+    with pytest.raises(DataError) as error:
+        open_dataset(tmp_path / "VOCdevkit")
+    one_line(error, "holds VOC2007, VOC2012", "name one of them")
+    voc(tmp_path / "mixed" / "other", box)
+    picture(tmp_path / "mixed" / "images" / "a.jpg")
+    write(tmp_path / "mixed" / "labels" / "a.txt", "0 .5 .5 .2 .2\n")
+    assert open_dataset(tmp_path / "mixed").kind == "yolo"
 
 
 def test_voc_split_file_selects_images(tmp_path: Path) -> None:
@@ -325,47 +340,6 @@ def test_numbers_join_by_number_only_when_they_fit() -> None:
         match_classes(("0", "1", "2"), ("cat", "dog"))
     with pytest.raises(DataError, match="share no class"):
         match_classes(("a", "b"), ("cat", "dog"))
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
-def test_image_equals_imread(tmp_path: Path, suffix: str) -> None:
-    path = picture(tmp_path / f"ä{suffix}")
-    np.testing.assert_array_equal(read_image(path), cv2.imread(str(path)))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_grey_and_16_bit_become_bgr8(tmp_path: Path, dtype: type) -> None:
-    grey = np.full((5, 7), np.iinfo(dtype).max, dtype)
-    cv2.imwrite(str(tmp_path / "a.png"), grey)
-    image = read_image(tmp_path / "a.png")
-    assert (image.shape, image.dtype, int(image.min())) == ((5, 7, 3), np.uint8, 255)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9, 0.999])
-def test_cut_off_image_is_named(tmp_path: Path, suffix: str, share: float) -> None:
-    path = picture(tmp_path / f"whole{suffix}", (200, 200))
-    data = path.read_bytes()
-    cut = tmp_path / f"cut{suffix}"
-    cut.write_bytes(data[: int(len(data) * share)])
-    read_image(path)
-    with pytest.raises(DataError) as error:
-        read_image(cut)
-    one_line(error, f"cut{suffix}")
-
-
-def test_cut_off_jpeg_with_a_whole_thumbnail_is_noticed(tmp_path: Path) -> None:
-    thumbnail = picture(tmp_path / "small.jpg", (16, 16)).read_bytes()
-    whole = picture(tmp_path / "big.jpg", (200, 200)).read_bytes()
-    exif = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    path = tmp_path / "both.jpg"
-    path.write_bytes(whole[:2] + exif + whole[2:])
-    assert read_image(path).shape == (200, 200, 3)
-    path.write_bytes((whole[:2] + exif + whole[2:]) + b"a film \xff\xda of the moment")
-    assert read_image(path).shape == (200, 200, 3)
-    path.write_bytes((whole[:2] + exif + whole[2:])[:-500])
-    with pytest.raises(DataError, match="cut off"):
-        read_image(path)
 
 
 def test_real_folders_open(edge_data: Path) -> None:

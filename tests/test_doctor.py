@@ -17,7 +17,13 @@ import onnxruntime
 import pytest
 
 from apps import doctor as app
-from apps import doctor_commands
+from apps import (
+    doctor_cameras,
+    doctor_commands,
+    doctor_engines,
+    doctor_machine,
+    doctor_packages,
+)
 from apps.doctor import Check, doctor, print_doctor
 from apps.doctor_commands import COMMANDS, jetson_checks, program_checks
 from edge.errors import DeviceError
@@ -109,13 +115,13 @@ def test_a_package_that_breaks_on_import_says_why(
 ) -> None:
     (tmp_path / "fragile.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(app, "_version", lambda *_: "2.0")
-    check = app._package("fragile", "fragile", "a test", "build")
+    monkeypatch.setattr(doctor_packages, "version_of", lambda *_: "2.0")
+    check = doctor_packages.package("fragile", "fragile", "a test", "build")
     assert check.status == "problem" and reason in check.found and "2.0" in check.found
 
 
 def test_a_package_that_is_not_installed_is_missing() -> None:
-    check = app._package("no_such_package", "no-such-package", "a test", "")
+    check = doctor_packages.package("no_such_package", "no-such-package", "a test", "")
     assert check == Check("no-such-package", "missing", "for a test", "pip install no-such-package")
 
 
@@ -125,14 +131,14 @@ def test_a_jetson_is_named_with_its_jetpack(
     # As JetPack 6.1 writes them.
     (tmp_path / "model").write_bytes(b"NVIDIA Jetson Orin Nano Engineering Reference Kit\0")
     (tmp_path / "l4t").write_text("# R36 (release), REVISION: 4.0, GCID: 37537400, BOARD: generic")
-    monkeypatch.setattr(app, "BOARD", tmp_path / "model")
-    monkeypatch.setattr(app, "L4T", tmp_path / "l4t")
-    monkeypatch.setattr(app, "_package_version", lambda _: "")
-    check = next(iter(app._jetson()))
+    monkeypatch.setattr(doctor_machine, "BOARD", tmp_path / "model")
+    monkeypatch.setattr(doctor_machine, "L4T", tmp_path / "l4t")
+    monkeypatch.setattr(doctor_machine, "_package_version", lambda _: "")
+    check = next(iter(doctor_machine.check_jetson()))
     assert check.status == "ok"
     assert check.found.endswith("Orin Nano Engineering Reference Kit, JetPack 6.x, L4T 36.4.0")
     (tmp_path / "l4t").write_text("?")
-    (check,) = app._jetson()
+    (check,) = doctor_machine.check_jetson()
     assert check.status == "problem"
 
 
@@ -188,8 +194,10 @@ def test_a_jetsons_clocks_and_power_mode_are_told(tmp_path: Path) -> None:
 
 
 def test_pips_opencv_that_hides_jetpacks_is_told() -> None:
-    assert app._opencv_of_jetpack("/usr/lib/python3/dist-packages/cv2.so").status == "ok"
-    hidden = app._opencv_of_jetpack("/home/me/edge/lib/python3.10/site-packages/cv2/__init__.py")
+    assert doctor_packages.opencv_of_jetpack("/usr/lib/python3/dist-packages/cv2.so").status == "ok"
+    hidden = doctor_packages.opencv_of_jetpack(
+        "/home/me/edge/lib/python3.10/site-packages/cv2/__init__.py"
+    )
     assert hidden.status == "missing" and "pip uninstall opencv-python" in hidden.advice
 
 
@@ -211,9 +219,9 @@ def test_int8_instructions_are_those_of_the_cpu(
     found: str,
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(app, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(app.platform, "machine", lambda: machine)
-    check = app._int8_instructions()
+    monkeypatch.setattr(doctor_machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(doctor_machine.platform, "machine", lambda: machine)
+    check = doctor_machine.int8_instructions()
     assert check.status == status and check.found.startswith(found)
 
 
@@ -237,9 +245,9 @@ class Gpu:
 def test_gpus_and_a_runtime_make_engines_run(monkeypatch: pytest.MonkeyPatch) -> None:
     rtx = BuilderInfo("tensorrt_rtx", "1.7.1", True, "")
     broken = BuilderInfo("tensorrt", "", False, "No module named 'tensorrt'")
-    monkeypatch.setattr(app, "open_device", Gpu)
-    monkeypatch.setattr(app, "available_builders", lambda: [broken, rtx])
-    checks = by_name(app._engines())
+    monkeypatch.setattr(doctor_engines, "open_device", Gpu)
+    monkeypatch.setattr(doctor_engines, "available_builders", lambda: [broken, rtx])
+    checks = by_name(doctor_engines.check_engines())
     assert checks["CUDA driver"].found == "serves CUDA 12.6, through ctypes"
     assert checks["GPU 1"].found.startswith("NVIDIA Orin, compute capability 8.7, shares memory")
     assert checks["engines run here"] == Check("engines run here", "ok", "tensorrt_rtx 1.7.1")
@@ -250,9 +258,9 @@ def test_without_a_gpu_the_driver_says_why(monkeypatch: pytest.MonkeyPatch) -> N
     def absent(index: int) -> Gpu:
         raise DeviceError(f"no driver for {index}")
 
-    monkeypatch.setattr(app, "open_device", absent)
-    monkeypatch.setattr(app, "available_builders", list)
-    checks = by_name(app._engines())
+    monkeypatch.setattr(doctor_engines, "open_device", absent)
+    monkeypatch.setattr(doctor_engines, "available_builders", list)
+    checks = by_name(doctor_engines.check_engines())
     assert checks["CUDA driver"].found == "no driver for 0"
     assert checks["engines run here"].found == "needs TensorRT and an NVIDIA GPU"
 
@@ -263,20 +271,24 @@ def test_a_camera_without_permission_is_a_problem(
     (tmp_path / "video0").touch()
     (tmp_path / "names" / "video0").mkdir(parents=True)
     (tmp_path / "names" / "video0" / "name").write_text("HD Webcam\n")
-    monkeypatch.setattr(app, "DEV", tmp_path)
-    monkeypatch.setattr(app, "VIDEO4LINUX", tmp_path / "names")
-    monkeypatch.setattr(app, "os", SimpleNamespace(access=lambda *_: True, R_OK=4, W_OK=2))
+    monkeypatch.setattr(doctor_cameras, "DEV", tmp_path)
+    monkeypatch.setattr(doctor_cameras, "VIDEO4LINUX", tmp_path / "names")
+    monkeypatch.setattr(
+        doctor_cameras, "os", SimpleNamespace(access=lambda *_: True, R_OK=4, W_OK=2)
+    )
     camera = str(tmp_path / "video0")
-    assert by_name(app._cameras())[camera] == Check(camera, "ok", "HD Webcam")
-    monkeypatch.setattr(app, "os", SimpleNamespace(access=lambda *_: False, R_OK=4, W_OK=2))
-    refused = by_name(app._cameras())[camera]
+    assert by_name(doctor_cameras.check_cameras())[camera] == Check(camera, "ok", "HD Webcam")
+    monkeypatch.setattr(
+        doctor_cameras, "os", SimpleNamespace(access=lambda *_: False, R_OK=4, W_OK=2)
+    )
+    refused = by_name(doctor_cameras.check_cameras())[camera]
     assert refused.status == "problem" and "usermod" in refused.advice
 
 
 def test_little_memory_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, status in ((0, "missing"), (500, "problem"), (5000, "ok")):
-        monkeypatch.setattr(app, "memory_available_mib", lambda free=free: free)
-        assert app._memory().status == status
+        monkeypatch.setattr(doctor_machine, "memory_available_mib", lambda free=free: free)
+        assert doctor_machine.memory().status == status
 
 
 @pytest.mark.parametrize("which", ["nvrtc", "nvcc", None])
@@ -288,8 +300,8 @@ def test_kernel_compiler_is_told_with_its_cache(
     (tmp_path / "kernels" / "one.cubin").write_bytes(b"")
     for name in ("nvrtc", "nvcc"):
         there = SimpleNamespace(name=f"{name} 13.0") if name == which else None
-        monkeypatch.setattr(app.compile, name, lambda there=there: there)
-    check = app._kernel_compiler()
+        monkeypatch.setattr(doctor_engines.compile, name, lambda there=there: there)
+    check = doctor_engines.kernel_compiler()
     assert check.status == ("missing" if which is None else "ok")
     assert f"1 images kept in {tmp_path / 'kernels'}" in check.found
     assert f"{which} 13.0" in check.found if which else "cuda" in check.advice

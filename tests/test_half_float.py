@@ -18,7 +18,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from apps.exporting import export_engine, quantize_command
+from apps.exporting import export_engine
+from apps.quantizing import quantize_command
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import read_manifest, sha256_of
 from edge.built_in import BUILT_IN

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps import searching
+from apps import mixed_trials
 from apps.evaluation import evaluate, print_evaluation
 from apps.exporting import export_engine
 from apps.selection import COPIES, Selection, moved, paired_drop
@@ -148,7 +148,7 @@ def test_copies_of_an_image_are_resampled_with_it() -> None:
 def test_export_with_labels_fits_a_threshold_and_keeps_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (searching, search):
+    for module in (mixed_trials, search):
         monkeypatch.setattr(module, "FEW_PICTURES", 4)
     result = export_engine(
         precision="int8",

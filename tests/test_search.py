@@ -23,7 +23,17 @@ from export.head_noise import decibel, head_noise, heads_of, noise_share
 from export.layer_cost import attribute, onnx_layer_ms
 from export.mixed import annotate, layer_names, read_map, write_map, write_mixed
 from export.precision import convolutions
-from export.search import Trial, fits, keep_order, pareto, search, upper_drop
+from export.search import (
+    Found,
+    Trial,
+    fastest,
+    fits,
+    keep_order,
+    pareto,
+    search,
+    upper_drop,
+    worth_timing,
+)
 from tests.small_models import picture, run, write_small
 
 NAMES = [f"layer {i}" for i in range(6)]
@@ -111,7 +121,31 @@ def test_few_pictures_that_agree_by_chance_do_not_fit_unless_the_heads_do() -> N
 
 def test_the_front_falls_in_the_drop_as_it_rises_in_cost() -> None:
     trials = [trial("a", 0.5, 1), trial("b", 0.1, 2), trial("c", 0.3, 3), trial("d", 0.05, 4)]
-    assert ["".join(one.kept) for one in pareto(trials)] == ["a", "b", "d"]
+    ms = {one.kept: one.kept_ms for one in trials}
+    assert ["".join(one.kept) for one in pareto(trials, ms)] == ["a", "b", "d"]
+    ms[frozenset("d")] = 0.5
+    assert ["".join(one.kept) for one in pareto(trials, ms)] == ["d"]
+    del ms[frozenset("d")]
+    assert len(pareto(trials, ms)) == 2
+
+
+def test_the_fastest_graph_that_fits_is_chosen_and_of_equals_the_one_that_keeps_least() -> None:
+    trials = [trial("", 0.5), trial("a", 0.1), trial("ab", 0.0), trial("abc", 0.0)]
+    times = dict(zip((one.kept for one in trials), (1.0, 3.0, 2.0, 1.99), strict=True))
+
+    def good(one: Trial) -> bool:
+        return one.drop <= 0.2
+
+    assert fastest(trials, times, good) is trials[2]
+    assert fastest(trials, times | {frozenset("abc"): 1.5}, good) is trials[3]
+    assert fastest(trials[:1], times, good) is None
+    assert fastest(trials, {frozenset("a"): 9.0}, good) is trials[1]
+
+
+def test_both_ends_are_timed_whatever_the_estimate_says() -> None:
+    trials = [trial(NAMES[:size], 0.1 * (6 - size), size) for size in range(7)]
+    timed = worth_timing(Found(trials[3], tuple(trials)), lambda one: one.drop < 0.35, 2)
+    assert timed == [trials[3], trials[4], trials[0], trials[6]]
 
 
 def test_kept_layers_compute_in_half_and_the_others_as_before(

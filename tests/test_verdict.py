@@ -219,7 +219,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for module in (judging, exporting):
         monkeypatch.setattr(module, "driver_facts", lambda: "a GPU")
-    monkeypatch.setattr(exporting, "_engine", build)
+    monkeypatch.setattr(exporting, "engine_of", build)
     monkeypatch.setattr(judging, "open_backend", lambda path: FakeBackend())
     monkeypatch.setattr(judging, "quick_ms", timed)
     monkeypatch.setattr(judging, "engine_layers", layers)

@@ -47,3 +47,6 @@ CALIBRATION_GROWTH_BYTES = 400_000
 # Resident memory over a run, by its seconds. In the first minute allocators still grow: 1 to 4
 # MiB/min were seen; one frame kept per second would be 40. Over twenty minutes it is flat.
 SOAK_MIB_PER_MINUTE = {60: 10.0, 1200: 1.0}
+
+# OpenCV and Pillow invert CMYK with different roundings.
+CMYK_ATOL = 1

@@ -33,14 +33,13 @@ from apps.frames import hold_frames
 from apps.host import fingerprint
 from apps.source_frame import Frame
 from apps.table import show
-from edge import assets
+from edge.built_in import BUILT_IN
 from edge.runtime.detector import Detector
 
 SIDE, CLASSES, HW = 416, 79, (720, 1280)
 KEPT_LIMIT = 0.97
 # Milliseconds of the network: how many times as fast as ultralytics' loop.
 STREAM_LIMITS = {50.0: 1.05, 10.0: 1.25}
-BUILT_IN = ("tiny-yolo-scenes.onnx", "squeezedet-scenes.onnx")
 WARM_UP = 5
 ULTRALYTICS = """
 import importlib.metadata, json, sys, time, types
@@ -286,8 +285,7 @@ def main(argv: list[str] | None = None) -> int:
             rows = beside(options, folder)
             show_beside(rows)
             return int(any(np.median(row["ratios"]) < STREAM_LIMITS[row["ms"]] for row in rows))
-        built_in = [Path(str(assets.__file__)).with_name(each) for each in BUILT_IN]
-        artifacts = options.artifacts or [write_yolov3_tiny(folder), *built_in]
+        artifacts = options.artifacts or [write_yolov3_tiny(folder), *BUILT_IN.values()]
         shares = [kept(artifact, options) for artifact in artifacts]
         show_kept(shares)
         return int(np.median(shares[0]["shares"]) < KEPT_LIMIT)

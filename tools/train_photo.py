@@ -40,6 +40,7 @@ from edge.models.squeezenet_net import load_body, read_squeezenet_net
 from edge.optional import require
 from edge.runtime.detector import Detector
 from edge.train.augment import Augmentation, Labelled
+from edge.train.fit import follow
 from edge.train.photos import batch, labelled, photo_anchors, photo_config, photo_loss
 from export.onnx_writer import write_onnx
 
@@ -234,16 +235,6 @@ def train_step(run: Run, drawn: Batch, spec: Any, options: argparse.Namespace) -
     run.optimizer.step()
     follow(run.average, run.model, min(options.average, (1 + run.step) / (10 + run.step)))
     return parts
-
-
-def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        now = model.state_dict()
-        for name, value in average.state_dict().items():
-            if value.dtype.is_floating_point:
-                value.lerp_(now[name], 1 - decay)
-            else:
-                value.copy_(now[name])
 
 
 Loaded = tuple[Dataset, list[Any]]

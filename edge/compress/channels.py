@@ -33,12 +33,14 @@ _SAME = (
     nn.Sigmoid,
     nn.SiLU,
     nn.Mish,
+    nn.Tanh,
     nn.MaxPool2d,
     nn.Upsample,
     nn.Identity,
     nn.Dropout,
     blocks.DarknetMaxPool,
     blocks.Avgpool,
+    blocks.SquaredSizes,
 )
 _ELEMENTWISE = (
     nn.BatchNorm2d,
@@ -48,6 +50,7 @@ _ELEMENTWISE = (
     nn.Sigmoid,
     nn.SiLU,
     nn.Mish,
+    nn.Tanh,
 )
 
 

@@ -21,6 +21,7 @@ _ACTIVATIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "ReLU6": (("Relu", ("c",)),),
     "Sigmoid": (("Sigmoid", ("c",)),),
     "SiLU": (("Sigmoid", ("c",)), ("Mul", ("c", "0"))),
+    "Tanh": (("Tanh", ("c",)),),
     "Mish": (("Softplus", ("c",)), ("Tanh", ("0",)), ("Mul", ("c", "1"))),
 }
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.data import scenes
 from edge.data.classes import match_classes
 from edge.data.coco import find_coco, read_coco
+from edge.data.image_files import read_image, turned_upright
 from edge.data.items import Dataset, Item, Label, images_in, make_item, thin
 from edge.data.kitti import read_kitti
-from edge.data.voc import read_voc
+from edge.data.voc import find_voc, read_voc
 from edge.data.yolo_txt import has_yolo_labels, read_yolo
 from edge.errors import DataError
 
@@ -41,7 +41,8 @@ def open_dataset(
 
     Args:
         path: a COCO json; a folder of VOC, KITTI, COCO or YOLO layout, or of images alone; a
-            VOC split (`ImageSets/Main/val.txt`); or `scenes`, `scenes://?seed=7&count=500`.
+            VOC split (`ImageSets/Main/val.txt`) or a `VOCdevkit` of one year; or `scenes`,
+            `scenes://?seed=7&count=500`.
         classes: names for labels that have only numbers, usually the model's.
         limit: take at most so many images, spread evenly.
 
@@ -67,8 +68,9 @@ def _from_file(path: Path, limit: int | None) -> Dataset:
 
 
 def _from_folder(path: Path, classes: Sequence[str] | None, limit: int | None) -> Dataset:
-    if (path / "Annotations").is_dir() and (path / "JPEGImages").is_dir():
-        return read_voc(path, limit)
+    voc = find_voc(path)
+    if voc is not None:
+        return read_voc(voc, limit)
     if (path / "training" / "label_2").is_dir() or (path / "label_2").is_dir():
         return read_kitti(path, limit)
     annotations = find_coco(path)
@@ -90,50 +92,7 @@ def load(item: Item) -> tuple[NDArray[np.uint8], Item]:
         return _render(item, item.seed)
     frame = read_image(item.image)
     height, width = frame.shape[:2]
-    return frame, item.in_pixels((height, width))
-
-
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) BGR uint8; grey and 16 bits become that, EXIF turns it upright.
-
-    Raises:
-        DataError: missing, empty, not an image, or cut off.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if _cut_off(data):
-        raise DataError(f"{path}: the image is cut off after {len(data)} bytes; copy it again")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if image is None:
-        raise DataError(f"{path}: not an image that OpenCV can read ({len(data)} bytes)")
-    return np.asarray(image, np.uint8)
-
-
-def _cut_off(data: bytes) -> bool:
-    """Decoders fill what is missing with grey and say nothing, so look for the end marks."""
-    if data.startswith(b"\xff\xd8"):
-        return _jpeg_cut_off(data)
-    return data.startswith(b"\x89PNG") and data.rfind(b"IEND") < 0
-
-
-def _jpeg_cut_off(data: bytes) -> bool:
-    """Whether no end mark follows the first scan (ITU-T T.81, annex B).
-
-    Segments before it are passed over by their length: an EXIF thumbnail has marks of its own.
-    """
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            return False  # not a segment: the decoder's to judge
-        if data[at + 1] == 0xFF:
-            at += 1
-            continue
-        if data[at + 1] == 0xDA:
-            return data.find(b"\xff\xd9", at) < 0
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True
+    return frame, turned_upright(item, frame).in_pixels((height, width))
 
 
 def _scenes(path: str, limit: int | None) -> Dataset:

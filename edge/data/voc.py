@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from edge.data.items import Dataset, Item, Label, Problem, images_in, make_item, thin
 from edge.errors import DataError
 
-__all__ = ["read_voc"]
+__all__ = ["find_voc", "read_voc"]
 
 
 class _Object(NamedTuple):
@@ -21,6 +21,26 @@ class _Object(NamedTuple):
     xyxy: tuple[float, float, float, float]
     difficult: bool
     where: str
+
+
+def find_voc(folder: Path) -> Path | None:
+    """The VOC folder that `folder` is, or the one year that a `VOCdevkit` holds; else None.
+
+    Raises:
+        DataError: several years.
+    """
+    if _is_voc(folder):
+        return folder
+    # Named so, lest a set of another layout be taken for the VOC folder that lies in it.
+    years = sorted(child for child in folder.glob("VOC*") if _is_voc(child))
+    if len(years) > 1:
+        names = ", ".join(year.name for year in years)
+        raise DataError(f"{folder}: holds {names}; name one of them, such as {years[-1]}")
+    return years[0] if years else None
+
+
+def _is_voc(folder: Path) -> bool:
+    return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
 
 
 def read_voc(path: Path, limit: int | None = None) -> Dataset:

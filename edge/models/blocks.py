@@ -6,6 +6,7 @@ network is a graph of module calls alone and every value has the path of the mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -22,6 +23,7 @@ __all__ = [
     "Multiply",
     "PaddedConv2d",
     "Reorg",
+    "SquaredSizes",
     "activation",
 ]
 
@@ -34,6 +36,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module | None]] = {
     "logistic": nn.Sigmoid,
     "mish": nn.Mish,
     "swish": nn.SiLU,
+    "tanh": nn.Tanh,
 }
 
 
@@ -156,6 +159,35 @@ class DarknetMaxPool(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}, stride={self.stride}, pads={self.pads}"
+
+
+class SquaredSizes(nn.Module):
+    """The raw head of a `[yolo]` with `new_coords`, as a head without them gives it.
+
+    Such a head means a width of (2 logistic(t))^2 anchors and not of exp(t). Here its t become
+    the logarithms of that, ln 4 - 2 softplus(-t), so that every decoder and loss reads it as it
+    reads the others; the other channels pass.
+
+    Attributes:
+        anchors, numbers: of the head: the channels are `anchors` times `numbers`, t the third and
+            fourth of each.
+    """
+
+    is_size: torch.Tensor
+
+    def __init__(self, anchors: int, numbers: int) -> None:
+        super().__init__()
+        self.anchors, self.numbers = anchors, numbers
+        is_size = torch.zeros(anchors, numbers, dtype=torch.bool)
+        is_size[:, 2:4] = True
+        self.register_buffer("is_size", is_size.reshape(1, -1, 1, 1), persistent=False)
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        sizes = math.log(4) - 2 * functional.softplus(-tensor)
+        return torch.where(self.is_size, sizes, tensor)
+
+    def extra_repr(self) -> str:
+        return f"anchors={self.anchors}, numbers={self.numbers}"
 
 
 class Avgpool(nn.Module):

@@ -123,9 +123,17 @@ def _picture(cfg: DarknetCfg) -> Shape:
 
 def _build(cfg: DarknetCfg, picture: Shape) -> list[Layer]:
     wiring: list[Layer] = []
-    for section in cfg.layers:
-        wiring.append(build_layer(section, [layer.shape for layer in wiring], picture))
+    for section, after in zip(cfg.layers, (*cfg.layers[1:], None), strict=True):
+        head = after if after is not None and _has_new_coords(after) else None
+        wiring.append(build_layer(section, [layer.shape for layer in wiring], picture, head))
     return wiring
+
+
+def _has_new_coords(section: Section) -> bool:
+    value = section.integer("new_coords", 0) if section.type == "yolo" else 0
+    if value not in (0, 1):
+        raise section.error(f"new_coords={value} is neither 0 nor 1")
+    return bool(value)
 
 
 def _heads(cfg: DarknetCfg, wiring: list[Layer]) -> tuple[_Head, ...]:
@@ -145,6 +153,10 @@ def _head(section: Section, wiring: list[Layer]) -> _Head:
     if source < 0:
         raise section.error("a head needs a layer before it")
     head = _Head(section, source, f"layers.{source}.{wiring[source].leaf}", wiring[source].shape)
+    if _has_new_coords(section):
+        others = [layer for index, layer in enumerate(wiring) if index != section.index]
+        if any({source, section.index} & set(layer.sources) for layer in others):
+            raise section.error("new_coords=1: another layer reads its convolution too")
     wanted = len(_anchors(head, (1, 1))) * (5 + section.positive("classes"))
     if head.shape[0] != wanted:
         raise section.error(

@@ -22,6 +22,7 @@ from edge.models.blocks import (
     DarknetMaxPool,
     Multiply,
     Reorg,
+    SquaredSizes,
     activation,
 )
 from edge.models.darknet_cfg import Section
@@ -40,12 +41,10 @@ _MOST_FLOATS = 2**29
 _UNSUPPORTED = {
     "antialiasing": ("0",),
     "binary": ("0",),
-    "dilation": ("1",),
     "extra": ("0",),
     "flatten": ("0",),
     "flipped": ("0",),
     "maxpool_depth": ("0",),
-    "new_coords": ("0",),
     "reverse": ("0",),
     "scale": ("1", "1."),
     "scale_wh": ("0",),
@@ -102,7 +101,9 @@ class Shortcut(nn.Module):
 
 
 class ScaleChannels(nn.Module):
-    """The channels of an older layer scaled by this one (squeeze and excitation)."""
+    """An older layer scaled by this one: channel by channel (squeeze and excitation), or number by
+    number (spatial attention).
+    """
 
     def __init__(self, act: nn.Module | None) -> None:
         super().__init__()
@@ -114,8 +115,13 @@ class ScaleChannels(nn.Module):
         return self.act(scaled) if self.act is not None else scaled
 
 
-def build_layer(section: Section, shapes: list[Shape], picture: Shape) -> Layer:
+def build_layer(
+    section: Section, shapes: list[Shape], picture: Shape, head: Section | None = None
+) -> Layer:
     """The layer of one section, given the output shapes of those before it.
+
+    Args:
+        head: the `[yolo]` with `new_coords` right behind it, if there is one.
 
     Raises:
         ArtifactError: an unknown section or option, a missing key, shapes that do not fit.
@@ -127,10 +133,26 @@ def build_layer(section: Section, shapes: list[Shape], picture: Shape) -> Layer:
         if key in section.options and section.options[key] not in harmless:
             raise section.error(f"{key}={section.options[key]} is not supported")
     layer = build(section, [*shapes, picture])
+    if head is not None:
+        layer = _with_new_coords(layer, section, head)
     if min(layer.shape) < 1:
         raise section.error(f"its output would be {layer.shape}; the input is too small for it")
     _refuse_giant(section, "its output", layer.shape)
     return layer
+
+
+def _with_new_coords(layer: Layer, section: Section, head: Section) -> Layer:
+    """A convolution whose logistic is left to the decoder, as that of other heads is."""
+    if section.type != "convolutional" or section.text("activation", "logistic") != "logistic":
+        raise head.error("new_coords=1 takes a logistic convolution right before it")
+    numbers = 5 + head.positive("classes")
+    anchors, rest = divmod(layer.shape[0], numbers)
+    assert isinstance(layer.module, nn.Sequential)
+    if rest:
+        raise head.error(f"classes={numbers - 5} do not fit {layer.shape[0]} channels")
+    parts = {name: part for name, part in layer.module.named_children() if name != "act"}
+    parts["sizes"] = SquaredSizes(anchors, numbers)
+    return Layer(_sequence(**parts), "sizes", layer.sources, layer.shape)
 
 
 def _refuse_giant(section: Section, what: str, shape: tuple[int, ...]) -> None:
@@ -177,9 +199,22 @@ def _convolutional(section: Section, shapes: list[Shape]) -> Layer:
     pad = size // 2 if section.integer("pad", 0) else section.integer("padding", 0)
     if pad < 0:
         raise section.error(f"padding={pad} is negative")
+    dilation = section.positive("dilation", 1)
+    if dilation > 1 and 2 * pad != size - 1:
+        raise section.error(f"dilation={dilation} takes an odd size and pad=1")
     _refuse_giant(section, "its kernel", (filters, channels // groups, size, size))
     normed = bool(section.integer("batch_normalize", 0))
-    conv = nn.Conv2d(channels, filters, size, strides, padding=pad, groups=groups, bias=not normed)
+    conv = nn.Conv2d(
+        channels,
+        filters,
+        size,
+        strides,
+        # Darknet widens the padding with the kernel, so the output keeps its size.
+        padding=pad * dilation,
+        dilation=dilation,
+        groups=groups,
+        bias=not normed,
+    )
     norm = nn.BatchNorm2d(filters, eps=BATCH_NORM_EPS) if normed else None
     module = _sequence(conv=conv, norm=norm, act=_activation(section, "logistic"))
     shape = (
@@ -266,6 +301,16 @@ def _scale_channels(section: Section, shapes: list[Shape]) -> Layer:
     return Layer(ScaleChannels(act), leaf, (_before(section), older), shape)
 
 
+def _sam(section: Section, shapes: list[Shape]) -> Layer:
+    older = _older(section, section.integer("from"))
+    mask, shape = shapes[_before(section)], shapes[older]
+    if mask != shape:
+        raise section.error(f"cannot scale layer {older} of shape {shape} by {mask}")
+    act = _activation(section, "linear")
+    leaf = "act" if act is not None else "multiply"
+    return Layer(ScaleChannels(act), leaf, (_before(section), older), shape)
+
+
 def _upsample(section: Section, shapes: list[Shape]) -> Layer:
     channels, height, width = shapes[_before(section)]
     stride = section.positive("stride", 2)
@@ -296,6 +341,7 @@ _BUILDERS: dict[str, Callable[[Section, list[Shape]], Layer]] = {
     "region": _pass_on,
     "reorg": _reorg,
     "route": _route,
+    "sam": _sam,
     "scale_channels": _scale_channels,
     "shortcut": _shortcut,
     "upsample": _upsample,

@@ -28,9 +28,16 @@ def initialise(model: nn.Module, spec: ModelSpec, seed: int) -> None:
     with torch.no_grad():
         convolutions[0].weight /= pictures.square().mean().sqrt()
     for head in spec.heads:
-        _quieten(model.get_submodule(head.tensor), head, len(spec.classes))
+        _quieten(_head_module(model, head.tensor), head, len(spec.classes))
     if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         _measure_norms(model, pictures)
+
+
+def _head_module(model: nn.Module, tensor: str) -> nn.Module:
+    """What makes a head: the module of that name, or the convolution before it in its layer."""
+    layer = model.get_submodule(tensor.rpartition(".")[0])
+    before = getattr(layer, "conv", None)
+    return before if isinstance(before, nn.Module) else model.get_submodule(tensor)
 
 
 def _draw(conv: nn.Module, generator: torch.Generator) -> None:

@@ -143,12 +143,22 @@ def _leaky(attributes: dict[str, Any], _: list[Any]) -> Compute:
     return lambda x: functional.leaky_relu(x, slope)
 
 
+def _pair(compute: Compute) -> Callable[[dict[str, Any], list[Any]], Compute]:
+    """Of two tensors, or of one and a constant."""
+
+    def make(_: dict[str, Any], fixed: list[Any]) -> Compute:
+        known = [torch.from_numpy(np.array(value)) for value in fixed if value is not None]
+        return (lambda x: compute(x, known[0].to(x))) if known else compute
+
+    return make
+
+
 def _plain(compute: Compute) -> Callable[[dict[str, Any], list[Any]], Compute]:
     return lambda attributes, fixed: compute
 
 
 _MAKERS: dict[str, Callable[[dict[str, Any], list[Any]], Compute]] = {
-    "Add": _plain(torch.add),
+    "Add": _pair(torch.add),
     "BatchNormalization": _norm,
     "Clip": _clip,
     "Concat": _concat,
@@ -156,7 +166,7 @@ _MAKERS: dict[str, Callable[[dict[str, Any], list[Any]], Compute]] = {
     "GlobalAveragePool": _plain(lambda x: x.mean(dim=(2, 3), keepdim=True)),
     "LeakyRelu": _leaky,
     "MaxPool": _max_pool,
-    "Mul": _plain(torch.mul),
+    "Mul": _pair(torch.mul),
     "Relu": _plain(torch.relu),
     "Reshape": _reshape,
     "Resize": _resize,

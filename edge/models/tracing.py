@@ -16,6 +16,7 @@ _OWN_LEAVES = (
     blocks.DarknetMaxPool,
     blocks.Multiply,
     blocks.Reorg,
+    blocks.SquaredSizes,
 )
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

@@ -21,7 +21,7 @@ from edge.spec import InputContract, ModelSpec
 from edge.train.augment import IGNORE, Augmentation, Labelled, augment
 from edge.train.pool import as_tensor
 
-__all__ = ["BatchMaker", "make_batch", "prefetched", "rescaled", "scale_at"]
+__all__ = ["BatchMaker", "make_batch", "prefetched", "rescaled", "resized", "scale_at"]
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 _SMALLEST_PX = 2.0
@@ -87,12 +87,13 @@ def make_batch(maker: BatchMaker, step: int) -> Batch:
 def _picture(maker: BatchMaker, index: int, seed: tuple[int, int, int]) -> Labelled:
     contract = maker.spec.contract
     if maker.options is None:
-        return _plain(maker.pictures[index], contract)
+        return resized(maker.pictures[index], contract)
     rng = default_rng(seed)
     return augment(maker.pictures, index, contract.hw, maker.options, rng, contract.pad_value)
 
 
-def _plain(picture: Labelled, contract: InputContract) -> Labelled:
+def resized(picture: Labelled, contract: InputContract) -> Labelled:
+    """The picture as the contract fits it into the input, and its boxes with it."""
     fit = Letterbox.fit((picture.image.shape[0], picture.image.shape[1]), contract)
     (height, width), (left, top) = fit.resized_hw, fit.pad_xy
     image = np.full((*contract.hw, 3), contract.pad_value, np.uint8)

@@ -16,7 +16,7 @@ from edge.train.freeze import learn
 from edge.train.losses import Loss
 from edge.train.schedule import Schedule, learning_rate
 
-__all__ = ["Batches", "Run", "Schedule", "advance", "begin", "fit", "learning_rate"]
+__all__ = ["Batches", "Run", "Schedule", "advance", "begin", "fit", "follow", "learning_rate"]
 
 Batches = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 AfterStep = Callable[[nn.Module], None]
@@ -58,7 +58,8 @@ def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=schedule.peak)
 
 
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the model's by `1 - decay`; counters are copied."""
     with torch.no_grad():
         now = model.state_dict()
         for name, value in average.state_dict().items():
@@ -101,7 +102,7 @@ def advance(
         parts = _step(called or run.model, loss, batches, run.optimizer, schedule)
         if after_step is not None:
             after_step(run.model)
-        _follow(run.average, run.model, min(schedule.average, (1 + run.step) / (10 + run.step)))
+        follow(run.average, run.model, min(schedule.average, (1 + run.step) / (10 + run.step)))
         run.step += 1
         if told is not None:
             told(parts)

@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from edge.data.datasets import Dataset, load
-from edge.letterbox import Letterbox
 from edge.models.squeezedet import SqueezeDetConfig, version_1_0
 from edge.spec import HeadSpec, InputContract, ModelSpec
 from edge.train.anchors import kmeans_anchors
 from edge.train.augment import IGNORE, Augmentation, Labelled, augment
+from edge.train.batches import resized
 from edge.train.losses import ciou
+from edge.train.pictures import labelled_boxes
+from edge.train.pool import as_tensor
 from edge.train.targets import assign_yolo, box_iou
 
-__all__ = ["batch", "fitted", "labelled", "photo_anchors", "photo_config", "photo_loss"]
+__all__ = ["batch", "labelled", "photo_anchors", "photo_config", "photo_loss"]
 
 # Caffe's SqueezeNet 1.0 was trained with this mean and no scaling; grey levels, BGR.
 _MEAN = (104.0, 117.0, 123.0)
@@ -58,16 +60,18 @@ def labelled(dataset: Dataset, classes: Sequence[str]) -> list[Labelled]:
         ValueError: the data set does not label one of the classes.
         DataError: a picture cannot be read.
     """
-    label_of = {dataset.classes.index(name): label for label, name in enumerate(classes)}
+    join = np.array([_index(classes, name) for name in dataset.classes], np.int32)
+    if sorted(join[join >= 0]) != list(range(len(classes))):
+        raise ValueError(f"{dataset.source} does not label each of {', '.join(classes)}")
     pictures = []
     for entry in dataset.items:
         image, item = load(entry)
-        mine = np.isin(item.class_id, list(label_of))
-        label = np.array([label_of[i] for i in item.class_id[mine].tolist()], np.float32)
-        label[(item.crowd | item.ignore)[mine]] = IGNORE
-        boxes = np.column_stack((label, item.xyxy[mine])).astype(np.float32)
-        pictures.append(Labelled(image, boxes))
+        pictures.append(Labelled(image, labelled_boxes(item, join)))
     return pictures
+
+
+def _index(classes: Sequence[str], name: str) -> int:
+    return classes.index(name) if name in classes else -1
 
 
 def photo_anchors(
@@ -98,30 +102,12 @@ def batch(
     targets = []
     for number, index in enumerate(indices):
         if options is None:
-            image, boxes = fitted(pictures[index], contract)
+            image, boxes = resized(pictures[index], contract)
         else:
             image, boxes = augment(pictures, index, contract.hw, options, rng, contract.pad_value)
         images[number] = image
         targets.append(_targets(boxes, number))
-    return _tensor(images, contract), torch.from_numpy(np.concatenate(targets))
-
-
-def fitted(picture: Labelled, contract: InputContract) -> Labelled:
-    """The picture resized as the contract says, nothing else changed."""
-    from edge.runtime.ops_cpu import preprocess
-
-    height, width = picture.image.shape[:2]
-    plain = InputContract(
-        contract.hw,
-        contract.resize,
-        pad_value=contract.pad_value,
-        channel_order="BGR",
-        scale=(1.0, 1.0, 1.0),
-    )
-    tensor, _ = preprocess(picture.image, plain)
-    boxes = picture.boxes.copy()
-    boxes[:, 1:] = Letterbox.fit((height, width), contract).to_input(picture.boxes[:, 1:])
-    return Labelled(np.rint(tensor[0].transpose(1, 2, 0)).astype(np.uint8), boxes)
+    return as_tensor(images, contract), torch.from_numpy(np.concatenate(targets))
 
 
 def _targets(boxes: NDArray[np.float32], number: int) -> NDArray[np.float32]:
@@ -130,13 +116,6 @@ def _targets(boxes: NDArray[np.float32], number: int) -> NDArray[np.float32]:
     label = np.where(tiny, IGNORE, boxes[:, 0])
     centre = (boxes[:, 1:3] + boxes[:, 3:]) / 2
     return np.column_stack((np.full(len(boxes), number), label, centre, size)).astype(np.float32)
-
-
-def _tensor(images: NDArray[np.uint8], contract: InputContract) -> torch.Tensor:
-    ordered = images[..., ::-1] if contract.channel_order == "RGB" else images
-    pixels = torch.from_numpy(np.ascontiguousarray(ordered)).float()
-    pixels = (pixels - torch.tensor(contract.mean)) * torch.tensor(contract.scale)
-    return pixels.permute(0, 3, 1, 2)
 
 
 def photo_loss(

@@ -18,7 +18,7 @@ from edge.letterbox import Letterbox
 from edge.spec import InputContract, ModelSpec
 from edge.train.augment import IGNORE, Labelled
 
-__all__ = ["Pictures", "checked", "read_pictures"]
+__all__ = ["Pictures", "checked", "labelled_boxes", "read_pictures"]
 
 # Augmentation enlarges by as much; what the camera saw beyond it is never looked at.
 _LARGER = 1.5
@@ -71,11 +71,21 @@ class _Reader:
             smaller = size[0] * size[1] < width * height
             how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
             frame = np.asarray(cv2.resize(frame, size, interpolation=how), np.uint8)
-        edges = item.xyxy * np.tile((size[0] / width, size[1] / height), 2)
-        label = np.where(item.class_id >= 0, self.join[item.class_id], -1)
-        unknown = (item.class_id >= 0) & (label < 0)
-        label = np.where(item.crowd | item.ignore, IGNORE, label)
-        return Labelled(frame, np.column_stack((label, edges))[~unknown].astype(np.float32))
+        fitted = replace(item, xyxy=item.xyxy * np.tile((size[0] / width, size[1] / height), 2))
+        return Labelled(frame, labelled_boxes(fitted, self.join))
+
+
+def labelled_boxes(item: Item, join: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Boxes (M, 5) of label and corners; what need not be found becomes a region to ignore.
+
+    Args:
+        item: in pixels.
+        join: the model's class of each of the data set's, -1 for background.
+    """
+    label = np.where(item.class_id >= 0, join[item.class_id], -1)
+    unknown = (item.class_id >= 0) & (label < 0)
+    label = np.where(item.crowd | item.ignore, IGNORE, label)
+    return np.column_stack((label, item.xyxy))[~unknown].astype(np.float32)
 
 
 def checked(item: Item) -> tuple[Item, list[Problem]]:

@@ -1,0 +1,171 @@
+"""From an FP32 graph to FP16, INT8 or mixed precision, with the table and the search it takes."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from apps.building import Build, engine_of, needed_engine
+from apps.judging import half_beside
+from apps.kept_layers import Wanted, kept_layers, note_map
+from apps.recipe import Recipe, run_calibration
+from apps.scores import refit
+from apps.searching import IMAGES as SELECTION_IMAGES
+from apps.searching import SELECTION_SCENES, record, search_mixed, tell_overlap
+from apps.selection import Selection
+from apps.table import say
+from calibration.calibrate import SCENES
+from calibration.table import CalibrationTable, read_table, write_table
+from edge.artifact import read_manifest, sha256_of
+from edge.built_in import BUILT_IN
+from edge.errors import DataError, EdgeError
+from edge.runtime.backend import open_backend
+from edge.runtime.device import driver_facts
+from export.mixed import write_map, write_mixed
+from export.quantize import write_half
+
+__all__ = ["Made", "is_table", "lower_precision"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A graph of lower precision and what it was made from; a table only for INT8."""
+
+    graph: Path
+    source: Path
+    table: CalibrationTable | None = None
+    selection: Selection | None = None
+
+
+def lower_precision(
+    source: Path,
+    precision: str,
+    result: dict[str, Any],
+    calib: str | Path | None,
+    recipe: Recipe,
+    wanted: Wanted,
+    build: Build,
+) -> Made:
+    """Write the graph of `precision` beside `source`; `result` takes files, figures and search.
+
+    Raises:
+        ArtifactError, CalibrationError, DataError: see `apps.exporting.export_engine`.
+    """
+    if precision == "fp32":
+        return Made(source, source)
+    target = source.with_name(source.name.replace(".fp32.onnx", f".{precision}.onnx"))
+    if precision == "fp16":
+        write_half(source, target)
+        return Made(target, source)
+    table, facts = _table(source, calib, recipe)
+    result["calibration"] = facts
+    result["files"]["calibration"] = facts["file"]
+    selection = _selection(source, calib, wanted)
+    if selection is not None:
+        tell_overlap(selection, table)
+    if wanted.max_map_drop is not None and selection is not None:
+        write_mixed(source, table, target, {})
+        _search(source, table, target, selection, wanted.max_map_drop, build, result)
+    else:
+        write_mixed(source, table, target, kept_layers(source, wanted))
+        note_map(source, target, wanted)
+    if selection is not None:
+        result["scores"] = refit(selection, source, target)
+    return Made(target, source, table, selection)
+
+
+def _selection(source: Path, calib: str | Path | None, wanted: Wanted) -> Selection | None:
+    """Labelled images, where some are given or a budget needs them."""
+    data = wanted.accuracy_data
+    spec = read_manifest(source).spec
+    if data is None:
+        if wanted.max_map_drop is None:
+            return None
+        data = SELECTION_SCENES if spec.name in BUILT_IN else calib
+        if data is None or str(data).endswith(".calib.json"):
+            raise DataError("--max-map-drop needs labelled images: --accuracy-data FOLDER")
+    return Selection.open(data, spec.classes, SELECTION_IMAGES)
+
+
+def _cost_engines(source: Path, int8: Path, build: Build) -> tuple[Path, Path] | None:
+    """INT8 and FP16 engine, whose layers are timed; None where none can be built and run here."""
+    half = None if driver_facts() is None else half_beside(source)
+    if half is None:
+        return None
+    made = [engine_of(graph, build, {"files": {}}) for graph in (int8, half)]
+    paths = [Path(one["file"]) for one in made if one is not None]
+    if len(paths) < 2:
+        return None
+    try:
+        for path in paths:
+            open_backend(path).close()
+    except EdgeError as error:
+        say(f"layers are timed on onnxruntime: {error}")
+        return None
+    return paths[0], paths[1]
+
+
+def _search(
+    source: Path,
+    table: CalibrationTable,
+    target: Path,
+    selection: Selection,
+    budget: float,
+    build: Build,
+    result: dict[str, Any],
+) -> None:
+    engines = _cost_engines(source, target, build)
+    with tempfile.TemporaryDirectory() as folder:
+        made = partial(needed_engine, build=replace(build, folder=Path(folder)))
+        searched = search_mixed(
+            source,
+            table,
+            selection,
+            budget=budget,
+            engines=engines,
+            engine=None if engines is None else made,
+        )
+    write_mixed(source, table, target, searched.layers)
+    record(target, searched)
+    path = source.with_name(source.name.replace(".fp32.onnx", ".precision.json"))
+    write_map(path, source, searched.layers, budget=budget)
+    result["search"] = searched.report
+    result["files"]["precision_map"] = str(path)
+
+
+def _table(
+    source: Path, calib: str | Path | None, recipe: Recipe
+) -> tuple[CalibrationTable, dict[str, Any]]:
+    if calib is not None and is_table(calib):
+        table = read_table(calib)
+        contract = read_manifest(source).spec.contract
+        table.check(sha256_of(source), contract.digest, str(calib))
+        return table, {
+            "file": str(calib),
+            "method": table.method,
+            "images": len(table.images),
+            "equalised_tensors": len(table.gains),
+            "corrected_biases": len(table.bias),
+        }
+    path = source.with_name(source.name.replace(".fp32.onnx", ".calib.json"))
+    made = run_calibration(source, calib, recipe, known=path)
+    write_table(made.table, path)
+    facts = {
+        "file": str(path),
+        "method": recipe.method,
+        "images": made.used,
+        "equalised_tensors": len(made.table.gains),
+        "corrected_biases": len(made.table.bias),
+        "data": str(calib or SCENES),
+        "skipped": list(made.skipped),
+    }
+    return made.table, facts
+
+
+def is_table(calib: str | Path) -> bool:
+    """A calibration table and no COCO json."""
+    path = Path(calib)
+    return path.suffix == ".json" and path.is_file() and b'"amax"' in path.read_bytes()

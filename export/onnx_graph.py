@@ -1,0 +1,42 @@
+"""An ONNX graph in the making: nodes, constants and the shapes of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.optional import require
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["IMAGES", "Graph"]
+
+IMAGES = "images"
+
+
+class Graph:
+    """Nodes and initializers in the making.
+
+    `names` maps an fx node to its tensor, `shapes` a tensor to its shape.
+    """
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+        self.names: dict[Any, str] = {}
+
+    def add(self, op: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
+        helper = require("onnx.helper")
+        node = helper.make_node(op, list(inputs), [output], name=output, **attributes)
+        self.nodes.append(node)
+        return output
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        numpy_helper = require("onnx.numpy_helper")
+        self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return name

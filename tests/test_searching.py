@@ -1,0 +1,154 @@
+"""`edge search` chooses by the measured milliseconds of whole graphs, not by sums over layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps import mixed_trials
+from apps.exporting import export_engine
+from apps.quick_timing import Quick
+from apps.search_report import print_search
+from apps.searching import search_command, search_mixed
+from apps.selection import Drop, Selection
+from calibration.table import read_table
+from edge.artifact import read_manifest
+from export.mixed import layer_names, read_map
+
+SCENES = "scenes://?seed=700000&count=2"
+BUDGET = 0.02
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The built-in detector in FP32 and a table of it."""
+    files: dict[str, str] = export_engine(
+        precision="int8",
+        calib="scenes://?seed=500000&count=4",
+        images=4,
+        bias_correction=False,
+        verdict=False,
+        builder="none",
+        output=tmp_path_factory.mktemp("made"),
+    )["files"]
+    return files
+
+
+def kept_in(graph: Path) -> int:
+    arguments = dict(read_manifest(graph).arguments)
+    return len(json.loads(arguments["keep"]))
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch, made: dict[str, str]) -> None:
+    """Each layer in INT8 costs a thousandth of mAP; layers' milliseconds are all alike."""
+    names = layer_names(made["fp32"])
+
+    def judge(selection: Selection, before: Path, now: Path, budget: float) -> Drop:
+        lost = 0.003 * (len(names) - kept_in(now))
+        return Drop(0.9, 0.9 - lost, 0.0, 1000)
+
+    def layers(path: Path, *_: Any, **__: Any) -> dict[str, float]:
+        return dict.fromkeys(names, 1.0 if path.name == "int8.onnx" else 2.0)
+
+    monkeypatch.setattr(mixed_trials, "judged", judge)
+    monkeypatch.setattr(mixed_trials, "onnx_layer_ms", layers)
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, ms: Callable[[int], float]) -> list[int]:
+    """Time graphs by the number of layers that they keep; the numbers of those timed."""
+    seen: list[int] = []
+
+    def timed(paths: Sequence[Path], *_: Any, **__: Any) -> dict[Path, Quick]:
+        seen.extend(kept_in(path) for path in paths)
+        return {path: Quick(ms(kept_in(path)), 99.0, "a clock") for path in paths}
+
+    monkeypatch.setattr(mixed_trials, "quick_ms", timed)
+    return seen
+
+
+def test_a_mixture_slower_than_no_int8_at_all_is_not_chosen(
+    made: dict[str, str],
+    judged: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    every = len(layer_names(made["fp32"]))
+    seen = clocked(monkeypatch, lambda kept: {0: 10.0, every: 12.0}.get(kept, 15.0))
+    result = search_command(
+        made["fp32"],
+        made["calibration"],
+        SCENES,
+        budget=BUDGET,
+        threads=1,
+        output=tmp_path / "m.onnx",
+    )
+    assert {0, every} < set(seen)
+    assert result["holds"] and result["chosen"]["kept"] == every
+    assert (result["chosen"]["ms"], result["costs"]) == (12.0, "whole graphs in turns, a clock")
+    # What is slower and less accurate is on no front.
+    assert [(one["kept"], one["ms"]) for one in result["pareto"]] == [(0, 10.0), (every, 12.0)]
+    layers = read_map(result["files"]["precision_map"], Path(made["fp32"]))
+    assert len(layers) == every == kept_in(tmp_path / "m.onnx")
+    print_search(result)
+    assert "ship the FP16 graph" in capsys.readouterr().err
+
+
+def test_of_the_graphs_that_fit_the_fastest_is_chosen(
+    made: dict[str, str], judged: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = len(layer_names(made["fp32"]))
+    seen = clocked(monkeypatch, lambda kept: 10.0 + kept)
+    source = Path(made["fp32"])
+    selection = Selection.open(SCENES, read_manifest(source).spec.classes, 2, threads=1)
+    searched = search_mixed(source, read_table(made["calibration"]), selection, budget=BUDGET)
+    needed = next(kept for kept in range(every) if 0.003 * (every - kept) <= BUDGET)
+    assert searched.report["chosen"]["kept"] == needed == len(searched.layers)
+    assert searched.report["chosen"]["ms"] == 10.0 + needed
+    assert len(seen) == len(set(seen)) <= 14
+    front = searched.report["pareto"]
+    assert [one["ms"] for one in front] == [10.0 + one["kept"] for one in front]
+
+
+def test_on_a_gpu_whole_engines_are_timed(
+    made: dict[str, str], judged: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    every, built = len(layer_names(made["fp32"])), []
+
+    def engine(graph: Path) -> Path:
+        """Stands for the engine; a copy, as no graph outlives the next trial's."""
+        built.append(graph.name)
+        target = tmp_path / f"engine {graph.name}"
+        target.write_bytes(graph.read_bytes())
+        return target
+
+    timed: list[str] = []
+    clock = clocked(monkeypatch, lambda kept: 10.0 + kept)
+    inner = mixed_trials.quick_ms
+    monkeypatch.setattr(
+        mixed_trials,
+        "quick_ms",
+        lambda paths, *a, **k: (timed.extend(p.name for p in paths), inner(paths, *a, **k))[1],
+    )
+    monkeypatch.setattr(
+        mixed_trials,
+        "engine_layer_ms",
+        lambda path: dict.fromkeys(layer_names(made["fp32"]), 1.0 if path == "int8" else 2.0),
+    )
+    source = Path(made["fp32"])
+    selection = Selection.open(SCENES, read_manifest(source).spec.classes, 2, threads=1)
+    search_mixed(
+        source,
+        read_table(made["calibration"]),
+        selection,
+        budget=BUDGET,
+        engines=("int8", "fp16"),
+        engine=engine,
+    )
+    assert timed == [f"engine {name}" for name in built]
+    assert {0, every} <= set(clock) and len(built) <= 6
