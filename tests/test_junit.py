@@ -1,4 +1,4 @@
-"""What a CI reads: the schema of Jenkins accepts the file, and the counts are those of the gates."""
+"""What a CI reads: the schema of Jenkins accepts the file, and its counts are the gates'."""
 
 from __future__ import annotations
 

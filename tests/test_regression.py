@@ -21,13 +21,16 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from apps.accuracy import data_digest, labelled
-from apps.gate import gate_names
-from apps.measurement import read_measurements, write_measurements
+from apps.gate import Gate, gate_names
+from apps.gates import judge_all
+from apps.measurement import Measurement, read_measurements, write_measurements
 from apps.regression import Outcome, regress
 from apps.regression_arguments import arguments, run
 from apps.suite import read_suite
+from apps.update_diff import moved
 from edge.errors import ArtifactError, DataError
 from tests.painted import write_painted, write_painted_int8, write_pictures
+from tests.test_measurement import measurement
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = """schema = 1
@@ -164,9 +167,39 @@ def test_a_slower_artifact_is_found_in_the_same_run(suite: Path) -> None:
     assert f"latency {(ratio - 1) * 100:+.1f} %" in text(outcome, "slowdown")
 
 
-def test_a_speed_up_that_is_not_reached_is_worse(suite: Path) -> None:
-    suite.write_text(SUITE.replace("speedup = 0.2", "speedup = 500"))
-    assert verdicts(regress(suite))["speedup"] == "worse"
+def turns(pipeline_us: int, baseline_us: int) -> dict[str, list[list[int]]]:
+    """Times of ten rounds that a quiet machine could take."""
+    steps = range(10)
+    return {
+        "engine": [[pipeline_us + step] for step in steps],
+        "pipeline": [[pipeline_us + step, pipeline_us + 3 * step] for step in steps],
+        "baseline": [[baseline_us - step] for step in steps],
+    }
+
+
+def judged(outcome: Outcome, before: Measurement | None, **changes: Any) -> dict[str, Gate]:
+    """The gates of what was measured with some of its fields changed."""
+    now = replace(outcome.gathered.measurements["int8"], warnings=[], **changes)
+    gathered = replace(outcome.gathered, measurements={"int8": now})
+    stored = {} if before is None else {"int8": before}
+    return {gate.name: gate for gate in judge_all(outcome.suite, gathered, stored)}
+
+
+@pytest.fixture(scope="module")
+def outcome(measured: Path) -> Outcome:
+    return regress(measured / "s.toml")
+
+
+@pytest.mark.parametrize(("speedup", "verdict"), [(0.1, "worse"), (0.3, "same")])
+def test_a_speed_up_that_is_not_reached_is_worse(
+    outcome: Outcome, speedup: float, verdict: str
+) -> None:
+    times = turns(10_000, round(10_000 * speedup))
+    found = judged(outcome, None, frames_us=times, speedup=speedup)["speedup"]
+    assert found.verdict == verdict
+    assert found.said.startswith(f"{speedup:.2f} times as fast as the baseline of the same run")
+    assert found.change is not None
+    assert found.change.margin == "at least 0.2"
 
 
 def test_a_larger_file_is_worse(suite: Path) -> None:
@@ -259,19 +292,29 @@ def test_another_host_falls_back_to_the_ratio_of_this_run(suite: Path) -> None:
     assert verdicts(outcome)["map50"] == "same"
 
 
-@pytest.mark.parametrize(("load", "verdict"), [(0.0, "worse"), (4096.0, "cannot tell")])
+@pytest.mark.parametrize(
+    ("warnings", "verdict"), [([], "worse"), (["other work: load 9"], "cannot tell")]
+)
 def test_a_stored_ratio_accuses_nobody_on_a_disturbed_machine(
-    suite: Path, monkeypatch: pytest.MonkeyPatch, load: float, verdict: str
+    outcome: Outcome, measured: Path, warnings: list[str], verdict: str
 ) -> None:
-    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
-    path = suite.with_suffix(".jsonl")
-    one = read_measurements(path)[0]
-    blocks = [[max(1, us // 30) for us in block] for block in one.frames_us["pipeline"]]
-    faster = {**one.frames_us, "pipeline": blocks}
-    write_measurements([replace(one, frames_us=faster, warnings=[])], path)
-    outcome = regress(suite)
-    assert verdicts(outcome)["slowdown"] == verdict
-    assert ("give faster_than" in text(outcome, "slowdown")) == (verdict == "cannot tell")
+    one = read_measurements(measured / "s.jsonl")[0]
+    names = outcome.gathered.measurements["int8"].latency_ms
+    stages = {name: dict.fromkeys(("p50", "p95", "p99"), 1.0) for name in names}
+    stored = replace(
+        one,
+        frames_us=turns(5_000, 30_000),
+        warnings=warnings,
+        latency_ms=stages | {"nms": {"p50": 0}},
+    )
+    now = {"frames_us": turns(10_000, 30_000), "latency_ms": stages}
+    found = judged(outcome, stored, **now)["slowdown"]
+    assert found.verdict == verdict
+    assert found.comparison is not None
+    assert found.comparison.loss == pytest.approx(math.log(2), abs=0.01)
+    assert ("other work: load 9: cannot be told" in found.said) == bool(warnings)
+    assert ("give faster_than" in found.said) == bool(warnings)
+    assert found.where == ([] if warnings else ["most in: nms +1.00 ms (0.00 -> 1.00 ms)"])
 
 
 def test_another_baseline_is_not_compared(suite: Path) -> None:
@@ -334,12 +377,53 @@ def test_update_stores_what_got_worse_and_the_next_run_accepts_it(
     suite: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_painted(suite.parent / "now.onnx", dog=0.0)
-    stored = read_measurements(suite.with_suffix(".jsonl"))[0].map50
+    stored = read_measurements(suite.with_suffix(".jsonl"))[0]
     assert command("--suite", suite, "--update") == 0
-    now = read_measurements(suite.with_suffix(".jsonl"))[0].map50
-    assert f"{stored * 100:.2f} -> {now * 100:.2f}" in capsys.readouterr().out
-    assert now < stored - 0.1
+    now = read_measurements(suite.with_suffix(".jsonl"))[0]
+    printed = capsys.readouterr().out
+    assert f"{stored.map50 * 100:.2f} -> {now.map50 * 100:.2f}" in printed
+    assert now.map50 < stored.map50 - 0.1
+    table = [line.replace("│", " ").split() for line in printed.splitlines()]
+    for name, old, new, objects in (
+        ("dog", stored.by_class["dog"]["ap50"], now.by_class["dog"]["ap50"], 80),
+        ("small", stored.by_size["small"]["map50"], now.by_size["small"]["map50"], None),
+    ):
+        figures = [f"{old * 100:.2f}", f"{new * 100:.2f}", f"{(new - old) * 100:+.2f}"]
+        assert [name, *([str(objects)] if objects else []), *figures] in table
     assert verdicts(regress(suite))["map50"] == "same"
+
+
+def test_an_update_says_why_it_has_no_diff(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (suite.parent / "set" / "labels" / "007.txt").write_text("0 .5 .5 .1 .1")
+    assert command("--suite", suite, "--update") == 0
+    printed = capsys.readouterr().err
+    assert "no diff: " in printed
+    assert "measured on other images or labels" in printed
+    assert "int8: new" in printed
+
+
+def test_slices_that_come_go_and_stay_are_told_apart() -> None:
+    before, now = (
+        measurement(
+            map50=whole,
+            by_class={name: {"ap50": ap, "boxes": 7} for name, ap in classes.items()},
+            by_size={"small": {"map50": 0.5}, "large": {"map50": large}},
+        )
+        for whole, large, classes in (
+            (0.5, 0.25, {"ape": 0.5, "cat": 0.5, "dog": 0.25, "owl": 0.75}),
+            (0.25, 0.25, {"cat": 0.25, "dog": 0.5, "owl": 0.75, "yak": 0.125}),
+        )
+    )
+    rows, still = moved(before, now)
+    assert rows == [
+        ("all", "", "50.00", "25.00", "-25.00"),
+        ("ape", "7", "50.00", "-", "-"),
+        ("cat", "7", "50.00", "25.00", "-25.00"),
+        ("yak", "7", "-", "12.50", "-"),
+        ("dog", "7", "25.00", "50.00", "+25.00"),
+    ]
+    # AP@.5:.95, both sizes, owl.
+    assert still == 4
 
 
 def test_strict_fails_what_cannot_be_told(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
