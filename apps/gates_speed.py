@@ -144,7 +144,7 @@ def _size(case: Case) -> Gate:
     if field == "memory_bytes" and abs(now - before) < _ALLOCATOR_BYTES:
         verdict = "same"
     change = Change(
-        f"{growth * 100 + 0.0:+.1f} %",
+        f"{round(growth * 100, 1) + 0.0:+.1f} %",
         f"{before / 1e6:.2f} -> {now / 1e6:.2f} MB",
         f"+{case.margin * 100:.0f} %",
     )

@@ -75,7 +75,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = list(marker.args) if marker and marker.args else list(known)
     unknown = sorted(set(names) - set(known))
     if unknown:
-        raise pytest.UsageError(f"{suite.path}: no artifact {', '.join(map(repr, unknown))}")
+        raise pytest.Collector.CollectError(
+            f"{suite.path}: no artifact {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(map(repr, known))}"
+        )
     metafunc.parametrize("edge_artifact", [known[name] for name in names], ids=names)
 
 

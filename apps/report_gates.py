@@ -62,7 +62,9 @@ def _clue(clue: Clue, most: float) -> str:
         kind = "bad" if clue.loss > 0 else "good"
         share = abs(clue.loss) / most * 100
         bar = f'<i class="{kind}" style="width:{share:.0f}%"></i>'
-    name = f"<code>{escape(clue.name)}</code>" if clue.kind == "layer" else escape(clue.name)
+    # Long names break between their words.
+    name = escape(clue.name).replace("_", "_<wbr>").replace(".", ".<wbr>")
+    name = f"<code>{name}</code>" if clue.kind == "layer" else name
     sure = f"<small>{escape(clue.sure)}</small>" if clue.sure else ""
     return (
         f"<div class='clue'><span>{name}</span><span class='figure'><b>{escape(clue.by)}</b> "
@@ -86,7 +88,7 @@ def _row(gate: Gate, reach: Reach | None) -> str:
     change = gate.change or Change("")
     finds = ""
     if reach is not None:
-        finds = f"{reach.drop * 100:.1f}" + ("<br><small>advisory</small>" * reach.advisory)
+        finds = f"{reach.drop * 100:.1f}" + (" <br><small>advisory</small>" * reach.advisory)
     # What needs no reading has no sentence.
     plain = gate.change is not None and gate.verdict in ("same", "better", "worse")
     said = "" if plain else f"<br><small class='said'>{escape(gate.said)}</small>"

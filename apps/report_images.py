@@ -21,8 +21,8 @@ _IOU = 0.5
 # Of a picture: pixels, and bytes so that a page of them stays small.
 _AREA, _BYTES = 560 * 420, 62_000
 _QUALITIES = (82, 74, 66, 56, 46, 36)
-# More names than these cover what they stand for; the others show under the pointer.
-_NAMED, _LETTERS = 8, 22
+# Names that would cover each other show under the pointer alone.
+_LETTERS, _LETTER, _LINE = 22, 7.6, 15.0
 Results = dict[str, ClassResults]
 
 
@@ -143,7 +143,7 @@ def _pair(
     told = f"{what}: {len(left)} objects"
     sides = (
         (left, lost, "lost", told, f"{lost.sum()} lost"),
-        (now, new, "new", f"now: {len(now)} boxes", f"{new.sum()} not there"),
+        (now, new, "new", f"now: {len(now)} boxes", f"{new.sum()} new"),
     )
     figures = [
         f"<figure>{picture.svg(_boxes(picture, found, apart, kind, classes), text, kind == 'lost')}"
@@ -168,8 +168,8 @@ def _boxes(
     kind: str,
     classes: tuple[str, ...],
 ) -> str:
-    width = picture.size[0]
-    parts, named = [], 0
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []
     # What only one side has lies on top.
     for i in np.argsort(apart, kind="stable"):
         x1, y1, x2, y2 = (float(value) * picture.scale for value in found.xyxy[i])
@@ -180,13 +180,24 @@ def _boxes(
             f'width="{max(0.0, x2 - x1):.1f}" height="{max(0.0, y2 - y1):.1f}">'
             f"<title>{escape(hint)}</title></rect>"
         )
-        if apart[i] and named < _NAMED:
-            named += 1
-            short = name if len(name) <= _LETTERS else f"{name[:_LETTERS]}…"
-            late = x1 > width * 0.6
-            parts.append(
-                f'<text class="{kind}" x="{(min(x2, width) if late else max(0.0, x1)):.1f}" '
-                f'y="{max(13.0, y1 - 4):.1f}" text-anchor="{"end" if late else "start"}">'
-                f"{escape(short)}</text>"
-            )
+        if apart[i]:
+            parts.append(_name(picture.size[0], (x1, y1), kind, name, taken))
     return "".join(parts)
+
+
+def _name(
+    width: int,
+    corner: tuple[float, float],
+    kind: str,
+    name: str,
+    taken: list[tuple[float, float, float]],
+) -> str:
+    """A box's name above its corner, nothing where another one stands; `taken` grows by it."""
+    short = name if len(name) <= _LETTERS else f"{name[:_LETTERS]}…"
+    wide = len(short) * _LETTER
+    left, bottom = max(0.0, min(corner[0], width - wide)), max(_LINE, corner[1] - 4)
+    for start, end, height in taken:
+        if left < end and start < left + wide and abs(bottom - height) < _LINE:
+            return ""
+    taken.append((left, left + wide, bottom))
+    return f'<text class="{kind}" x="{left:.1f}" y="{bottom:.1f}">{escape(short)}</text>'

@@ -64,7 +64,7 @@ stroke-opacity:.8}
 stroke-linejoin:round}
 .picture text.lost{fill:#ff8a80}.picture text.new{fill:#ffd54f}
 figcaption b.lost{color:var(--bad)}figcaption b.new{color:var(--doubt)}
-.falls{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr))}
+.falls{display:grid;gap:12px;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr))}
 .fall{border-left:4px solid var(--bad)}
 .fall h3 small{font-weight:400}.fall .by{font-size:1.7rem;font-weight:700;color:var(--bad);
 margin:0 0 .2em;line-height:1.2}
