@@ -39,8 +39,10 @@ class CameraRun:
     Attributes:
         source: its last name, without folders.
         nominal_fps: of the source at its own pace.
-        fps: frames a second of the rounds in which every frame was taken, as fast as possible.
-        paced_fps: of the rounds at the source's pace.
+        gaps_us: microseconds between the detections of neighbouring frames, of each round in which
+            every frame was taken, as fast as possible.
+        fps: frames a second of these rounds.
+        paced_gaps_us, paced_fps: of the rounds at the source's pace.
         age_ms: of each frame of each paced round, from capture until its detections were there.
         dropped: of each paced round, frames that a newer one replaced.
     """
@@ -49,6 +51,8 @@ class CameraRun:
     nominal_fps: float | None = None
     fps: list[float] = field(default_factory=list)
     paced_fps: list[float] = field(default_factory=list)
+    gaps_us: list[list[int]] = field(default_factory=list)
+    paced_gaps_us: list[list[int]] = field(default_factory=list)
     age_ms: list[list[float]] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
 
@@ -60,7 +64,7 @@ class CameraRun:
 
 
 class _Ages:
-    """A sink that keeps the age of every frame."""
+    """A sink that keeps the age of every frame, and when its detections were there."""
 
     name, pictures, newest = "ages", False, False
     # No round has more frames: none is ever left out.
@@ -68,13 +72,19 @@ class _Ages:
 
     def __init__(self) -> None:
         self.age_ms: list[float] = []
+        self.ready: list[float] = []
 
     def write(self, result: Result) -> None:
         """See `Sink.write`."""
         self.age_ms.append(round(result.age_ms, 2))
+        self.ready.append(result.frame.captured + result.age_ms / 1e3)
 
     def close(self) -> None:
         """See `Sink.close`."""
+
+    def gaps_us(self) -> list[int]:
+        """Microseconds from frame to frame."""
+        return [round(gap * 1e6) for gap in np.diff(self.ready).tolist()]
 
 
 class _Endless:
@@ -141,10 +151,18 @@ def _round(run: CameraRun, detector: Detector, source: str, seconds: float) -> N
     ages = _Ages()
     paced = _loop(detector, _source(source, pace=True), seconds, ages)
     run.nominal_fps = paced["sources"][0]["nominal_fps"]
-    run.paced_fps.append(paced["fps"])
+    run.paced_gaps_us.append(ages.gaps_us())
+    run.paced_fps.append(_fps(ages.gaps_us()))
     run.age_ms.append(ages.age_ms[_START:] or ages.age_ms)
     run.dropped.append(paced["dropped"])
-    run.fps.append(_loop(detector, _source(source, pace=False), seconds, _Ages())["fps"])
+    fast = _Ages()
+    _loop(detector, _source(source, pace=False), seconds, fast)
+    run.gaps_us.append(fast.gaps_us())
+    run.fps.append(_fps(fast.gaps_us()))
+
+
+def _fps(gaps_us: list[int]) -> float:
+    return 1e6 * len(gaps_us) / max(1, sum(gaps_us))
 
 
 def _loop(detector: Detector, source: Source, seconds: float, ages: _Ages) -> dict[str, Any]:

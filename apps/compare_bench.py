@@ -28,7 +28,15 @@ def read_bench(source: str | Path) -> dict[str, Any]:
         for row in data["rows"]:
             row["label"], row["rounds_ms"]["pipeline"]
         data["host"]["cpu"], data["threads"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise DataError(
+            f"{source}: cannot be read: {error.strerror}; write it: edge bench --json {source}"
+        ) from error
+    except KeyError as error:
+        raise DataError(
+            f"{source}: not a result of edge bench --json: it has no {error.args[0]}"
+        ) from error
+    except (ValueError, TypeError) as error:
         raise DataError(f"{source}: not a result of edge bench --json: {error}") from error
     return data
 

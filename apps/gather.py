@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from apps import sensors
 from apps.accuracy import Accuracy, data_digest, labelled, open_exact, run_over, score
+from apps.block_times import block_logs, flat, percentiles, stage_times, whole
 from apps.camera_figures import CameraRun, film
 from apps.frames import hold_frames
 from apps.host import fingerprint
@@ -46,20 +47,16 @@ class Gathered:
         measurements: by the artifact's name in the suite.
         accuracies: by file, those of references among them.
         dataset: in pixels.
-        rivals: log(latency / that of `faster_than`) of each round, by name.
         noises: of each tensor against the reference, by name.
         heads: names of the raw outputs, by name.
-        frames_ms: pipeline latency of every frame, by name; of the baseline as "".
         camera: the camera's loop, by file; empty without a source.
     """
 
     dataset: Dataset
     measurements: dict[str, Measurement] = field(default_factory=dict)
     accuracies: dict[Path, Accuracy] = field(default_factory=dict)
-    rivals: dict[str, list[float]] = field(default_factory=dict)
     noises: dict[str, list[TensorNoise]] = field(default_factory=dict)
     heads: dict[str, set[str]] = field(default_factory=dict)
-    frames_ms: dict[str, list[float]] = field(default_factory=dict)
     camera: dict[Path, CameraRun] = field(default_factory=dict)
 
 
@@ -113,13 +110,6 @@ def gather(suite: Suite, dataset: Dataset, digest: str) -> Gathered:
         gathered.measurements[entry.name] = _measurement(
             entry, suite, gathered, runners, digest, warnings
         )
-        gathered.frames_ms[entry.name] = runners[entry.path].frames_ms()
-        if entry.faster_than is not None:
-            gathered.rivals[entry.name] = log_ratios(
-                runners[entry.path], runners[entry.faster_than]
-            )
-    if suite.baseline is not None:
-        gathered.frames_ms[""] = runners[suite.baseline].frames_ms()
     return gathered
 
 
@@ -140,8 +130,7 @@ def _judge(suite: Suite, dataset: Dataset, gathered: Gathered) -> None:
 
 def log_ratios(mine: Runner, other: Runner) -> list[float]:
     """log(latency / the other's) of each round's neighbouring blocks."""
-    pairs = zip(mine.medians("pipeline"), other.medians("pipeline"), strict=True)
-    return [math.log(a / b) for a, b in pairs]
+    return block_logs(whole(mine.latency_ms), whole(other.latency_ms))
 
 
 def _noise(entry: Entry, suite: Suite, dataset: Dataset) -> list[TensorNoise]:
@@ -234,34 +223,43 @@ def _measurement(
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         noise_db={one.name: round(one.db, 2) for one in gathered.noises[entry.name]},
         warnings=list(warnings),
-        **_speed(
-            runner,
-            runners[suite.baseline] if suite.baseline else None,
-            gathered.camera.get(entry.path),
-        ),
+        **_speed(runner, _beside(entry, suite, runners), gathered.camera.get(entry.path)),
         **_rightness(gathered.accuracies[entry.path]),
     )
 
 
-def _speed(runner: Runner, baseline: Runner | None, camera: CameraRun | None) -> dict[str, Any]:
-    latency = runner.medians("pipeline")
-    rounds = {"engine": runner.medians("engine"), "pipeline": latency}
-    if baseline is not None:
-        rounds["baseline"] = baseline.medians("pipeline")
+def _beside(entry: Entry, suite: Suite, runners: Mapping[Path, Runner]) -> dict[str, Runner]:
+    paths = {"baseline": suite.baseline, "faster_than": entry.faster_than}
+    return {name: runners[path] for name, path in paths.items() if path is not None}
+
+
+def _speed(
+    runner: Runner, others: Mapping[str, Runner], camera: CameraRun | None
+) -> dict[str, Any]:
+    """Every figure from the raw times that the record keeps."""
+    engine, pipeline = whole(runner.engine_ms), whole(runner.latency_ms)
+    beside = {name: whole(other.latency_ms) for name, other in others.items()}
+    baseline = beside.get("baseline")
+    stages = stage_times(runner)
     return {
         "fps": {
-            "engine": 1e3 / float(np.median(rounds["engine"])),
-            "pipeline": 1e3 / float(np.median(runner.frames_ms())),
+            "engine": 1e3 / float(np.median(flat(engine))),
+            "pipeline": 1e3 / float(np.median(flat(pipeline))),
             **({} if camera is None else {"camera": float(np.median(camera.fps))}),
         },
         "frame_age_ms": None if camera is None else camera.ages(),
         "camera": None if camera is None else asdict(camera),
-        "latency_ms": _percentiles(runner),
-        "speedup": None if baseline is None else _speedup(runner, baseline),
-        "baseline": "" if baseline is None else _named(baseline),
+        "latency_ms": {
+            name: percentiles(each) for name, each in {**stages, "pipeline": pipeline}.items()
+        },
+        "speedup": None
+        if baseline is None
+        else math.exp(-float(np.median(block_logs(pipeline, baseline)))),
+        "baseline": _named(others["baseline"]) if baseline is not None else "",
         "memory_bytes": runner.memory_bytes,
         "energy_j": runner.energy_j,
-        "rounds_ms": rounds,
+        "frames_us": {"engine": engine, "pipeline": pipeline, **beside},
+        "stages_us": stages,
     }
 
 
@@ -277,10 +275,6 @@ def _rightness(right: Accuracy) -> dict[str, Any]:
     }
 
 
-def _speedup(runner: Runner, baseline: Runner) -> float:
-    return math.exp(-float(np.median(log_ratios(runner, baseline))))
-
-
 def _named(runner: Runner) -> str:
     return f"{_label(runner.detector.manifest)} {sha256_of(runner.artifact)[:12]}"
 
@@ -289,14 +283,3 @@ def _label(manifest: Manifest) -> str:
     height, width = manifest.spec.contract.hw
     facts = f" ({', '.join(manifest.labels)})" if manifest.labels else ""
     return f"{manifest.spec.name} {width}x{height} {manifest.precision}{facts}"
-
-
-def _percentiles(runner: Runner) -> dict[str, dict[str, float]]:
-    stages = {name: [one[name] for one in runner.stages_ms] for name in runner.stages_ms[0]}
-    values = {**stages, "pipeline": runner.frames_ms()}
-    return {
-        name: dict(
-            zip(("p50", "p95", "p99"), np.percentile(one, (50, 95, 99)).tolist(), strict=True)
-        )
-        for name, one in values.items()
-    }

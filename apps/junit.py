@@ -1,4 +1,4 @@
-"""Verdicts as JUnit XML, which every CI shows: https://github.com/testmoapp/junitxml."""
+"""Verdicts as JUnit XML, which every CI shows, by the schema of Jenkins: xunit's junit-10.xsd."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from apps.gates import Gate
+from apps.gate import Gate
 from edge.artifact import write_atomic
 
 __all__ = ["write_junit"]
@@ -16,18 +16,24 @@ def write_junit(suite: str, gates: Sequence[Gate], target: str | Path) -> None:
     """One test case for each gate; what cannot be told or compared counts as skipped."""
     worse = sum(gate.verdict == "worse" for gate in gates)
     skipped = sum(_skips(gate) for gate in gates)
-    counts = {"tests": str(len(gates)), "failures": str(worse), "skipped": str(skipped)}
-    root = ElementTree.Element("testsuites", counts)
-    parent = ElementTree.SubElement(root, "testsuite", {"name": suite, "errors": "0", **counts})
+    counts = {"tests": str(len(gates)), "failures": str(worse), "errors": "0", "time": "0"}
+    # The schema of Jenkins and of pytest knows `skipped` of a suite, and not of all suites.
+    root = ElementTree.Element("testsuites", {"name": "edge regress", **counts})
+    parent = ElementTree.SubElement(
+        root, "testsuite", {"name": suite, "skipped": str(skipped), **counts}
+    )
     for gate in gates:
         names = {"classname": f"{suite}.{gate.artifact}", "name": gate.name, "time": "0"}
         case = ElementTree.SubElement(parent, "testcase", names)
         if gate.verdict == "worse":
-            ElementTree.SubElement(case, "failure", {"message": gate.text}).text = gate.text
+            failure = ElementTree.SubElement(
+                case, "failure", {"message": gate.said, "type": "regression"}
+            )
+            failure.text = "\n".join((gate.said, *gate.where))
         elif _skips(gate):
-            ElementTree.SubElement(case, "skipped", {"message": f"{gate.verdict}: {gate.text}"})
+            ElementTree.SubElement(case, "skipped", {"message": f"{gate.verdict}: {gate.said}"})
         else:
-            ElementTree.SubElement(case, "system-out").text = f"{gate.verdict}: {gate.text}"
+            ElementTree.SubElement(case, "system-out").text = f"{gate.verdict}: {gate.said}"
     ElementTree.indent(root)
     write_atomic(Path(target), ElementTree.tostring(root, "utf-8", xml_declaration=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from apps.gates import Gate
+from apps.gate import Gate
 from apps.measurement import Measurement
 from edge.artifact import write_atomic
 
@@ -24,14 +24,16 @@ def markdown(
     title = f"{len(worse)} regression{'s' * (len(worse) != 1)}" if worse else "no regression"
     doubt = f", {len(unsure)} cannot be told" if unsure else ""
     lines = [f"### {suite}: {title}{doubt}", ""]
-    lines += [f"- **{gate.artifact}, {gate.name}**: {gate.text}" for gate in worse]
+    for gate in worse:
+        lines.append(f"- **{gate.artifact}, {gate.name}**: {gate.said}")
+        lines += [f"  - {line}" for line in gate.where]
     lines += ["", "| artifact | mAP@.5 % | FPS | p99 ms | speed-up | MB |"]
     lines += ["|---|---:|---:|---:|---:|---:|"]
     lines += [_row(name, one, before.get(name)) for name, one in now.items()]
     lines += ["", "<details><summary>every gate</summary>", "", "| artifact | gate | verdict | |"]
     lines += ["|---|---|---|---|"]
     lines += [
-        f"| {_cell(g.artifact)} | {_cell(g.name)} | {g.verdict} | {_cell(g.text)} |" for g in gates
+        f"| {_cell(g.artifact)} | {_cell(g.name)} | {g.verdict} | {_cell(g.said)} |" for g in gates
     ]
     lines += ["", "</details>", "", _host(next(iter(now.values())))]
     return "\n".join(lines) + "\n"

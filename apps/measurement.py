@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from apps import image_results
+from apps.block_times import Blocks, block_logs, whole
 from apps.image_results import ClassResults
 from edge.artifact import write_atomic
 from edge.errors import DataError
 
 __all__ = ["SCHEMA", "Measurement", "read_measurements", "same_host", "write_measurements"]
 
-SCHEMA = 1
+SCHEMA = 2
 # What decides how long a frame takes; versions of packages are what a gate is there to compare.
 _HOST = ("cpu", "cores", "gpu", "power_mode")
 
@@ -41,8 +41,9 @@ class Measurement:
         map50, map50_95, by_class, by_size: accuracy, 0..1.
         memory_bytes: what loading and running it added to the process.
         energy_j: of a frame, where the machine counts it; other work on it included.
-        rounds_ms: median milliseconds of each block of the run, by `engine` and `pipeline`; those
-            of the baseline, block by block, as `baseline`.
+        frames_us: microseconds of every frame, block by block: of the `engine` alone, of the
+            `pipeline`, and of the pipelines that took turns with it, `baseline` and `faster_than`.
+        stages_us: the same of each stage of the pipeline's frames.
         baseline: label and sha256 of the baseline; empty without one.
         results: per class and image, for the bootstrap.
         small: the same for objects under 32 x 32 pixels.
@@ -72,7 +73,8 @@ class Measurement:
     by_size: dict[str, dict[str, float]]
     memory_bytes: int | None
     energy_j: float | None
-    rounds_ms: dict[str, list[float]]
+    frames_us: dict[str, Blocks]
+    stages_us: dict[str, Blocks]
     results: dict[str, ClassResults]
     small: dict[str, ClassResults]
     made: str
@@ -86,8 +88,16 @@ class Measurement:
     @property
     def pairs(self) -> list[float]:
         """log(latency / that of the baseline's neighbouring block) of each round; none without."""
-        rounds = zip(self.rounds_ms["pipeline"], self.rounds_ms.get("baseline", ()), strict=False)
-        return [math.log(mine / other) for mine, other in rounds]
+        return self._logs("baseline")
+
+    @property
+    def rival_pairs(self) -> list[float]:
+        """The same over the suite's `faster_than`."""
+        return self._logs("faster_than")
+
+    def _logs(self, other: str) -> list[float]:
+        known = self.frames_us.get(other)
+        return [] if known is None else block_logs(self.frames_us["pipeline"], known)
 
     def to_json(self) -> str:
         """One line."""
@@ -123,8 +133,10 @@ def _parse(line: str, where: str) -> Measurement:
     try:
         data = json.loads(line)
         schema = data["schema"]
-        if schema != SCHEMA:
-            raise ValueError(f"schema {schema}, this reads {SCHEMA}")
+        if schema == 1:
+            data = _upgraded(data)
+        elif schema != SCHEMA:
+            raise ValueError(f"schema {schema}, this reads 1 and {SCHEMA}")
         known = {each.name for each in fields(Measurement)}
         data = {key: value for key, value in data.items() if key in known}
         for name in ("results", "small"):
@@ -134,6 +146,12 @@ def _parse(line: str, where: str) -> Measurement:
         raise DataError(
             f"{where}: not a measurement of edge: {error}; measure again: --update"
         ) from error
+
+
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """A record of schema 1, which kept no more than each block's median: a block of one frame."""
+    rounds = {kind: whole([[one] for one in each]) for kind, each in data["rounds_ms"].items()}
+    return {**data, "frames_us": rounds, "stages_us": {}, "schema": SCHEMA}
 
 
 def same_host(now: Measurement, before: Measurement) -> list[str]:

@@ -75,7 +75,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = list(marker.args) if marker and marker.args else list(known)
     unknown = sorted(set(names) - set(known))
     if unknown:
-        raise pytest.UsageError(f"{suite.path}: no artifact {', '.join(map(repr, unknown))}")
+        raise pytest.Collector.CollectError(
+            f"{suite.path}: no artifact {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(map(repr, known))}"
+        )
     metafunc.parametrize("edge_artifact", [known[name] for name in names], ids=names)
 
 
@@ -117,11 +120,11 @@ class _GateItem(pytest.Item):
             one for one in outcome.gates if (one.artifact, one.name) == (self.artifact, self.gate)
         )
         self.user_properties.append(("verdict", gate.verdict))
-        self.add_report_section("call", "edge", f"{gate.verdict}: {gate.text}")
+        self.add_report_section("call", "edge", f"{gate.verdict}: {gate.said}")
         if gate.verdict == "worse":
-            raise _Failed(gate.text)
+            raise _Failed("\n    ".join((gate.said, *gate.where)))
         if gate.verdict in ("cannot tell", "not compared"):
-            pytest.skip(f"{gate.verdict}: {gate.text}")
+            pytest.skip(f"{gate.verdict}: {gate.said}")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, _Failed):
@@ -157,7 +160,7 @@ def pytest_collection_modifyitems(
     suite = config.stash.get(_SUITE, None)
     if suite is None:
         return
-    from apps.gates import gate_names
+    from apps.gate import gate_names
 
     parent = _SuiteCollector.from_parent(session, name=suite.path.name, path=suite.path.resolve())
     for entry in suite.entries:

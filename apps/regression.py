@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from apps.gates import Gate, detectable, gate_names, judge_all
+from apps.gate import Gate, gate_names
+from apps.gates import Reach, detectable, judge_all
 from apps.gather import Gathered, gather, open_data
 from apps.junit import write_junit
 from apps.markdown import write_markdown
@@ -32,14 +33,14 @@ class Outcome:
         gates: verdicts, artifact by artifact.
         gathered: everything measured.
         before: stored measurements by name; empty where there were none.
-        detectable: drop of AP that each accuracy gate finds with 95 %, by artifact and gate.
+        detectable: how far each accuracy gate sees, by artifact and gate.
     """
 
     suite: Suite
     gates: list[Gate]
     gathered: Gathered
     before: Mapping[str, Measurement]
-    detectable: Mapping[tuple[str, str], float]
+    detectable: Mapping[tuple[str, str], Reach]
 
     @property
     def worse(self) -> list[Gate]:
@@ -71,11 +72,11 @@ def regress(
     plan = read_suite(suite)
     dataset, digest = open_data(plan)
     before = _stored(plan, digest, update)
-    drops = detectable(plan, before)
-    for (artifact, name), drop in drops.items():
-        say(f"{artifact}, {name}: a drop of {drop * 100:.1f} points is found with 95 %")
+    reach = detectable(plan, before)
+    for (artifact, name), one in reach.items():
+        say(f"{artifact}, {name}: {one}")
     gathered = gather(plan, dataset, digest)
-    outcome = Outcome(plan, judge_all(plan, gathered, before), gathered, before, drops)
+    outcome = Outcome(plan, judge_all(plan, gathered, before), gathered, before, reach)
     if report is not None:
         _write(outcome, Path(report))
     if update:
@@ -90,9 +91,11 @@ def _stored(suite: Suite, digest: str, update: bool) -> dict[str, Measurement]:
     try:
         found = {one.name: one for one in read_measurements(suite.results)}
         for entry in suite.entries:
-            _check(suite, entry, found.get(entry.name), digest)
-    except DataError:
+            if not update or entry.name in found:
+                _check(suite, entry, found.get(entry.name), digest)
+    except DataError as error:
         if update:
+            say(f"no diff: {str(error).partition('; ')[0]}")
             return {}
         raise
     return found
@@ -142,7 +145,7 @@ def _write(outcome: Outcome, folder: Path) -> None:
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """Figures then and now, and a line for each gate."""
+    """Figures then and now, a line for each gate, and below it where a loss comes from."""
     rows = [
         _row(name, one, outcome.before.get(name))
         for name, one in outcome.gathered.measurements.items()
@@ -151,7 +154,9 @@ def print_outcome(outcome: Outcome) -> None:
     data = outcome.gathered.dataset
     show(f"{len(data)} images of {data.name}; stored -> now", columns, rows)
     for gate in outcome.gates:
-        say(f"{gate.verdict.upper():>12}  {gate.artifact}, {gate.name}: {gate.text}")
+        say(f"{gate.verdict.upper():>12}  {gate.artifact}, {gate.name}: {gate.said}")
+        for line in gate.where:
+            say(f"{'':14}{line}")
     warnings = next(iter(outcome.gathered.measurements.values())).warnings
     for text in warnings:
         say(f"warning: {text}")

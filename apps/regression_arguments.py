@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     outcome = app.regress(args.suite, update=args.update, report=args.report)
     app.print_outcome(outcome)
     if args.update:
+        diff = import_module("apps.update_diff")
+        diff.print_update(outcome.gathered.measurements, outcome.before)
         say(f"wrote {outcome.suite.results}")
         return 0
     if outcome.worse:

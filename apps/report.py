@@ -7,23 +7,32 @@ from html import escape
 from pathlib import Path
 from statistics import median
 
-from apps.gates import Gate
+import numpy as np
+
+from apps.block_times import flat
+from apps.gate import Gate
+from apps.gates import Reach
 from apps.gather import Gathered
 from apps.measurement import Measurement
+from apps.report_gates import falls, gate_rows
 from apps.report_images import worst_images, worst_of
 from apps.report_plots import latency, noise, pareto, precision_recall, scores
 from apps.report_style import STYLE
+from apps.report_svg import legend
 from apps.suite import Entry, Suite
 from edge.artifact import write_atomic
 from export.verify import LIMITS_DB, first_departure
 
 __all__ = ["report", "write_report"]
 
-# The order in which a reader wants them.
-_ORDER = ("worse", "cannot tell", "not compared", "better", "same")
 # Pictures are nearly all of the file.
 _PAIRS = 16
 _PAIRS_EACH = 4
+_KEYS = (
+    ("bad", "lost: not found any more"),
+    ("new", "new: found, and not on the other side"),
+    ("kept", "on both sides"),
+)
 Figure = Callable[[Measurement], str]
 
 
@@ -32,7 +41,7 @@ def write_report(
     gates: Sequence[Gate],
     gathered: Gathered,
     before: Mapping[str, Measurement],
-    detectable: Mapping[tuple[str, str], float],
+    detectable: Mapping[tuple[str, str], Reach],
     target: str | Path,
 ) -> None:
     """Write `report` to a file."""
@@ -45,13 +54,14 @@ def report(
     gates: Sequence[Gate],
     gathered: Gathered,
     before: Mapping[str, Measurement],
-    detectable: Mapping[tuple[str, str], float],
+    detectable: Mapping[tuple[str, str], Reach],
 ) -> str:
     """The page; for what the arguments are see `apps.regression.Outcome`."""
     title = f"{suite.path.stem}: {_verdict(gates)}"
     body = [
         f"<h1>{escape(title)}</h1>",
         _facts(gathered),
+        falls(gates),
         _gates(gates, detectable),
         _figures(gathered.measurements, before),
         _card("Accuracy, latency, size", pareto(gathered.measurements, before)),
@@ -89,20 +99,14 @@ def _facts(gathered: Gathered) -> str:
     return text + "".join(f'<p class="warning">{escape(told)}</p>' for told in one.warnings)
 
 
-def _gates(gates: Sequence[Gate], detectable: Mapping[tuple[str, str], float]) -> str:
-    rows = []
-    for gate in sorted(gates, key=lambda one: _ORDER.index(one.verdict)):
-        drop = detectable.get((gate.artifact, gate.name))
-        finds = "" if drop is None else f"{drop * 100:.1f}"
-        kind = gate.verdict.replace(" ", "-")
-        rows.append(
-            f'<tr><td><b class="badge {kind}">{gate.verdict}</b></td><td>{escape(gate.artifact)}'
-            f"<br><small>{escape(gate.name)}</small></td><td>{escape(gate.text)}</td>"
-            f'<td class="number">{finds}</td></tr>'
-        )
-    head = "<th>verdict</th><th>artifact, gate</th><th>why</th>"
-    head += '<th class="number" title="drop found with 95 %, points">finds</th>'
-    return _table("Gates", head, rows, "stack")
+def _gates(gates: Sequence[Gate], reach: Mapping[tuple[str, str], Reach]) -> str:
+    head, rows = gate_rows(gates, reach)
+    note = (
+        "<p class='facts'>beyond it: probability that the loss exceeds the margin; finds: drop in "
+        "points that is found with 95 %; advisory: several times the margin, so that a loss "
+        "between the two may pass as cannot tell</p>"
+    )
+    return _table("Gates", head, rows, "stack", note)
 
 
 def _figures(now: Mapping[str, Measurement], before: Mapping[str, Measurement]) -> str:
@@ -177,10 +181,10 @@ _FIGURES: dict[str, dict[str, Figure]] = {
 }
 
 
-def _table(title: str, head: str, rows: Sequence[str], kind: str = "") -> str:
+def _table(title: str, head: str, rows: Sequence[str], kind: str = "", note: str = "") -> str:
     return (
         f'<section><h2>{escape(title)}</h2><div class="scroll"><table class="{kind}">'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{note}</section>"
     )
 
 
@@ -198,10 +202,10 @@ def _artifact(entry: Entry, gathered: Gathered, before: Measurement | None, suit
     cards = [
         _card("Precision and recall", precision_recall(now.results, others)),
         _card("Scores", scores(now.results)),
-        _card("Latency", latency(gathered.frames_ms[entry.name], p50, p99)),
+        _card("Latency", latency(flat(now.frames_us["pipeline"]), p50, p99)),
     ]
     if now.camera is not None and now.frame_age_ms is not None:
-        ages = [value for block in now.camera["age_ms"] for value in block]
+        ages = np.concatenate(now.camera["age_ms"])
         chart = latency(ages, now.frame_age_ms["p50"], now.frame_age_ms["p99"], "frame age")
         cards.append(_card(f"Frame age, {now.camera['source']}", chart))
     noises = gathered.noises[entry.name]
@@ -226,5 +230,12 @@ def _pictures(entry: Entry, gathered: Gathered, before: Measurement | None, suit
     worst = worst_of(mine.results, results, len(gathered.dataset), count)
     if not worst:
         return ""
-    pairs = worst_images(gathered.dataset, worst, mine.classes, mine.detections, beside)
-    return f"<h3>Images that lost most</h3><div class='pairs'>{pairs}</div>"
+    pairs = worst_images(
+        gathered.dataset,
+        worst,
+        mine.classes,
+        mine.detections,
+        beside,
+        f"picture{suite.entries.index(entry)}-",
+    )
+    return f"<h3>Images that lost most</h3>{legend(_KEYS)}<div class='pairs'>{pairs}</div>"

@@ -10,16 +10,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.draw import draw
 from apps.image_results import ClassResults
 from edge.data.datasets import Dataset, Item, load
-from edge.detections import Detections
+from edge.detections import Detections, iou_matrix
 
 __all__ = ["worst_images", "worst_of"]
 
 _SCORE = 0.25
-_WIDTH = 440
-_QUALITY = 72
+_IOU = 0.5
+# Of a picture: pixels, and bytes so that a page of them stays small.
+_AREA, _BYTES = 560 * 420, 62_000
+_QUALITIES = (82, 74, 66, 56, 46, 36)
+# Names that would cover each other show under the pointer alone.
+_LETTERS, _LETTER, _LINE = 22, 7.6, 15.0
 Results = dict[str, ClassResults]
 
 
@@ -47,51 +50,154 @@ def worst_images(
     classes: tuple[str, ...],
     now: Sequence[Detections],
     reference: tuple[Sequence[Detections], tuple[str, ...]] | None,
+    prefix: str,
 ) -> str:
     """Pairs of pictures as HTML: the reference's boxes, or the labels, and what is found now.
 
+    What is on both sides is a thin line; what only one side has is thick and has its name.
+
     Args:
         reference: its detections by image, and its classes.
+        prefix: of the pictures' names in the page, its own for each call.
     """
     parts = []
-    for index in indices:
+    for number, index in enumerate(indices):
         item = dataset.items[index]
         frame, known = load(item)
         if reference is None:
-            what, left, names = "labels", _labels(dataset, known, classes), classes
+            what, left = "labels", _labels(dataset, known, classes)
         else:
-            what, left, names = "reference", reference[0][index], reference[1]
-        name = escape(item.image.name)
+            what, left = "reference", _renamed(reference[0][index], reference[1], classes)
         parts.append(
-            f'<div class="pair">{_figure(frame, left, names, f"{name}: {what}")}'
-            f"{_figure(frame, now[index], classes, f'{name}: now')}</div>"
+            _pair(
+                _Picture(frame, f"{prefix}{number}"),
+                (left[left.score >= _SCORE], what),
+                now[index][now[index].score >= _SCORE],
+                classes,
+                item.image.name,
+            )
         )
     return "".join(parts)
 
 
 def _labels(dataset: Dataset, item: Item, classes: tuple[str, ...]) -> Detections:
+    ids = [dataset.classes[i] if i >= 0 else "" for i in item.class_id]
+    return _of_names(item.xyxy, np.ones(len(item), np.float32), ids, classes)
+
+
+def _renamed(found: Detections, names: tuple[str, ...], classes: tuple[str, ...]) -> Detections:
+    return _of_names(found.xyxy, found.score, [names[i] for i in found.class_id], classes)
+
+
+def _of_names(
+    xyxy: NDArray[np.float32],
+    score: NDArray[np.float32],
+    names: Sequence[str],
+    classes: tuple[str, ...],
+) -> Detections:
+    """Detections with the ids of `classes`, without those of other classes."""
     number = {name.lower(): index for index, name in enumerate(classes)}
-    ids = [number.get(dataset.classes[i].lower(), -1) if i >= 0 else -1 for i in item.class_id]
-    kept = np.array(ids, np.int32) >= 0
-    found = Detections(item.xyxy, np.ones(len(item), np.float32), np.array(ids, np.int32))
-    return found[kept]
+    ids = np.array([number.get(name.lower(), -1) for name in names], np.int32)
+    return Detections(xyxy, score, ids)[ids >= 0]
 
 
-def _figure(
-    frame: NDArray[np.uint8], found: Detections, classes: tuple[str, ...], caption: str
+class _Picture:
+    """A frame as a small JPEG that the page holds once and shows twice."""
+
+    def __init__(self, frame: NDArray[np.uint8], name: str) -> None:
+        height, width = frame.shape[:2]
+        self.scale = min(1.0, (_AREA / (height * width)) ** 0.5)
+        self.size = (max(1, round(width * self.scale)), max(1, round(height * self.scale)))
+        small = cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
+        self._name = name
+        for quality in _QUALITIES:
+            _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])
+            if len(data) <= _BYTES:
+                break
+        self._data = base64.b64encode(data.tobytes()).decode()
+
+    def svg(self, boxes: str, hint: str, first: bool) -> str:
+        """The picture with `boxes` over it; the first one brings the data."""
+        width, height = self.size
+        again = f'<use href="#{self._name}"/>'
+        image = (
+            f'<image id="{self._name}" width="{width}" height="{height}" '
+            f'href="data:image/jpeg;base64,{self._data}"/>'
+        )
+        return (
+            f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" '
+            f'aria-label="{escape(hint)}">{image if first else again}'
+            f"{boxes}</svg>"
+        )
+
+
+def _pair(
+    picture: _Picture,
+    expected: tuple[Detections, str],
+    now: Detections,
+    classes: tuple[str, ...],
+    name: str,
 ) -> str:
-    shown = found[found.score >= _SCORE]
-    scale = min(1.0, _WIDTH / frame.shape[1])
-    # Boxes are drawn on the small picture, so that their lines stay sharp.
-    size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
-    small = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
-    boxes = Detections(shown.xyxy * np.float32(scale), shown.score, shown.class_id)
-    _, data = cv2.imencode(
-        ".jpg", draw(small, boxes, classes), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    left, what = expected
+    lost, new = _without_twin(left, now), _without_twin(now, left)
+    told = f"{what}: {len(left)} objects"
+    sides = (
+        (left, lost, "lost", told, f"{lost.sum()} lost"),
+        (now, new, "new", f"now: {len(now)} boxes", f"{new.sum()} new"),
     )
-    source = base64.b64encode(data.tobytes()).decode()
-    return (
-        f'<figure><img src="data:image/jpeg;base64,{source}" width="{size[0]}" '
-        f'height="{size[1]}" alt="{caption}"><figcaption>{caption}, {len(shown)} boxes'
-        "</figcaption></figure>"
-    )
+    figures = [
+        f"<figure>{picture.svg(_boxes(picture, found, apart, kind, classes), text, kind == 'lost')}"
+        f"<figcaption>{text}, <b class='{kind}'>{count}</b></figcaption></figure>"
+        for found, apart, kind, text, count in sides
+    ]
+    return f'<div class="pair"><p>{escape(name)}</p>{"".join(figures)}</div>'
+
+
+def _without_twin(mine: Detections, other: Detections) -> NDArray[np.bool_]:
+    """(N,): which boxes have no box of their class on the other side at the same place."""
+    same = mine.class_id[:, None] == other.class_id[None]
+    twins = (iou_matrix(mine.xyxy, other.xyxy) >= _IOU) & same
+    apart: NDArray[np.bool_] = np.logical_not(twins.any(axis=1))
+    return apart
+
+
+def _boxes(
+    picture: _Picture,
+    found: Detections,
+    apart: NDArray[np.bool_],
+    kind: str,
+    classes: tuple[str, ...],
+) -> str:
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []
+    # What only one side has lies on top.
+    for i in np.argsort(apart, kind="stable"):
+        x1, y1, x2, y2 = (float(value) * picture.scale for value in found.xyxy[i])
+        name = classes[int(found.class_id[i])]
+        hint = f"{name} {found.score[i]:.2f}"
+        parts.append(
+            f'<rect class="{kind if apart[i] else "kept"}" x="{x1:.1f}" y="{y1:.1f}" '
+            f'width="{max(0.0, x2 - x1):.1f}" height="{max(0.0, y2 - y1):.1f}">'
+            f"<title>{escape(hint)}</title></rect>"
+        )
+        if apart[i]:
+            parts.append(_name(picture.size[0], (x1, y1), kind, name, taken))
+    return "".join(parts)
+
+
+def _name(
+    width: int,
+    corner: tuple[float, float],
+    kind: str,
+    name: str,
+    taken: list[tuple[float, float, float]],
+) -> str:
+    """A box's name above its corner, nothing where another one stands; `taken` grows by it."""
+    short = name if len(name) <= _LETTERS else f"{name[:_LETTERS]}…"
+    wide = len(short) * _LETTER
+    left, bottom = max(0.0, min(corner[0], width - wide)), max(_LINE, corner[1] - 4)
+    for start, end, height in taken:
+        if left < end and start < left + wide and abs(bottom - height) < _LINE:
+            return ""
+    taken.append((left, left + wide, bottom))
+    return f'<text class="{kind}" x="{left:.1f}" y="{bottom:.1f}">{escape(short)}</text>'

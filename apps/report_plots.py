@@ -67,9 +67,8 @@ def scores(now: Results) -> str:
     )
 
 
-def latency(frames_ms: Sequence[float], p50: float, p99: float, what: str = "pipeline") -> str:
-    """How long frames took; the last bar holds everything slower."""
-    data = np.asarray(frames_ms)
+def latency(data: NDArray[np.float64], p50: float, p99: float, what: str = "pipeline") -> str:
+    """How many milliseconds frames took; the last bar holds everything slower."""
     low = float(data.min()) * 0.95
     # A few frames that another process held up would press all others into one bar.
     high = max(float(np.percentile(data, 99.5)) * 1.05, low * 1.1)

@@ -50,15 +50,42 @@ vertical-align:middle;background:var(--rule)}
 .key i.now,.key i.right{background:var(--now)}.key i.stored,.key i.wrong{background:var(--old)}
 .key i.reference{background:var(--ref)}.key i.bad{background:var(--bad)}
 .key i:not([class]),.key i[class=""]{display:none}
-.pairs{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr))}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:6px;background:var(--card);padding:8px;
+.key i.new{background:var(--doubt)}.key i.kept{background:var(--good)}
+.pairs{display:grid;gap:12px}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:4px 8px;background:var(--card);padding:10px;
 border:1px solid var(--rule);border-radius:8px}
-figure{margin:0;min-width:0}img{display:block;width:100%;height:auto;border-radius:4px}
-figcaption{overflow-wrap:anywhere}
-@media(max-width:600px){td,th{padding:.45em .5em}
-.stack thead{display:none}.stack tr{display:block;padding:.5em 0;border-top:1px solid var(--rule)}
-.stack tr:first-child{border-top:0}.stack td{display:block;border:0;padding:.15em .7em}
-.stack td.number{text-align:left}.stack td.number:not(:empty)::before{content:"finds a drop of "}}
-@media(max-width:480px){.pair{grid-template-columns:1fr}}
+.pair p{grid-column:1/-1;margin:0;font-size:.82rem;font-weight:600;overflow-wrap:anywhere}
+figure{margin:0;min-width:0}svg.picture{border-radius:4px;overflow:hidden}
+.picture rect{fill:none;vector-effect:non-scaling-stroke;stroke-width:1.2;stroke:#3ddc84;
+stroke-opacity:.8}
+.picture rect.lost{stroke:#ff3b30;stroke-width:2.5;stroke-opacity:1}
+.picture rect.new{stroke:#ffb300;stroke-width:2.5;stroke-opacity:1}
+.picture text{font-size:13px;font-weight:600;paint-order:stroke;stroke:#000;stroke-width:3px;
+stroke-linejoin:round}
+.picture text.lost{fill:#ff8a80}.picture text.new{fill:#ffd54f}
+figcaption b.lost{color:var(--bad)}figcaption b.new{color:var(--doubt)}
+.falls{display:grid;gap:12px;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr))}
+.fall{border-left:4px solid var(--bad)}
+.fall h3 small{font-weight:400}.fall .by{font-size:1.7rem;font-weight:700;color:var(--bad);
+margin:0 0 .2em;line-height:1.2}
+.fall dl{display:flex;flex-wrap:wrap;gap:.2em 1.4em;margin:0}.fall dt{color:var(--soft);
+font-size:.78rem}.fall dd{margin:0;font-size:.9rem;font-variant-numeric:tabular-nums}
+.fall .facts{margin:1em 0 0;border-top:1px solid var(--rule);padding-top:.6em}
+h4{margin:1em 0 .3em;font-size:.8rem;color:var(--soft);font-weight:600}
+.clue{display:grid;grid-template-columns:1fr auto;gap:0 .8em;padding:.15em 0;font-size:.9rem}
+.clue span{overflow-wrap:anywhere}.clue .figure{text-align:right;white-space:nowrap;
+font-variant-numeric:tabular-nums}
+.clue .track{grid-column:1/-1;height:5px}.clue .track:empty{display:none}
+.clue i{display:block;height:5px;border-radius:3px;min-width:2px;background:var(--bad)}
+.clue i.good{background:var(--good)}
+code{font:.9em ui-monospace,Menlo,Consolas,monospace}
+.said{overflow-wrap:anywhere}
+@media(max-width:720px){td,th{padding:.45em .5em}
+.stack thead{display:none}.stack tr{display:block;padding:.6em 0;border-top:1px solid var(--rule)}
+.stack tr:first-child{border-top:0}.stack td{display:block;border:0;padding:.1em .7em}
+.stack td.number{text-align:left;display:inline-block}.stack td.number:empty{display:none}
+.stack td.number::before{content:attr(data-what) " ";color:var(--soft)}
+.stack td.number br{display:none}}
+@media(max-width:560px){.pair{grid-template-columns:1fr}.picture text{font-size:17px}}
 @media print{body{background:#fff}}
 """

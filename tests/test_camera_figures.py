@@ -54,7 +54,10 @@ def test_figures_follow_from_the_recorded_rounds(made: tuple[Path, Outcome]) -> 
         assert one.frame_age_ms[name] == pytest.approx(np.percentile(every, percent))
     assert one.fps["camera"] == pytest.approx(np.median(camera["fps"]))
     assert (camera["source"], camera["nominal_fps"]) == ("images", 30)
-    assert {len(camera[key]) for key in ("fps", "paced_fps", "age_ms", "dropped")} == {10}
+    for kind in ("", "paced_"):
+        rates = [1e6 / np.mean(gaps) for gaps in camera[f"{kind}gaps_us"]]
+        assert camera[f"{kind}fps"] == pytest.approx(rates)
+    assert {len(each) for each in camera.values() if isinstance(each, list)} == {10}
     # Ten rounds of 0.3 s at 30 a second, and 40 pictures are over sooner at full speed.
     assert 10 <= len(every) <= 95
     assert one.fps["camera"] > max(camera["paced_fps"])

@@ -61,7 +61,12 @@ def measurement(**changes: object) -> Measurement:
         by_size={},
         memory_bytes=None,
         energy_j=None,
-        rounds_ms={"engine": [5.0, 5.0], "pipeline": [10.0, 10.0], "baseline": [30.0, 20.0]},
+        frames_us={
+            "engine": [[5_000], [5_000]],
+            "pipeline": [[9_000, 10_000, 12_000], [10_000]],
+            "baseline": [[30_000], [20_000]],
+        },
+        stages_us={"engine": [[5_000, 6_000, 7_000], [6_000]]},
         results=RESULTS,
         small={},
         made="2026-01-01T00:00:00+00:00",
@@ -86,7 +91,10 @@ def test_lines_there_and_back(tmp_path: Path) -> None:
 
 def test_pairs_are_the_logs_of_neighbouring_blocks() -> None:
     assert measurement().pairs == pytest.approx([math.log(1 / 3), math.log(1 / 2)])
-    assert measurement(rounds_ms={"pipeline": [1.0], "engine": []}).pairs == []
+    assert measurement(frames_us={"pipeline": [[1]], "engine": []}).pairs == []
+    assert measurement().rival_pairs == []
+    rival = {"pipeline": [[20, 40]], "faster_than": [[15]]}
+    assert measurement(frames_us=rival).rival_pairs == pytest.approx([math.log(2)])
 
 
 def test_keys_of_newer_writers_are_ignored_and_newer_schemas_refused(tmp_path: Path) -> None:
@@ -94,9 +102,23 @@ def test_keys_of_newer_writers_are_ignored_and_newer_schemas_refused(tmp_path: P
     data = json.loads(measurement().to_json())
     path.write_text(json.dumps({**data, "colour": "red"}))
     assert read_measurements(path)[0].name == "a"
-    path.write_text(json.dumps({**data, "schema": 2}))
-    with pytest.raises(DataError, match=r"m\.jsonl:1: .*schema 2, this reads 1.*--update"):
+    path.write_text(json.dumps({**data, "schema": 3}))
+    with pytest.raises(DataError, match=r"m\.jsonl:1: .*schema 3, this reads 1 and 2.*--update"):
         read_measurements(path)
+
+
+def test_a_record_of_schema_1_has_the_medians_that_it_kept(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    data = json.loads(measurement().to_json())
+    del data["frames_us"], data["stages_us"]
+    rounds = {"engine": [5.0, 5.0], "pipeline": [10.0, 10.0004], "baseline": [30.0, 20.0]}
+    path.write_text(json.dumps({**data, "schema": 1, "rounds_ms": rounds}))
+    old = read_measurements(path)[0]
+    assert old.pairs == pytest.approx(measurement().pairs)
+    assert old.frames_us["pipeline"] == [[10_000], [10_000]]
+    assert (old.stages_us, old.map50) == ({}, 0.5)
+    write_measurements([old], path)
+    assert read_measurements(path)[0].pairs == old.pairs
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1}', "\x00"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.gates import gate_names
+from apps.gate import gate_names
 from apps.suite import Margins, read_suite
 from edge.errors import DataError
 
