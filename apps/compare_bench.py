@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from apps.statistics import Comparison, compare_ratio
 from edge.errors import DataError
 
@@ -46,11 +48,11 @@ def compare_with(now: dict[str, Any], before: dict[str, Any]) -> list[dict[str, 
 
     The ratio to the first row of each run is compared: whatever slowed one run slowed both its
     rows. Where the hosts or the first rows differ nothing is compared, and where the machine was
-    disturbed nothing is called worse.
+    disturbed nothing is called worse. A row that is alone has no such ratio.
     """
     earlier = {row["label"]: row for row in before["rows"]}
     reason = _differs(now, before)
-    lines = []
+    lines = [_alone(now["rows"][0], earlier)] if len(now["rows"]) == 1 else []
     for row in now["rows"][1:]:
         known = earlier.get(row["label"])
         if known is None or known is before["rows"][0]:
@@ -71,6 +73,14 @@ def compare_with(now: dict[str, Any], before: dict[str, Any]) -> list[dict[str, 
                 verdict, text = "cannot tell", f"{text}; {disturbed[0]}"
         lines.append({"label": row["label"], "verdict": verdict, "text": text})
     return lines
+
+
+def _alone(row: dict[str, Any], earlier: dict[str, Any]) -> dict[str, str]:
+    text = "it takes a second artifact in both runs, such as --baseline FULL.onnx"
+    if row["label"] in earlier:
+        p50 = [np.median(one["rounds_ms"]["pipeline"]) for one in (earlier[row["label"]], row)]
+        text += f"; for what it is worth, p50 was {p50[0]:.2f} ms and is {p50[1]:.2f} ms"
+    return {"label": row["label"], "verdict": "not compared", "text": text}
 
 
 def _differs(now: dict[str, Any], before: dict[str, Any]) -> str:

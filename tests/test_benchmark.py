@@ -282,6 +282,16 @@ def command(*argv: object) -> int:
     return bench_arguments.run(parser.parse_args([str(arg) for arg in argv]))
 
 
+def test_an_artifact_alone_is_not_compared_and_told_so(
+    models: list[Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "b.json"
+    options = ("--source", folder, "--seconds", 0.2, "--rounds", 2)
+    assert command(models[0], *options, "--json", path) == 0
+    assert command(models[0], *options, "--compare", path) == 0
+    assert "NOT COMPARED  3 96x64 int8: it takes a second artifact" in capsys.readouterr().err
+
+
 def test_an_earlier_run_is_compared_by_its_ratios(
     models: list[Path],
     folder: Path,
