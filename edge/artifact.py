@@ -78,7 +78,9 @@ def make_folder(folder: str | Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be made: {error.strerror}") from error
+        raise ArtifactError(
+            f"{path}: no folder can be made: {error.strerror}; name another one"
+        ) from error
     return path
 
 
