@@ -124,7 +124,8 @@ def feeds_a_convolution(model: onnx.ModelProto, tensor: str) -> bool:
 def test_every_convolution_that_feeds_one_gets_an_int8_kernel(
     networks: Networks, tmp_path: Path
 ) -> None:
-    """All but the heads and those that a sum reads: no scale is known for what it adds."""
+    """All but the heads, those that a sum reads (no scale is known for what it adds), and the
+    first, which sees a picture's three channels."""
     model, int8, image = networks
     found = optimized(lower(bytes_of(int8)), image, tmp_path / "a.onnx")
     added = {name for node in model.graph.node if node.op_type == "Add" for name in node.input}
@@ -132,7 +133,8 @@ def test_every_convolution_that_feeds_one_gets_an_int8_kernel(
     wanted = sum(feeds_a_convolution(model, name) for name in made if name not in added)
     if "Add" not in {node.op_type for node in model.graph.node}:
         assert wanted == len(convolutions(model)) - len(heads(model))
-    assert found["QLinearConv"] == wanted > 0.6 * len(convolutions(model))
+    wanted -= 1
+    assert found["QLinearConv"] == wanted >= 0.5 * len(convolutions(model))
     assert found["Conv"] + found["FusedConv"] == len(convolutions(model)) - wanted
 
 

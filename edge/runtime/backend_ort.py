@@ -58,7 +58,10 @@ class OrtBackend:
         try:
             model, kernels = _prepared(path, exact) if rearrange else (path.read_bytes(), "")
             self._session: Any = ort.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
+                model,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["QDQPropagationTransformer"],
             )
         except EdgeError:
             raise

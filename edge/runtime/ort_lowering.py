@@ -5,7 +5,8 @@ its output is quantized as well. So quantizers move up to their convolutions: th
 resize, slice and concat without any change of the numbers (these only move values), and through
 a leaky activation with one more rounding in front of it, unless that would clip what the
 activation is known to let through. What stays in floating point gets its weights dequantized
-once, here, rather than for every frame.
+once, here, rather than for every frame. A convolution over a picture's few channels stays, with
+its pooling: INT8 kernels unfold their input, which for three channels costs more than it saves.
 
 `fold_weights` alone changes no number: that is how `exact=True` runs the graph as TensorRT would.
 """
@@ -30,6 +31,9 @@ _FLOAT, _UINT8 = 1, 2
 # plain command tells how much.
 _CLIPPED = 5.0
 _LEVELS = 128
+
+# Float kernels of x86 take that many input channels without unfolding or reordering them.
+_FEW_CHANNELS = 4
 
 Scale = tuple[str, str]
 
@@ -85,7 +89,11 @@ def lower(model: bytes, low: Mapping[str, float] | None = None) -> bytes:
     _separate_readers(graph)
     _move_up(graph, demands)
     _as_unsigned(graph)
-    fused = [node for node in graph.graph.node if node.op_type == "Conv" and _fuses(graph, node)]
+    fused = [
+        node
+        for node in graph.graph.node
+        if node.op_type == "Conv" and _fuses(graph, node) and not _sees_few(graph, node)
+    ]
     names = {node.name for node in fused}
     rest = [n for n in graph.graph.node if n.op_type == "Conv" and n.name not in names]
     _fold(graph, rest)
@@ -115,6 +123,22 @@ def _fuses(graph: _Graph, conv: Any) -> bool:
     )
 
 
+def _sees_few(graph: _Graph, conv: Any) -> bool:
+    """Whether a convolution stays in floating point because of its few input channels."""
+    made = _dequantizer(graph, conv.input[1])
+    weight = graph.constants.get(conv.input[1] if made is None else made.input[0])
+    groups = next((a.i for a in conv.attribute if a.name == "group"), 1)
+    return weight is not None and groups == 1 and weight.dims[1] < _FEW_CHANNELS
+
+
+def _of_few(graph: _Graph, tensor: str) -> bool:
+    """Whether `tensor` comes from such a convolution, through its activation or not."""
+    maker = graph.maker.get(tensor)
+    if maker is not None and maker.op_type in _ACTIVATIONS:
+        maker = graph.maker.get(maker.input[0])
+    return maker is not None and maker.op_type == "Conv" and _sees_few(graph, maker)
+
+
 def _demands(graph: _Graph) -> dict[tuple[str, str], Scale]:
     """The scale that each (tensor, reader's name) edge above a quantizer is to be rounded to."""
     demands: dict[tuple[str, str], Scale] = {}
@@ -122,6 +146,8 @@ def _demands(graph: _Graph) -> dict[tuple[str, str], Scale]:
     def upward(tensor: str, scale: Scale) -> None:
         maker = graph.maker.get(tensor)
         if maker is None or maker.op_type not in _MOVES:
+            return
+        if maker.op_type == "MaxPool" and _of_few(graph, maker.input[0]):
             return
         for name in maker.input[: len(maker.input) if maker.op_type == "Concat" else 1]:
             demands[name, maker.name] = scale
@@ -186,7 +212,7 @@ def _before_activation(graph: _Graph, node: Any, scale: Scale) -> list[Any]:
     maker = graph.maker.get(source)
     if maker is None or maker.op_type != "Conv" or len(graph.readers[source]) != 1:
         return []
-    if _dequantizer(graph, maker.input[0]) is None:
+    if _dequantizer(graph, maker.input[0]) is None or _sees_few(graph, maker):
         return []  # a float convolution fuses its activation; a quantizer between would split it
     slope = next((a.f for a in node.attribute if a.name == "alpha"), 0.0)
     room = _CLIPPED * _LEVELS * graph.value(scale[0]) * slope
