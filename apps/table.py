@@ -77,7 +77,9 @@ def say(text: str) -> None:
     # Capture and sink threads speak too, and must not end with the terminal they were started in.
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
-            print(text, file=sys.stderr, flush=True)
+            # In one piece: print() writes the line's end by itself, where another thread gets between.
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
 
 
 def steps(things: Iterable[Thing], what: str, total: int) -> Iterable[Thing]:
