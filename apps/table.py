@@ -77,7 +77,7 @@ def say(text: str) -> None:
     # Capture and sink threads speak too, and must not end with the terminal they were started in.
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
-            # In one piece: print() writes the line's end by itself, where another thread gets between.
+            # In one piece: print() writes the end of the line apart, and another thread between.
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
