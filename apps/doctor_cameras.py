@@ -17,7 +17,7 @@ VIDEO4LINUX = Path("/sys/class/video4linux")
 
 
 def check_cameras() -> Iterable[Check]:
-    """GStreamer\'s launcher and the video devices."""
+    """GStreamer's launcher and the video devices."""
     yield _gst_launch()
     devices = sorted(DEV.glob("video*"))
     if not devices:

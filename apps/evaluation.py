@@ -129,8 +129,8 @@ def evaluate(
 def _seen(backend: Backend, dataset: Dataset, artifact: str, allowed: bool) -> int:
     """How many of the images the artifact's scales were made from, or look alike.
 
-    Frames of one series look alike and may stand on both sides of an honest split: a few are told,
-    not refused: by whole series up to .22 of the images were seen to, drawn at random .60.
+    Frames of one series look alike, and series may resemble each other across an honest split by
+    whole series: those are told, not refused. One in three or more is no chance.
     """
     hashes, digests = calibrated_on(backend.manifest)
     if not hashes and not digests:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.optional import require
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["IMAGES", "Graph"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from edge.errors import ArtifactError
 from edge.optional import require
 from export.onnx_graph import Graph
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["convolution", "module_emitters"]
 

@@ -44,8 +44,8 @@ ENTROPY_ATOL = 1e-9
 # Python and numpy of 40 images less those of 5: no image may stay (one is 37 kB, 35 are 1.3 MB).
 CALIBRATION_GROWTH_BYTES = 400_000
 
-# Resident memory over a run, by its seconds. In the first minute allocators still grow: 1 to 4
-# MiB/min were seen; one frame kept per second would be 40. Over twenty minutes it is flat.
+# Resident memory over a run, by its seconds. In the first minute allocators still grow; one
+# frame of 640x360 kept per second would be 41. Twenty minutes average that out.
 SOAK_MIB_PER_MINUTE = {60: 10.0, 1200: 1.0}
 
 # OpenCV and Pillow invert CMYK with different roundings.

@@ -61,6 +61,7 @@ class OrtBackend:
                 model,
                 options,
                 providers=["CPUExecutionProvider"],
+                # It moves quantizers up through float pooling, away from where they were put.
                 disabled_optimizers=["QDQPropagationTransformer"],
             )
         except EdgeError:

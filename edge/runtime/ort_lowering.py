@@ -32,8 +32,9 @@ _FLOAT, _UINT8 = 1, 2
 _CLIPPED = 5.0
 _LEVELS = 128
 
-# Float kernels of x86 take that many input channels without unfolding or reordering them.
-_FEW_CHANNELS = 4
+# A picture has three. Their INT8 kernel takes longer than the float one, pooling and quantizing
+# included (x86, `tools/benchmark_int8.py`; not measured on ARM).
+_FEW_CHANNELS = 3
 
 Scale = tuple[str, str]
 
@@ -89,11 +90,7 @@ def lower(model: bytes, low: Mapping[str, float] | None = None) -> bytes:
     _separate_readers(graph)
     _move_up(graph, demands)
     _as_unsigned(graph)
-    fused = [
-        node
-        for node in graph.graph.node
-        if node.op_type == "Conv" and _fuses(graph, node) and not _sees_few(graph, node)
-    ]
+    fused = [node for node in graph.graph.node if node.op_type == "Conv" and _fuses(graph, node)]
     names = {node.name for node in fused}
     rest = [n for n in graph.graph.node if n.op_type == "Conv" and n.name not in names]
     _fold(graph, rest)
@@ -114,10 +111,11 @@ def _dequantizer(graph: _Graph, tensor: str) -> Any | None:
 
 
 def _fuses(graph: _Graph, conv: Any) -> bool:
-    """Whether onnxruntime makes one INT8 kernel of a convolution and its neighbours."""
+    """Whether onnxruntime shall make one INT8 kernel of a convolution and its neighbours."""
     readers = graph.readers.get(conv.output[0], [])
     return (
-        _dequantizer(graph, conv.input[0]) is not None
+        not _sees_few(graph, conv)
+        and _dequantizer(graph, conv.input[0]) is not None
         and len(readers) == 1
         and readers[0].op_type == "QuantizeLinear"
     )
@@ -128,7 +126,7 @@ def _sees_few(graph: _Graph, conv: Any) -> bool:
     made = _dequantizer(graph, conv.input[1])
     weight = graph.constants.get(conv.input[1] if made is None else made.input[0])
     groups = next((a.i for a in conv.attribute if a.name == "group"), 1)
-    return weight is not None and groups == 1 and weight.dims[1] < _FEW_CHANNELS
+    return weight is not None and groups == 1 and weight.dims[1] <= _FEW_CHANNELS
 
 
 def _of_few(graph: _Graph, tensor: str) -> bool:

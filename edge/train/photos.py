@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from edge.data.classes import match_classes
 from edge.data.datasets import Dataset, load
 from edge.models.squeezedet import SqueezeDetConfig, version_1_0
 from edge.spec import HeadSpec, InputContract, ModelSpec
@@ -58,20 +59,16 @@ def labelled(dataset: Dataset, classes: Sequence[str]) -> list[Labelled]:
 
     Raises:
         ValueError: the data set does not label one of the classes.
-        DataError: a picture cannot be read.
+        DataError: a picture cannot be read, or none of the classes is labelled.
     """
-    join = np.array([_index(classes, name) for name in dataset.classes], np.int32)
-    if sorted(join[join >= 0]) != list(range(len(classes))):
+    join = match_classes(dataset.classes, classes)
+    if len(set(join[join >= 0].tolist())) < len(classes):
         raise ValueError(f"{dataset.source} does not label each of {', '.join(classes)}")
     pictures = []
     for entry in dataset.items:
         image, item = load(entry)
         pictures.append(Labelled(image, labelled_boxes(item, join)))
     return pictures
-
-
-def _index(classes: Sequence[str], name: str) -> int:
-    return classes.index(name) if name in classes else -1
 
 
 def photo_anchors(
