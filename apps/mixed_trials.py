@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,9 @@ class Trials:
     reference: Heads
     arrays: Sequence[Array]
     candidate: Path
-    drops: dict[frozenset[str], Drop] = field(default_factory=dict)
 
     def write(self, kept: frozenset[str], target: Path) -> None:
+        """The graph with the convolutions `kept` out of INT8."""
         write_mixed(self.source, self.table, target, {name: self.kind[name] for name in kept})
 
     def fits(self, trial: Trial) -> bool:
@@ -55,6 +55,7 @@ class Trials:
         return fits(trial, self.budget)
 
     def measure(self, kept: frozenset[str]) -> Trial:
+        """Accuracy and noise of that graph on the selection pictures; its time is an estimate."""
         self.write(kept, self.candidate)
         heads = heads_of(self.candidate, self.arrays, self.selection.threads)
         drop = judged(self.selection, self.source, self.candidate, self.budget)
@@ -98,6 +99,15 @@ def prepare(
     engines: tuple[str | Path, str | Path] | None,
     folder: Path,
 ) -> Trials:
+    """Everything that trials of `source` (FP32) are measured with.
+
+    Args:
+        arrays: network inputs (1, 3, H, W) for the noise of the heads; the first also for times.
+        budget: mAP@.5 that may be lost, 0..1.
+        keep_as: `fp16` or `fp32`; what FP16 cannot hold is kept in FP32 in any case.
+        engines: INT8 and FP16 engine for the layers' times; None: onnxruntime's.
+        folder: takes graphs as long as the trials are in use.
+    """
     names, threads = layer_names(source), selection.threads
     floating, int8 = folder / "floating.onnx", folder / "int8.onnx"
     write_mixed(source, table, floating, dict.fromkeys(names, "fp32"))

@@ -28,12 +28,14 @@ class Graph:
         self.names: dict[Any, str] = {}
 
     def add(self, op: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
+        """Append a node that is named as its one output, and return that name."""
         helper = require("onnx.helper")
         node = helper.make_node(op, list(inputs), [output], name=output, **attributes)
         self.nodes.append(node)
         return output
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Append an initializer, and return its name."""
         numpy_helper = require("onnx.numpy_helper")
         self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name

@@ -45,6 +45,11 @@ def _weights(graph: Graph, name: str, array: NDArray[np.float32]) -> str:
 
 
 def convolution(graph: Graph, path: str, conv: Any, inputs: list[str], norm: Any) -> str:
+    """Add a convolution with the batch norm `norm` behind it, or None, folded in; its output.
+
+    Raises:
+        ArtifactError: weights with NaN or infinity, or a padding other than zeros.
+    """
     if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
         raise ArtifactError(f"{path}: its padding has no ONNX form; pad with zeros, in numbers")
     weight, bias = _fold(conv, norm)
@@ -172,6 +177,7 @@ def _plain(op: str, **attributes: Any) -> Callable[..., str]:
 
 
 def module_emitters() -> dict[type, Callable[..., str]]:
+    """By type of torch module: what takes (graph, path, module, inputs) and returns the output."""
     nn = require("torch.nn")
     blocks = require("edge.models.blocks")
     return {

@@ -39,6 +39,12 @@ def rows_of(
     arrays: Sequence[tuple[str, Array]],
     threads: int | None,
 ) -> Rows:
+    """Rows of what the convolution reads as `tensor`, at the same random places of both graphs.
+
+    Args:
+        plain, quantized: the FP32 graph, and the one whose earlier layers are in INT8.
+        arrays: name and network input (1, 3, H, W) of each image; one in `HELD` is held back.
+    """
     runs = [_tap(quantized, f"{tensor}.dequantized", threads), _tap(plain, tensor, threads)]
     fit: list[list[Array]] = [[], []]
     held: list[list[Array]] = [[], []]
