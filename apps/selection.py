@@ -189,7 +189,7 @@ def paired_drop(
     first, second = (
         mean_precision({name: side[name] for name in names}, weights) for side in sides
     )
-    spread = float(np.std((first - second)[1:]))
+    spread = float(np.nanstd((first - second)[1:]))
     return Drop(float(first[0]), float(second[0]), spread, images * copies)
 
 

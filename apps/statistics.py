@@ -100,10 +100,14 @@ def _precision(one: ClassResults, weights: Floats) -> Floats:
 
 
 def mean_precision(results: Results, weights: Floats) -> Floats:
-    """Mean AP over the classes, for each row of weights (B, I): (B,)."""
+    """Mean AP over the classes, for each row of weights (B, I): (B,).
+
+    Not a number for a row that weighs no image with an object.
+    """
     every = np.stack([average_precision(one, weights) for one in results.values()])
-    mean: Floats = np.nanmean(every, axis=0)
-    return mean
+    known = np.sum(~np.isnan(every), axis=0)
+    unknown = np.full(len(weights), np.nan)
+    return np.divide(np.nansum(every, axis=0), known, out=unknown, where=known > 0)
 
 
 def quantile(level: float, freedom: float = np.inf) -> float:
@@ -185,7 +189,7 @@ def compare_precision(
     loss = float(mean_precision(before, plain)[0] - mean_precision(now, plain)[0])
     weights = resample(images, draws, seed)
     losses = mean_precision(before, weights) - mean_precision(now, weights)
-    return judge(loss, float(np.std(losses)), margin, alarm, images)
+    return judge(loss, float(np.nanstd(losses)), margin, alarm, images)
 
 
 def compare_ratio(

@@ -124,6 +124,18 @@ def test_a_class_that_is_never_found_survives_json_and_counts_as_zero() -> None:
     assert mean_precision(mine, np.ones((2, 20))).tolist() == [0, 0]
 
 
+@pytest.mark.filterwarnings("error")
+def test_draws_without_an_object_say_nothing() -> None:
+    dataset, found = world(3)
+    items = (dataset.items[0], *(make_item(Path(f"{n}"), [], (500, 500))[0] for n in (1, 2)))
+    assert len(items[0].class_id)
+    matches = evaluate_detections(replace(dataset, items=items), found).matches
+    mine = by_class(matches, 3)
+    assert np.isnan(mean_precision(mine, np.array([[0.0, 1, 1]]))).all()
+    comparison = compare_precision(mine, mine, margin=0.01, alarm=0.01)
+    assert (comparison.verdict, comparison.spread) == ("same", 0)
+
+
 @pytest.mark.parametrize("damage", ["cut", "base64", "image", "missing"])
 def test_damaged_results_are_refused(damage: str) -> None:
     data = to_json(results(30))

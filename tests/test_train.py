@@ -424,3 +424,17 @@ def test_the_shipped_detectors_know_their_world(name):
 
 def test_the_shipped_detectors_fit_into_three_megabytes():
     assert sum(BUILT_IN[name].stat().st_size for name in NAMES) < 2.9e6
+
+
+def test_training_rounds_denormal_numbers_to_zero_and_leaves_them_alone_afterwards():
+    model, small = torch.nn.Linear(1, 1), torch.tensor([1e-40])
+    seen = []
+
+    def loss(outputs, targets):
+        seen.append(float(small * 0.5))
+        return outputs[0].sum(), {}
+
+    batch = torch.ones(1, 1), torch.zeros(1)
+    fit(model, loss, lambda: batch, Schedule(1, 1e-3, 1), print)
+    assert seen == [0.0]
+    assert float(small * 0.5) > 0
