@@ -16,10 +16,10 @@ from torch import nn
 from apps.accuracy import labelled
 from apps.dense_model import Dense, load_dense
 from apps.packing import pack
+from apps.prune_source import images_for
 from apps.prune_stages import judge, pictures_of
 from apps.table import say, show, steps
 from edge.artifact import write_atomic
-from edge.built_in import BUILT_IN
 from edge.compress.codebook import Codebook
 from edge.compress.coding import Layer, entropy_bits, relative_bits
 from edge.compress.deep import Training, prune_weights, tune_shared, with_codebooks
@@ -34,9 +34,6 @@ from edge.train.batches import BatchMaker, make_batch
 
 __all__ = ["RECIPES", "Recipe", "compress", "print_compression"]
 
-SCENES = "scenes"
-# As in tools/train_builtin.py with seed 7: scenes that no evaluation sees.
-TRAINING_SCENES = "scenes://?seed=800000&count=8000"
 _NORM_IMAGES = 32
 
 
@@ -171,10 +168,8 @@ def compress(
         raise ArtifactError(f"{target}: a package is called NAME.edgez")
     with TemporaryDirectory(prefix="edge-") as folder:
         dense = load_dense(model, Path(folder), **options)
-        known = str(model) in BUILT_IN
-        data = data or (SCENES if known else None)
+        data, train = images_for(model, data, train)
         judged = None if data is None else labelled(data, dense.spec.classes, images)
-        train = train or (TRAINING_SCENES if known else data)
         pictures = _pictures(train, dense, tuning)
         with _log(target.with_suffix(".log"), tuning) as report:
             work = _Work(dense, recipe, judged, pictures, tuning, Path(folder), threads, report)

@@ -11,6 +11,7 @@ from typing import Any
 
 from apps.accuracy import labelled
 from apps.dissection_plots import page
+from apps.prune_source import load_prunable, needed
 from apps.prune_stages import pictures_of, print_stages
 from apps.prune_target import Target
 from apps.prune_work import Choice, Work, finish, how_made
@@ -19,7 +20,6 @@ from edge.artifact import make_folder, write_atomic
 from edge.compress.dissect import of_classes, only_classes
 from edge.compress.finetune import FineTuning
 from edge.compress.slicing import slice_classes
-from edge.models.zoo import load_model
 from edge.spec import ModelSpec
 
 __all__ = ["dissect", "print_dissection"]
@@ -28,7 +28,7 @@ __all__ = ["dissect", "print_dissection"]
 def dissect(
     model: str | Path,
     classes: Sequence[str],
-    data: str | Path,
+    data: str | Path | None = None,
     *,
     target: Target | None = None,
     train: str | Path | None = None,
@@ -46,9 +46,10 @@ def dissect(
     classes; of every layer the best by m²/v + log v stay, never less than the classes' share.
 
     Args:
-        model: as `edge.models.zoo.load_model` takes it, with `options`.
+        model: as `apps.prune_source.load_prunable` takes it, with `options`.
         classes: names; VOC's and COCO's spellings are one.
-        data: labelled images to judge by: those with a box of these classes.
+        data: labelled images to judge by: those with a box of these classes; left out: as
+            `apps.pruning.prune`.
         target: how far to prune; left out: half of the channels.
         train, choice, tuning, images, output, name, json_path: as `apps.pruning.prune`;
             `choice.least` is set to the classes' share where it is below.
@@ -62,12 +63,13 @@ def dissect(
         ArtifactError, DataError: the model or the images cannot be used.
     """
     choice = choice or Choice(importance="dissection", spread="layer", untouched=2)
-    folder, loaded = make_folder(output), load_model(model, **options)
+    data, train = needed(model, data, train)
+    folder, loaded = make_folder(output), load_prunable(model, **options)
     module, spec = slice_classes(loaded.module, loaded.spec, classes)
     choice = replace(choice, least=max(choice.least, len(spec.classes) / len(loaded.spec.classes)))
     # Labels that have only numbers count in the full network's classes.
     judged = of_classes(labelled(data, loaded.spec.classes, images), spec.classes)
-    learnt = labelled(train or data, loaded.spec.classes)
+    learnt = labelled(train, loaded.spec.classes)
     pure = pictures_of(only_classes(learnt, spec.classes), spec)
     with TemporaryDirectory(dir=folder, prefix=".stages-") as scratch:
         sliced = replace(loaded, module=module, spec=spec)

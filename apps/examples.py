@@ -83,7 +83,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "doctor": ("edge doctor --json doctor.json",),
 }
 _TAKES_ZOO = ("export-engine", "dissect", "prune", "train", "qat", "share", "compress", "fetch")
-_TAKES_BUILT_IN = ("export-engine", "train", "qat", "share", "compress")
+_TAKES_BUILT_IN = ("export-engine", "dissect", "prune", "train", "qat", "share", "compress")
+_NO_PACKAGE = ("dissect", "prune", "train")
 
 
 def epilog(command: str) -> str:
@@ -94,7 +95,7 @@ def epilog(command: str) -> str:
         names = [" ".join(part) for part in (ZOO_NAMES[:half], ZOO_NAMES[half:])]
         lines += ["", "zoo names:", *(f"  {part}" for part in names)]
     if command in _TAKES_BUILT_IN:
-        names = [*BUILT_IN, *(PACKAGED if command != "train" else ())]
+        names = [*BUILT_IN, *(PACKAGED if command not in _NO_PACKAGE else ())]
         lines += ["", "built-in names:", f"  {' '.join(names)}"]
     if not command:
         lines += ["", "edge COMMAND --help explains a command and shows how it is used."]

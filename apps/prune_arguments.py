@@ -61,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="channels from wherever they cost least, or one share of every layer (%(default)s)",
     )
     parser.add_argument(
-        "--least", type=inner_share, default=0.1, metavar="S", help="of a layer stays (%(default)s)"
+        "--least", type=inner_share, default=0.2, metavar="S", help="of a layer stays (%(default)s)"
     )
     choice_arguments(parser, untouched=0)
     tuning_arguments(parser)
@@ -69,10 +69,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the images and the files."""
-    parser.add_argument("model", metavar="MODEL", help="zoo name, .cfg, .npz or .safetensors")
+    parser.add_argument(
+        "model", metavar="MODEL", help="built-in or zoo name, .cfg, .npz or .safetensors"
+    )
     model_options(parser)
-    parser.add_argument("--data", required=True, metavar="D", help="labelled images to judge by")
-    parser.add_argument("--train", metavar="D", help="labelled images to learn from; else --data")
+    parser.add_argument(
+        "--data",
+        metavar="D",
+        help="labelled images to judge by; built-in models have their scenes without it",
+    )
+    parser.add_argument(
+        "--train", metavar="D", help="labelled images to learn from; else scenes, or --data"
+    )
     parser.add_argument(
         "--images", type=count, metavar="N", help="judge by at most so many, spread evenly"
     )

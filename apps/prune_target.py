@@ -72,7 +72,7 @@ class Pruner:
     comparable: bool = False
     spread: Spread = "global"
     align: int = 8
-    least: float = 0.1
+    least: float = 0.2
     untouched: Collection[str] = ()
 
     def plan(self, cost: Cost, budget: float) -> PrunePlan:

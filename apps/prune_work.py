@@ -59,7 +59,7 @@ class Choice:
     importance: str = "taylor"
     spread: Any = "global"
     align: int = 8
-    least: float = 0.1
+    least: float = 0.2
     untouched: int = 0
     images: int = 128
     refit: bool = True
@@ -212,7 +212,7 @@ def finish(
 def how_made(
     model: str | Path,
     data: str | Path,
-    train: str | Path | None,
+    train: str | Path,
     choice: Choice,
     tuning: FineTuning | None,
     log: list[str],
@@ -221,7 +221,7 @@ def how_made(
     return {
         "model": str(model),
         "data": str(data),
-        "train": str(train or data),
+        "train": str(train),
         "choice": asdict(choice),
         "tuning": None if tuning is None else asdict(tuning),
         "log": log,

@@ -8,20 +8,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from apps.accuracy import labelled
+from apps.prune_source import load_prunable, needed
 from apps.prune_stages import pictures_of, print_stages
 from apps.prune_target import Target, read_plan
 from apps.prune_work import Choice, Work, finish, how_made
 from apps.table import say, show
 from edge.artifact import make_folder, write_atomic
 from edge.compress.finetune import FineTuning
-from edge.models.zoo import load_model
 
 __all__ = ["print_pruning", "prune"]
 
 
 def prune(
     model: str | Path,
-    data: str | Path,
+    data: str | Path | None = None,
     *,
     target: Target | None = None,
     max_drop: float | None = None,
@@ -38,12 +38,14 @@ def prune(
     """Take channels out of a trained detector until it is as fast or small as asked for.
 
     Args:
-        model: as `edge.models.zoo.load_model` takes it, with `options`.
-        data: labelled images to judge by, at most `images` of them.
+        model: as `apps.prune_source.load_prunable` takes it, with `options`.
+        data: labelled images to judge by, at most `images` of them; left out: fresh scenes, for a
+            built-in model alone.
         target: what to reach; exactly one of this, `max_drop` and `plan`.
         max_drop: points of mAP@.5 (0..100) that may be lost; as narrow as that allows.
         plan: a plan from an earlier run, replayed.
-        train: labelled images for importance, batch norms and fine-tuning; left out: `data`.
+        train: labelled images for importance, batch norms and fine-tuning; left out: scenes,
+            or `data`.
         choice: how channels are chosen.
         tuning: how to train afterwards; None does not.
         output, name: folder and stem of the files.
@@ -60,9 +62,10 @@ def prune(
     choice = choice or Choice()
     if (target is None) + (max_drop is None) + (plan is None) != 2:
         raise ValueError("exactly one of target, max_drop and plan is taken")
-    folder, loaded = make_folder(output), load_model(model, **options)
+    data, train = needed(model, data, train)
+    folder, loaded = make_folder(output), load_prunable(model, **options)
     judged = labelled(data, loaded.spec.classes, images)
-    learnt = labelled(train, loaded.spec.classes) if train else judged
+    learnt = judged if train == data else labelled(train, loaded.spec.classes)
     with TemporaryDirectory(dir=folder, prefix=".stages-") as scratch:
         work = Work(loaded, judged, pictures_of(learnt, loaded.spec), choice, Path(scratch))
         before = work.judge("before", loaded.module)

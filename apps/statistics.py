@@ -106,8 +106,9 @@ def mean_precision(results: Results, weights: Floats) -> Floats:
     """
     every = np.stack([average_precision(one, weights) for one in results.values()])
     known = np.sum(~np.isnan(every), axis=0)
-    unknown = np.full(len(weights), np.nan)
-    return np.divide(np.nansum(every, axis=0), known, out=unknown, where=known > 0)
+    mean: Floats = np.full(len(weights), np.nan)
+    np.divide(np.nansum(every, axis=0), known, out=mean, where=known > 0)
+    return mean
 
 
 def quantile(level: float, freedom: float = np.inf) -> float:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from apps.cli import main
+from apps.prune_source import needed
 from edge.compress.budget import plan_channels, total_cost
 from edge.compress.channels import Wiring, read_wiring
 from edge.compress.cost import filters, megabytes, read_sites
@@ -21,7 +22,7 @@ from edge.compress.importance import gamma, l1, of_family, taylor
 from edge.compress.plan import PrunePlan
 from edge.compress.refit import refit
 from edge.compress.slicing import prune_channels
-from edge.errors import CompressionError
+from edge.errors import CompressionError, DataError
 from edge.models.darknet import Darknet
 from edge.models.zoo import load_model
 from edge.spec import HeadSpec, ModelSpec
@@ -147,6 +148,32 @@ def test_the_least_important_channels_go_first() -> None:
     total = total_cost(wiring, filters)
     plan = plan_channels(wiring, importance, filters, total - 16)
     assert plan.kept == {"layers.12.conv": tuple(range(1, 32, 2))}
+
+
+def test_times_that_fall_in_stairs_do_not_hide_what_a_longer_jump_saves() -> None:
+    _, _, wiring = wide()
+    importance = {path: np.ones(len(wiring.leaves[path])) for path in wiring.ends}
+    importance["layers.12.conv"][:] = 1e-3
+
+    def stairs(path: str, channels: int, count: int) -> float:
+        """Of 32 filters, 24 take even longer and 16 half as long."""
+        slow = 1.2 if path == "layers.12.conv" and 16 < count < 32 else 1.0
+        return slow * (16.0 if count <= 16 else 32.0)
+
+    budget = total_cost(wiring, stairs) - 16
+    plan = plan_channels(wiring, importance, stairs, budget, comparable=True)
+    assert {path: len(kept) for path, kept in plan.kept.items()} == {"layers.12.conv": 16}
+
+
+def test_no_layer_is_emptied_for_channels_that_matter_little_one_by_one() -> None:
+    _, _, wiring = wide()
+    importance = {path: np.ones(len(wiring.leaves[path])) for path in wiring.ends}
+    first = next(iter(wiring.ends))
+    importance[first] *= 0.9
+    plan = plan_channels(
+        wiring, importance, filters, 0.6 * total_cost(wiring, filters), comparable=True, least=0.01
+    )
+    assert 8 < len(plan.kept[first]) < len(wiring.leaves[first])
 
 
 def test_some_convolutions_can_stay_untouched_and_impossible_budgets_are_refused() -> None:
@@ -282,6 +309,25 @@ def test_prune_removes_a_share_of_the_channels(
         assert again.module.get_submodule(path).out_channels == int(width)
     kept = sum(int(w) for w in widths.values())
     assert kept <= 0.65 * sum(int(before) for _, before, _ in result["plan"])
+
+
+def test_a_built_in_detector_is_pruned_and_judged_on_its_scenes(tmp_path: Path) -> None:
+    few = "--data scenes://?count=4 --train scenes://?seed=800000&count=8 --profile-images 8"
+    result = run(f"prune tiny-yolo-scenes {few} --ratio 0.3 --no-refit", tmp_path / "out")
+    before, pruned = result["stages"]
+    assert before["map50"] > 0.8
+    assert pruned["megabytes"] < 0.8 * before["megabytes"]
+    assert (
+        load_model(result["files"]["cfg"], names=result["files"]["names"]).spec.classes[0] == "car"
+    )
+
+
+def test_only_built_in_detectors_have_images_of_their_own() -> None:
+    judged, learnt = needed("squeezedet-scenes", None, None)
+    assert judged == "scenes" and str(learnt).startswith("scenes://?seed=800000")
+    assert needed("yolo.cfg", "photos", None) == ("photos", "photos")
+    with pytest.raises(DataError, match=r"yolo\.cfg.*--data"):
+        needed("yolo.cfg", None, "photos")
 
 
 def test_prune_to_milliseconds_megabytes_and_points_and_replay(

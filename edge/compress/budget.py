@@ -30,7 +30,7 @@ class _Choice:
     Attributes:
         labels: the most important first.
         counts: how many of them may stay, descending from all.
-        lost: importance that goes with each of `counts`.
+        lost: importance that goes with each of `counts`, see `_lost`.
     """
 
     labels: tuple[int, ...]
@@ -57,7 +57,7 @@ def plan_channels(
     spread: Spread = "global",
     comparable: bool = False,
     align: int = 8,
-    least: float = 0.1,
+    least: float = 0.2,
     untouched: Collection[str] = (),
 ) -> PrunePlan:
     """The plan that brings the sum of `cost` to `budget` or just below.
@@ -99,7 +99,7 @@ def plan_share(
     *,
     model: str = "",
     align: int = 8,
-    least: float = 0.1,
+    least: float = 0.2,
     untouched: Collection[str] = (),
 ) -> PrunePlan:
     """The plan that keeps one share of every family, as near as `align` and `least` allow.
@@ -147,8 +147,18 @@ def _choice(
     narrower = range((size - 1) // align * align, lowest - 1, -align)
     counts = (size, *(count for count in narrower if count > 0))
     weights = importance if comparable else _relative(importance)
-    lost = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
-    return _Choice(tuple(labels[i] for i in order), counts, lost[list(counts)])
+    return _Choice(tuple(labels[i] for i in order), counts, _lost(weights[order])[list(counts)])
+
+
+def _lost(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Importance lost when the first n channels of a family stay, for n from 0 to all.
+
+    Each channel counts by what its family still has when it goes, as weights do in LAMP
+    (arXiv:2010.07611): plain sums are right for one channel and far too small for most of a layer.
+    """
+    kept = np.append(0.0, np.cumsum(weights))
+    smallest = max(float(kept[-1]) * 1e-12, 1e-30)
+    return np.asarray(-kept[-1] * np.log(np.maximum(kept, smallest) / max(kept[-1], smallest)))
 
 
 def _relative(importance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -173,31 +183,36 @@ class _Greedy:
         return sum(self._now.values())
 
     def narrow(self) -> bool:
-        """Take one step; False where no family has one left."""
+        """Narrow one family; False where none can be."""
         able = [
-            number
+            (number, step)
             for number, choice in enumerate(self._choices)
-            if self._steps[number] + 1 < len(choice.counts)
+            for step in range(self._steps[number] + 1, len(choice.counts))
         ]
         if not able:
             return False
-        best = min(able, key=self._price)
-        self.counts = self._narrowed(best)
-        self._steps[best] += 1
-        self._now.update(self._costs(self._touched[best], self.counts))
+        number, step = min(able, key=self._price)
+        self.counts = self._narrowed(number, step)
+        self._steps[number] = step
+        self._now.update(self._costs(self._touched[number], self.counts))
         return True
 
-    def _price(self, number: int) -> float:
-        """Importance that the next step of a family loses for each unit of cost that it saves."""
-        lost, step = self._choices[number].lost, self._steps[number]
-        then = self._costs(self._touched[number], self._narrowed(number))
-        saved = sum(self._now[path] - cost for path, cost in then.items())
-        # What saves nothing is not free: a measured time may even rise with fewer channels.
-        return float(lost[step + 1] - lost[step]) / saved if saved > 0 else math.inf
+    def _price(self, jump: tuple[int, int]) -> float:
+        """Importance that a family loses for each unit of cost that it saves.
 
-    def _narrowed(self, number: int) -> list[int]:
+        Jumps of any length count: a time falls in stairs, and may rise before it falls.
+        """
+        number, step = jump
+        lost = self._choices[number].lost
+        then = self._costs(self._touched[number], self._narrowed(number, step))
+        saved = sum(self._now[path] - cost for path, cost in then.items())
+        if saved <= 0:
+            return math.inf
+        return float(lost[step] - lost[self._steps[number]]) / saved
+
+    def _narrowed(self, number: int, step: int) -> list[int]:
         counts = [*self.counts]
-        counts[number] = self._choices[number].counts[self._steps[number] + 1]
+        counts[number] = self._choices[number].counts[step]
         return counts
 
     def _costs(self, paths: list[str], counts: list[int]) -> dict[str, float]:

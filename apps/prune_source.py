@@ -1,0 +1,59 @@
+"""What is made smaller, and the images that judge and teach it, built-in detectors included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from apps.training_start import shipped
+from edge.artifact import sha256_of
+from edge.built_in import BUILT_IN
+from edge.errors import ArtifactError, DataError
+from edge.models.zoo import LoadedModel, load_model
+
+__all__ = ["images_for", "load_prunable", "needed"]
+
+SCENES = "scenes"
+# As in tools/train_builtin.py with seed 7: scenes that no evaluation sees.
+TRAINING_SCENES = "scenes://?seed=800000&count=8000"
+
+
+def images_for(
+    model: str | Path, data: str | Path | None, train: str | Path | None
+) -> tuple[str | Path | None, str | Path | None]:
+    """Labelled images to judge by and to learn from; a built-in detector has its scenes.
+
+    Without `train` any other model learns from `data`.
+    """
+    known = str(model) in BUILT_IN
+    data = data or (SCENES if known else None)
+    return data, train or (TRAINING_SCENES if known else data)
+
+
+def needed(
+    model: str | Path, data: str | Path | None, train: str | Path | None
+) -> tuple[str | Path, str | Path]:
+    """As `images_for`, where there is nothing to do without images.
+
+    Raises:
+        DataError: there are none.
+    """
+    data, train = images_for(model, data, train)
+    if data is None or train is None:
+        raise DataError(f"{model}: needs labelled images to judge by; give them with --data")
+    return data, train
+
+
+def load_prunable(model: str | Path, **options: Any) -> LoadedModel:
+    """A built-in name, or a model as `edge.models.zoo.load_model` takes it with `options`.
+
+    Raises:
+        ArtifactError: no such model, or a file that is damaged or does not fit.
+    """
+    if str(model) not in BUILT_IN:
+        return load_model(model, **options)
+    given = ", ".join(key for key, value in options.items() if value is not None)
+    if given:
+        raise ArtifactError(f"{model}: holds all of its model; leave {given} out")
+    begun = shipped(str(model))
+    return LoadedModel(begun.module.eval(), begun.spec, sha256_of(BUILT_IN[str(model)]))
