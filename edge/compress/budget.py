@@ -86,8 +86,9 @@ def plan_channels(
     reached = sum(cost(path, *widths.at(path, counts)) for path in widths.parts)
     if reached > budget * (1 + 1e-9):
         raise CompressionError(
-            f"{model}: the budget {budget:.4g} cannot be met: at its narrowest it takes "
-            f"{reached:.4g}; allow more, or a smaller share to stay than {least:g}"
+            f"{model}: the budget {budget:.4g} cannot be met: of {total_cost(wiring, cost):.4g} it "
+            f"takes {reached:.4g} at its best; allow more, or a smaller share to stay than "
+            f"{least:g}"
         )
     return _plan(wiring, model, choices, counts)
 
@@ -183,15 +184,16 @@ class _Greedy:
         return sum(self._now.values())
 
     def narrow(self) -> bool:
-        """Narrow one family; False where none can be."""
+        """Narrow one family; False where that saves nothing, whichever it is."""
         able = [
             (number, step)
             for number, choice in enumerate(self._choices)
             for step in range(self._steps[number] + 1, len(choice.counts))
         ]
-        if not able:
+        prices = [self._price(jump) for jump in able]
+        if min(prices, default=math.inf) == math.inf:
             return False
-        number, step = min(able, key=self._price)
+        number, step = able[prices.index(min(prices))]
         self.counts = self._narrowed(number, step)
         self._steps[number] = step
         self._now.update(self._costs(self._touched[number], self.counts))
