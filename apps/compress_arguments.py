@@ -91,9 +91,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="no training: the smallest package whose heads keep this signal to noise on --data",
     )
     parser.add_argument("--train", metavar="D", help="labelled images to learn from")
-    parser.add_argument(
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument(
         "--pruned", metavar="F", help="F.pruned.safetensors of an earlier run: only share and code"
     )
+    earlier.add_argument("--begin", metavar="F", help="the same file: prune and train it further")
     _coding(parser, "auto")
     tuning_arguments(parser)
 
@@ -133,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
         tuning=fine_tuning(args),
         train=args.train,
         pruned=args.pruned,
+        begin=args.begin,
         images=args.images,
         threads=args.threads,
         output=args.output,

@@ -107,8 +107,8 @@ class _Work:
         for _ in ticks:
             pass
 
-    def prune(self) -> nn.Module:
-        recipe, start = self.recipe, self.dense.module
+    def prune(self, start: nn.Module) -> nn.Module:
+        recipe = self.recipe
         with self.training("pruning", 1 - recipe.sharing) as training:
             if training is not None and self.dense.normed is not None:
                 maker = BatchMaker(self.pictures, self.dense.spec, _NORM_IMAGES, 0)
@@ -134,6 +134,7 @@ def compress(
     tuning: FineTuning | None = None,
     train: str | Path | None = None,
     pruned: str | Path | None = None,
+    begin: str | Path | None = None,
     images: int | None = None,
     threads: int = 1,
     output: str | Path,
@@ -151,6 +152,7 @@ def compress(
         train: labelled images to learn from; left out: scenes, or `data`.
         pruned: the pruned network of an earlier run (`OUTPUT` with `.pruned.safetensors`), in
             place of pruning.
+        begin: the same, to prune and train further.
         threads: of onnxruntime in the evaluation.
         output: the package; `.pruned.safetensors` and `.log` go beside it.
         json_path: where to write the result too.
@@ -173,7 +175,7 @@ def compress(
         pictures = _pictures(train, dense, tuning)
         with _log(target.with_suffix(".log"), tuning) as report:
             work = _Work(dense, recipe, judged, pictures, tuning, Path(folder), threads, report)
-            result = _stages(work, target, pruned)
+            result = _stages(work, target, pruned, begin)
     result |= {
         "model": str(model),
         "data": None if data is None else str(data),
@@ -214,7 +216,9 @@ def _log(path: Path, tuning: FineTuning | None) -> Iterator[Callable[[str], None
         raise ArtifactError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _stages(work: _Work, target: Path, pruned: str | Path | None) -> dict[str, Any]:
+def _stages(
+    work: _Work, target: Path, pruned: str | Path | None, begin: str | Path | None
+) -> dict[str, Any]:
     dense, rows = work.dense, list[dict[str, Any]]()
 
     def told(name: str, size: int, map50: float | None) -> None:
@@ -222,7 +226,10 @@ def _stages(work: _Work, target: Path, pruned: str | Path | None) -> dict[str, A
         work.report(f"{name}: {size} bytes" + ("" if map50 is None else f", mAP@.5 {map50:.4f}"))
 
     told("original", dense.bytes, work.map50("original", dense.module))
-    small = work.prune() if pruned is None else _earlier(pruned, dense)
+    if pruned is not None:
+        small = _earlier(pruned, dense)
+    else:
+        small = work.prune(dense.module if begin is None else _earlier(begin, dense))
     save_safetensors(small, target.with_suffix(".pruned.safetensors"), dense.spec)
     told("pruned", _pruned_bytes(small), work.map50("pruned", small))
     shared, books = work.share(small)

@@ -155,6 +155,12 @@ def tuning_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-flip", action="store_true", help="no mirror images, for objects with writing on them"
     )
     parser.add_argument(
+        "--augment",
+        choices=("mild", "strong"),
+        default="mild",
+        help="how pictures are changed; strong, as edge train does, for few of them (%(default)s)",
+    )
+    parser.add_argument(
         "--seed", type=int, default=0, help="of pictures and their changes (%(default)s)"
     )
     parser.add_argument(
@@ -173,6 +179,7 @@ def fine_tuning(args: argparse.Namespace) -> Any:
         teacher=args.teacher,
         labels=not args.no_labels,
         flip=0.0 if args.no_flip else 0.5,
+        augment=args.augment,
         seed=args.seed,
         bfloat16=args.bfloat16,
     )

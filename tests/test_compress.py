@@ -99,6 +99,27 @@ def test_training_keeps_what_was_pruned_and_leaves_a_log(tmp_path: Path, model: 
     assert zeros == sum(layer["weights"] - layer["kept"] for layer in again["layers"])
 
 
+def test_a_pruned_network_is_pruned_and_trained_further(tmp_path: Path, model: Path) -> None:
+    compress(model, output=tmp_path / "s.edgez", recipe=Recipe(prune=0.5, bits=2))
+    tuning = FineTuning(steps=10, batch=2, labels=False)
+    result = compress(
+        model,
+        output=tmp_path / "b.edgez",
+        recipe=Recipe(prune=0.7, bits=2),
+        tuning=tuning,
+        train=TRAIN,
+        begin=tmp_path / "s.pruned.safetensors",
+    )
+    first, last = (
+        torch.cat([c.weight.flatten() for c in convolutions(load_safetensors(path)[0]).values()])
+        for path in (tmp_path / "s.pruned.safetensors", tmp_path / "b.pruned.safetensors")
+    )
+    assert float((last == 0).float().mean()) == pytest.approx(0.7, abs=0.02)
+    stays = last != 0
+    assert float((first[stays] != 0).float().mean()) > 0.9
+    assert sum(layer["kept"] for layer in result["layers"]) == int(stays.sum())
+
+
 def test_two_of_every_four_in_a_package(tmp_path: Path, model: Path) -> None:
     assert main(["compress", str(model), "--two-four", "-o", str(tmp_path / "s.edgez")]) == 0
     for name, tensor in read_package(tmp_path / "s.edgez").tensors():

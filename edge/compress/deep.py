@@ -6,7 +6,7 @@ The pictures, the teacher (the network as it came) and the steps are `edge.compr
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -88,26 +88,33 @@ def prune_weights(
     Args:
         scope: as `edge.compress.magnitude.magnitude_masks`.
         two_four: prune two of every four along the input channels in place of `sparsity`.
-        training: prunes by and by while it lasts; None prunes at once.
+        training: prunes by and by while it lasts, from what is zero already; None prunes at once.
 
     Raises:
         CompressionError: a share or scope that cannot be.
     """
     module = copy.deepcopy(module).eval()
     weights = {path: conv.weight.detach() for path, conv in convolutions(module).items()}
+    begun = min(sparsity, _pruned(weights))
     if two_four:
         masks = {path: two_four_mask(weight) for path, weight in weights.items()}
     else:
-        masks = magnitude_masks(weights, 0.0 if training else sparsity, scope)
+        masks = magnitude_masks(weights, begun if training else sparsity, scope)
     if training is None:
         apply_masks(module, masks)
         return module
     attach_masks(module, masks, through=not two_four)
     steps = int(training.how.steps * _PRUNING)
-    schedule = None if two_four else pruning_schedule(sparsity, max(1, steps), scope)
+    schedule = None if two_four else pruning_schedule(sparsity, max(1, steps), scope, begun=begun)
     trained = training(module, training.how, schedule)
     detach(trained)
     return trained.eval()
+
+
+def _pruned(weights: Mapping[str, torch.Tensor]) -> float:
+    """The share of weights that are zero."""
+    zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+    return zeros / max(1, sum(int(weight.numel()) for weight in weights.values()))
 
 
 def tune_shared(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,6 +20,22 @@ from edge.train.schedule import Schedule
 
 __all__ = ["FineTuning", "fine_tune", "measure_norms", "plain_batches"]
 
+_AUGMENTATIONS = {
+    "strong": Augmentation(),
+    "mild": Augmentation(
+        scale=(0.9, 1.1),
+        aspect=1.05,
+        shift=0.1,
+        hue=9.0,
+        saturation=0.4,
+        value=0.3,
+        contrast=0.0,
+        sharpness=0.0,
+        noise=0.0,
+        mosaic=0.0,
+    ),
+}
+
 
 @dataclass(frozen=True)
 class FineTuning:
@@ -32,6 +49,9 @@ class FineTuning:
         teacher: weight of the unpruned network's part of the loss; 0 leaves it out.
         labels: whether the boxes count; without them only the teacher teaches.
         flip: probability of a mirror image, 0 for objects with writing on them.
+        augment: `mild` changes colours, and size and place a little: what is left of a trained
+            network is to do the same on the same pictures. `strong` is that of `edge train`, with
+            mosaics, noise and half the size, for few pictures.
         seed: of order and changes of the pictures.
         bfloat16: run the forward pass under autocast.
     """
@@ -42,12 +62,18 @@ class FineTuning:
     teacher: float = 1.0
     labels: bool = True
     flip: float = 0.5
+    augment: Literal["mild", "strong"] = "mild"
     seed: int = 0
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
         if not self.labels and self.teacher <= 0:
             raise ValueError("without labels and without a teacher there is nothing to learn from")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How pictures are changed."""
+        return replace(_AUGMENTATIONS[self.augment], flip=self.flip)
 
 
 def plain_batches(
@@ -100,8 +126,7 @@ def fine_tune(
     Raises:
         FloatingPointError: the loss is no longer a number.
     """
-    options = Augmentation(flip=how.flip)
-    maker = BatchMaker(pictures, spec, how.batch, how.seed, options)
+    maker = BatchMaker(pictures, spec, how.batch, how.seed, how.augmentation)
     loss = loss_for(spec) if how.labels else None
     peak, warmup = how.peak or _usual_peak(model), min(100, 1 + how.steps // 10)
     schedule = Schedule(how.steps, peak, warmup, average=0.99, bfloat16=how.bfloat16)

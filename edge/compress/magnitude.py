@@ -160,9 +160,11 @@ def detach(module: nn.Module) -> None:
 
 
 def pruning_schedule(
-    sparsity: float, steps: int, scope: Scope = "global", every: int = 25
+    sparsity: float, steps: int, scope: Scope = "global", every: int = 25, begun: float = 0.0
 ) -> Callable[[nn.Module], None]:
     """What to call with the module after each training step: prunes to `sparsity` at `steps`.
+
+    `begun` is the share that is pruned already.
 
     The masks that `attach_masks(..., through=True)` put there are renewed `every` so many steps
     from the weights behind them; after `steps` they stay.
@@ -173,7 +175,8 @@ def pruning_schedule(
         nonlocal count
         count += 1
         if count <= steps and (count % every == 0 or count == steps):
-            _renew(module, cubic_sparsity(count, steps, sparsity), scope, count < steps)
+            share = cubic_sparsity(count, steps, sparsity, begun)
+            _renew(module, share, scope, count < steps)
 
     return after_step
 
