@@ -61,7 +61,7 @@ def _coding(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--start",
         choices=("linear", "density", "random", "optimal"),
-        help="of k-means (density; for edge share linear)",
+        help="of k-means (optimal; for edge share linear)",
     )
 
 

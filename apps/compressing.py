@@ -56,7 +56,7 @@ class Recipe:
     scope: str = "lamp"
     two_four: bool = False
     bits: int = 5
-    start: str = "density"
+    start: str = "optimal"
     sharing: float = 0.4
     coding: str = "auto"
     half: bool = True

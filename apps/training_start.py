@@ -12,7 +12,7 @@ from edge.train.start import Start
 
 __all__ = ["shipped"]
 
-# Clear of the scenes of training, from 100 000 on, and of evaluation, from a million on.
+# Clear of the scenes of training, from 100 000 on, and of evaluation, from five million on.
 _SCENES, _SEED = 16, 90_000
 
 

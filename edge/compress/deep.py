@@ -120,7 +120,7 @@ def _pruned(weights: Mapping[str, torch.Tensor]) -> float:
 def tune_shared(
     module: nn.Module,
     bits: int,
-    start: Start = "density",
+    start: Start = "optimal",
     training: Training | None = None,
 ) -> tuple[nn.Module, dict[str, Codebook]]:
     """A copy of `module` whose convolutions take 2^bits values each, and their codebooks.
