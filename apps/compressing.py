@@ -226,10 +226,9 @@ def _stages(
         work.report(f"{name}: {size} bytes" + ("" if map50 is None else f", mAP@.5 {map50:.4f}"))
 
     told("original", dense.bytes, work.map50("original", dense.module))
-    if pruned is not None:
-        small = _earlier(pruned, dense)
-    else:
-        small = work.prune(dense.module if begin is None else _earlier(begin, dense))
+    small = _earlier(pruned or begin, dense)
+    if pruned is None:
+        small = work.prune(small)
     save_safetensors(small, target.with_suffix(".pruned.safetensors"), dense.spec)
     told("pruned", _pruned_bytes(small), work.map50("pruned", small))
     shared, books = work.share(small)
@@ -262,7 +261,10 @@ def _stages(
     }
 
 
-def _earlier(path: str | Path, dense: Dense) -> nn.Module:
+def _earlier(path: str | Path | None, dense: Dense) -> nn.Module:
+    """The pruned network of an earlier run; without one the full network."""
+    if path is None:
+        return dense.module
     module = load_safetensors(path)[0]
     mine, its = dense.module.state_dict(), module.state_dict()
     if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in its.items()}:

@@ -8,14 +8,14 @@ from typing import Any
 from apps.training_start import shipped
 from edge.artifact import sha256_of
 from edge.built_in import BUILT_IN
-from edge.errors import ArtifactError, DataError
+from edge.errors import DataError
 from edge.models.zoo import LoadedModel, load_model
 
 __all__ = ["images_for", "load_prunable", "needed"]
 
-SCENES = "scenes"
+_JUDGING = "scenes"
 # As in tools/train_builtin.py with seed 7: scenes that no evaluation sees.
-TRAINING_SCENES = "scenes://?seed=800000&count=8000"
+_LEARNING = "scenes://?seed=800000&count=8000"
 
 
 def images_for(
@@ -26,8 +26,8 @@ def images_for(
     Without `train` any other model learns from `data`.
     """
     known = str(model) in BUILT_IN
-    data = data or (SCENES if known else None)
-    return data, train or (TRAINING_SCENES if known else data)
+    data = data or (_JUDGING if known else None)
+    return data, train or (_LEARNING if known else data)
 
 
 def needed(
@@ -52,8 +52,5 @@ def load_prunable(model: str | Path, **options: Any) -> LoadedModel:
     """
     if str(model) not in BUILT_IN:
         return load_model(model, **options)
-    given = ", ".join(key for key, value in options.items() if value is not None)
-    if given:
-        raise ArtifactError(f"{model}: holds all of its model; leave {given} out")
-    begun = shipped(str(model))
+    begun = shipped(str(model), **options)
     return LoadedModel(begun.module.eval(), begun.spec, sha256_of(BUILT_IN[str(model)]))
