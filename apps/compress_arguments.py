@@ -72,7 +72,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         choices=("plain", "deep"),
         default="plain",
-        help="plain: 60 %% pruned, 5 bits; deep: 88 %% and 3, which takes training (%(default)s)",
+        help="plain: 60 %% pruned, 5 bits; deep: 85 %% and 3 with scales, which takes training "
+        "(%(default)s)",
     )
     parser.add_argument("--prune", type=_share, metavar="S", help="share of weights to remove")
     parser.add_argument(
@@ -84,6 +85,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--two-four", action="store_true", help="two of every four, for sparse tensor cores"
     )
     parser.add_argument("--bits", type=_bits, metavar="B", help="of a codebook's index")
+    parser.add_argument(
+        "--scales",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="a scale for each output channel beside the codebook of its layer",
+    )
+    parser.add_argument(
+        "--sharing",
+        type=_share,
+        metavar="S",
+        help="share of the steps that train shared weights (0.4); with --pruned they are all of it",
+    )
     parser.add_argument(
         "--noise-db",
         type=float,
@@ -126,7 +139,14 @@ def run(args: argparse.Namespace) -> int:
         two_four=args.two_four,
         coding=args.coding,
         half=not args.full,
-        **_given(prune=args.prune, scope=args.scope, bits=args.bits, start=args.start),
+        **_given(
+            prune=args.prune,
+            scope=args.scope,
+            bits=args.bits,
+            start=args.start,
+            scaled=args.scales,
+            sharing=args.sharing,
+        ),
     )
     result = app.compress(
         args.model,

@@ -47,9 +47,11 @@ class Recipe:
         two_four: two of every four in place of `prune`.
         bits: of an index into a layer's codebook.
         start: of k-means.
-        sharing: this share of the training steps is for the shared weights.
+        sharing: this share of the training steps is for the shared weights; all of them where
+            the network comes pruned.
         coding: `auto`, `ans`, `huffman` or `packed`.
         half: centroids and biases in FP16 instead of FP32.
+        scaled: a scale for each output channel beside the codebook: few bits need it.
     """
 
     prune: float = 0.6
@@ -60,9 +62,10 @@ class Recipe:
     sharing: float = 0.4
     coding: str = "auto"
     half: bool = True
+    scaled: bool = False
 
 
-RECIPES = {"plain": Recipe(), "deep": Recipe(prune=0.88, bits=3)}
+RECIPES = {"plain": Recipe(), "deep": Recipe(prune=0.85, bits=3, scaled=True)}
 
 
 @dataclass(eq=False)
@@ -110,9 +113,8 @@ class _Work:
     def prune(self, start: nn.Module) -> nn.Module:
         recipe = self.recipe
         with self.training("pruning", 1 - recipe.sharing) as training:
-            if training is not None and self.dense.normed is not None:
-                maker = BatchMaker(self.pictures, self.dense.spec, _NORM_IMAGES, 0)
-                start = unfold_norms(start, self.dense.normed, make_batch(maker, 0)[0])
+            if training is not None:
+                start = self._unfold(start)
             scope: Any = recipe.scope
             pruned = prune_weights(
                 start, recipe.prune, scope, two_four=recipe.two_four, training=training
@@ -122,8 +124,22 @@ class _Work:
     def share(self, pruned: nn.Module) -> tuple[nn.Module, dict[str, Codebook]]:
         with self.training("sharing", self.recipe.sharing) as training:
             start: Any = self.recipe.start
-            module, books = tune_shared(pruned, self.recipe.bits, start, training)
+            module, books = tune_shared(
+                pruned,
+                self.recipe.bits,
+                start,
+                training,
+                scaled=self.recipe.scaled,
+                unfold=self._unfold,
+            )
         return module, books
+
+    def _unfold(self, module: nn.Module) -> nn.Module:
+        """With batch norms, if the architecture has any."""
+        if self.dense.normed is None:
+            return module
+        maker = BatchMaker(self.pictures, self.dense.spec, _NORM_IMAGES, 0)
+        return unfold_norms(module, self.dense.normed, make_batch(maker, 0)[0])
 
 
 def compress(
@@ -166,6 +182,8 @@ def compress(
         ArtifactError, DataError: the model or the images cannot be used.
     """
     recipe, target = recipe or RECIPES["plain"], Path(output)
+    if pruned is not None:
+        recipe = replace(recipe, sharing=1.0)
     if target.suffix != ".edgez":
         raise ArtifactError(f"{target}: a package is called NAME.edgez")
     with TemporaryDirectory(prefix="edge-") as folder:
@@ -300,7 +318,9 @@ def _shared_bytes(module: nn.Module, books: dict[str, Codebook], half: bool) -> 
     for path, _, biases in _weights(module):
         book = books[path]
         index_bits = max(1, (book.levels - 1).bit_length())
-        bits += relative_bits(book.matrix(), index_bits) + value * (book.levels + biases)
+        scales = 0 if book.scale is None else len(book.scale)
+        bits += relative_bits(book.matrix(), index_bits)
+        bits += value * (book.levels + scales + biases)
     return -(-bits // 8)
 
 

@@ -45,10 +45,16 @@ def manifest(tmp_path_factory) -> Manifest:
     return write_small(tmp_path_factory.mktemp("package") / "small.onnx")
 
 
-def drawn(rng: np.random.Generator, shape: tuple[int, ...], levels: int, kept: float) -> Codebook:
+def drawn(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    levels: int,
+    kept: float,
+    scaled: bool = False,
+) -> Codebook:
     centroids = np.sort(rng.normal(size=levels).astype(np.float32))
     index = rng.integers(1, levels + 1, shape) * (rng.random(shape) < kept)
-    return Codebook(centroids, index)
+    return Codebook(centroids, index, rng.normal(size=shape[0]).astype("f4") if scaled else None)
 
 
 @pytest.mark.parametrize("coding", (*CODINGS, "auto"))
@@ -62,7 +68,7 @@ def test_the_round_trip_is_bit_exact(
     tensors = {
         "a.weight": drawn(rng, (6, 5, 3, 3), levels, kept),
         "a.bias": rng.normal(size=6).astype(np.float32),
-        "b.weight": drawn(rng, (4, 6, 1, 1), levels, kept),
+        "b.weight": drawn(rng, (4, 6, 1, 1), levels, kept, scaled=True),
         "scalar": np.float32(rng.normal()).reshape(()),
     }
     sizes = write_package(path, manifest, {"family": "x"}, tensors, coding=coding, half=False)
@@ -73,9 +79,11 @@ def test_the_round_trip_is_bit_exact(
         tensor = tensors[name]
         wanted = tensor.dense() if isinstance(tensor, Codebook) else tensor
         assert found.tobytes() == wanted.tobytes() and found.shape == wanted.shape
-    coded = package.coded()["a.weight"]
-    assert isinstance(coded, Codebook)
-    assert np.array_equal(coded.index, tensors["a.weight"].index)
+    for name, scaled in (("a.weight", False), ("b.weight", True)):
+        coded, given_to_it = package.coded()[name], tensors[name]
+        assert isinstance(coded, Codebook) and isinstance(given_to_it, Codebook)
+        assert np.array_equal(coded.index, given_to_it.index)
+        assert (coded.scale is not None) == scaled
 
 
 def test_halves_are_rounded_to_the_nearest_and_kept_whole_where_they_do_not_fit(
@@ -90,6 +98,21 @@ def test_halves_are_rounded_to_the_nearest_and_kept_whole_where_they_do_not_fit(
     assert np.array_equal(found["w"], Codebook(half, book.index).dense())
     assert found["b"].tolist() == [float(np.float16(0.1)), 1.0] and found["big"][0] == 1e5
     assert (found["w"][book.index == 0] == 0).all()
+
+
+def test_only_scales_make_a_package_that_older_releases_refuse(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    rng, path = np.random.default_rng(5), tmp_path / "m.edgez"
+    for scaled in (False, True):
+        book = drawn(rng, (6, 5, 3, 3), 8, 0.5, scaled)
+        write_package(path, manifest, {}, {"w": book})
+        assert path.read_bytes()[5] == 1 + scaled
+        half = [None if a is None else a.astype("f2") for a in (book.centroids, book.scale)]
+        wanted = np.concatenate([[0], half[0].astype("f4")])[book.index]
+        if scaled:
+            wanted = wanted * half[1].astype("f4")[:, None, None, None]
+        assert np.array_equal(dict(read_package(path).tensors())["w"], wanted.astype("f4"))
 
 
 def test_the_packed_file_is_as_large_as_the_papers_formula(

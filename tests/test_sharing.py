@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from scipy.cluster.vq import kmeans as scipy_kmeans
 from torch import nn
 
-from edge.compress.deep import with_codebooks
+from edge.compress.deep import tune_shared, with_codebooks
+from edge.compress.finetune import FineTuning
 from edge.compress.folding import fold_norms, has_norms, unfold_norms
 from edge.compress.kmeans import kmeans_1d
 from edge.compress.magnitude import convolutions, detach
@@ -21,6 +23,7 @@ from edge.compress.sharing import (
     attach_codebooks,
     codebooks_of,
     renew_clusters,
+    rounded_scale,
     share_tensor,
     share_weights,
     sharing_rate,
@@ -71,6 +74,38 @@ def test_zeros_stay_zero_and_take_no_centroid() -> None:
     assert (dense[weight == 0] == 0).all()
     nearest = book.centroids[np.abs(weight[..., None] - book.centroids).argmin(axis=-1)]
     assert np.array_equal(dense[weight != 0], nearest[weight != 0])
+
+
+def test_scales_make_channels_of_any_range_share_one_codebook() -> None:
+    rng = np.random.default_rng(4)
+    even = rng.laplace(size=(12, 8, 3, 3)) * (rng.random((12, 8, 3, 3)) < 0.3)
+    weight = (even * 2.0 ** rng.integers(-6, 7, 12)[:, None, None, None]).astype(np.float32)
+    weight[3] = 0
+    book = share_tensor(weight, 3, "optimal", scaled=True)
+    assert book.scale is not None and ((book.index == 0) == (weight == 0)).all()
+    kept = [row[row != 0].astype(np.float64) for row in weight]
+    size = [np.sqrt(np.square(row).mean()) if len(row) else 1.0 for row in kept]
+    assert np.allclose(book.scale, size, rtol=1 / 32)
+    values = book.scale[:, None] * book.centroids
+    nearest = [
+        row[np.abs(w[:, None] - row).argmin(axis=1)] for w, row in zip(kept, values, strict=True)
+    ]
+    dense = book.dense()
+    for row, channel, wanted in zip(dense, weight, nearest, strict=True):
+        assert np.allclose(row[channel != 0], wanted, rtol=1e-6)
+    plain = np.square(weight - share_tensor(weight, 3, "optimal").dense()).sum(axis=(1, 2, 3))
+    scaled = np.square(weight - dense).sum(axis=(1, 2, 3))
+    power = np.square(weight).sum(axis=(1, 2, 3)).clip(min=1e-30)
+    assert (scaled / power).max() < 0.1 < 0.9 < (plain / power).max()
+
+
+def test_a_rounded_scale_is_within_three_percent_and_half_a_float16_of_zeros() -> None:
+    scale = np.exp(np.random.default_rng(0).normal(size=500)).astype("f4")
+    rounded = rounded_scale(np.concatenate([scale, -scale]))
+    assert (np.abs(rounded[:500] / scale - 1) <= 1 / 32).all()
+    assert (rounded[500:] == -rounded[:500]).all()
+    bits = rounded.astype("f2").view("u2")
+    assert ((bits & 0x3F) == 0).all() and (rounded == rounded.astype("f2")).all()
 
 
 def test_the_rate_is_deep_compressions_formula() -> None:
@@ -129,6 +164,42 @@ def test_clustered_weights_learn_behind_their_centroids() -> None:
         # Straight-through weights are w + (c - w), one rounding from c.
         assert np.allclose(conv.weight.detach(), found[path].dense(), atol=1e-6)
         assert found[path].levels <= 4
+
+
+class Stepping:
+    """A training of one step, which notes whether there were norms and the heads after it."""
+
+    how = FineTuning(10)
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self.image = image
+        self.seen: list[tuple[bool, Any]] = []
+
+    def __call__(self, module: nn.Module, _how: FineTuning, stepped: object) -> nn.Module:
+        step(module.train())
+        with torch.no_grad():
+            self.seen.append((has_norms(module), module.eval()(self.image)))
+        return module
+
+
+def test_scales_take_up_the_batch_norms_of_the_training() -> None:
+    normed, _ = small()
+    image = torch.rand(4, 3, 48, 64, generator=torch.Generator().manual_seed(2))
+    training: Any = Stepping(image)
+    module, books = tune_shared(
+        fold_norms(normed),
+        4,
+        training=training,
+        scaled=True,
+        unfold=lambda folded: unfold_norms(folded, normed, image),
+    )
+    assert [norms for norms, _ in training.seen] == [True, False] and not has_norms(module)
+    for path, conv in convolutions(module).items():
+        assert np.array_equal(conv.weight.detach(), books[path].dense())
+        assert np.array_equal(books[path].scale, rounded_scale(books[path].scale))
+    with torch.no_grad():
+        for a, b in zip(training.seen[0][1], module(image), strict=True):
+            assert decibel(a.numpy(), b.numpy()) > 20  # scales are rounded
 
 
 def test_codebooks_go_into_a_module_of_their_shapes_alone() -> None:

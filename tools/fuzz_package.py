@@ -53,7 +53,9 @@ def tiny_package(coding: str = "ans") -> bytes:
     tensors: dict[str, Codebook | np.ndarray] = {}
     for name, shape in (("a", (8, 3, 3, 3)), ("b", (6, 8, 1, 1))):
         index = rng.integers(1, 6, shape) * (rng.random(shape) < 0.4)
-        tensors[f"{name}.weight"] = Codebook(np.sort(rng.normal(size=5)).astype("f4"), index)
+        scale = rng.random(shape[0]).astype("f4") if name == "b" else None
+        centroids = np.sort(rng.normal(size=5)).astype("f4")
+        tensors[f"{name}.weight"] = Codebook(centroids, index, scale)
         tensors[f"{name}.bias"] = rng.normal(size=shape[0]).astype("f4")
     with TemporaryDirectory() as folder:
         path = Path(folder, "tiny.edgez")
@@ -77,7 +79,7 @@ def sections(data: bytes) -> list[tuple[list[int], bytes]]:
 
 def joined(parts: list[tuple[list[int], bytes]]) -> bytes:
     """A package of these sections whose lengths and checksums are right."""
-    head = _HEAD.pack(b"EDGEZ", 1, len(parts))
+    head = _HEAD.pack(b"EDGEZ", 2, len(parts))
     for (kind, coding, _, decoded, _), stored in parts:
         head += _ENTRY.pack(kind, coding, len(stored), decoded, zlib.crc32(stored))
     return head + struct.pack("<I", zlib.crc32(head)) + b"".join(stored for _, stored in parts)

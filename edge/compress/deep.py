@@ -14,6 +14,7 @@ from torch import nn
 
 from edge.compress.codebook import Codebook
 from edge.compress.finetune import FineTuning, fine_tune
+from edge.compress.folding import fold_norms, norm_gains
 from edge.compress.kmeans import Start
 from edge.compress.magnitude import (
     Scope,
@@ -30,6 +31,7 @@ from edge.compress.sharing import (
     attach_codebooks,
     codebooks_of,
     renew_clusters,
+    rounded_scale,
     share_weights,
 )
 from edge.errors import CompressionError
@@ -122,17 +124,27 @@ def tune_shared(
     bits: int,
     start: Start = "optimal",
     training: Training | None = None,
+    *,
+    scaled: bool = False,
+    unfold: Callable[[nn.Module], nn.Module] | None = None,
 ) -> tuple[nn.Module, dict[str, Codebook]]:
     """A copy of `module` whose convolutions take 2^bits values each, and their codebooks.
+
+    Args:
+        scaled: with a scale for each output channel.
+        unfold: gives the module back its batch norms, whose training forgives more; only scales
+            can take them up again.
 
     Raises:
         CompressionError: a layer has no weights left, or `bits` that cannot be.
     """
     module = copy.deepcopy(module).eval()
-    books = share_weights(module, bits, start)
+    books = share_weights(module, bits, start, scaled=scaled)
     if training is not None:
         first = int(training.how.steps * _CLUSTERING)
         if first:
+            if scaled and unfold is not None:
+                module = unfold(module)
             module, books = _clustered(module, books, training, first)
         attach_codebooks(module, books)
         peak = training.how.peak
@@ -160,7 +172,17 @@ def _clustered(
     trained = training(module, replace(training.how, steps=steps), renewed)
     found = codebooks_of(trained)
     detach(trained)
-    return trained, found
+    gains = norm_gains(trained)
+    books = {path: _scaled(book, gains.get(path)) for path, book in found.items()}
+    return fold_norms(trained) if gains else trained, books
+
+
+def _scaled(book: Codebook, gain: torch.Tensor | None) -> Codebook:
+    """The codebook of the weights after `gain` (O,) is folded into them."""
+    if book.scale is None:
+        return book
+    scale = book.scale if gain is None else book.scale * gain.numpy()
+    return replace(book, scale=rounded_scale(scale))
 
 
 def with_codebooks(module: nn.Module, books: dict[str, Codebook]) -> nn.Module:

@@ -17,7 +17,7 @@ from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
 from edge.models.squeezedet import SqueezeDet
 
-__all__ = ["fold_norms", "has_norms", "unfold_norms", "without_norms"]
+__all__ = ["fold_norms", "has_norms", "norm_gains", "unfold_norms", "without_norms"]
 
 
 def without_norms(module: nn.Module) -> nn.Module:
@@ -51,6 +51,16 @@ def fold_norms(module: nn.Module) -> nn.Module:
 def has_norms(module: nn.Module) -> bool:
     """Whether any convolution is followed by a batch norm."""
     return any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
+
+
+def norm_gains(module: nn.Module) -> dict[str, torch.Tensor]:
+    """What `fold_norms` multiplies each convolution's weights by: (O,) by its path."""
+    found = {}
+    for path, conv in module.named_modules():
+        norm = _norm_beside(module, path) if isinstance(conv, nn.Conv2d) else None
+        if norm is not None:
+            found[path] = _gain(norm)
+    return found
 
 
 def unfold_norms(folded: nn.Module, like: nn.Module, images: torch.Tensor) -> nn.Module:
@@ -93,11 +103,15 @@ def _norm_beside(module: nn.Module, path: str) -> nn.Module | None:
     return getattr(module.get_submodule(parent), "norm", None) if name == "conv" else None
 
 
+def _gain(norm: nn.Module) -> torch.Tensor:
+    return norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+
+
 def _fold(target: nn.Module, conv: nn.Module, norm: nn.Module | None) -> None:
     weight = conv.weight.double()
     bias = torch.zeros(len(weight)).double() if conv.bias is None else conv.bias.double()
     if norm is not None:
-        gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        gain = _gain(norm)
         weight = weight * gain[:, None, None, None]
         bias = (bias - norm.running_mean.double()) * gain + norm.bias.double()
     with torch.no_grad():

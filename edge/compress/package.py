@@ -8,9 +8,11 @@ META      JSON: the manifest, what rebuilds the module, the tensors in order, th
           dense bytes.
 GRAPH     optional: the ONNX graph without its weights, see `edge.compress.package_onnx`; zlib with
           META as its dictionary.
-CODEBOOKS the centroids of every shared tensor.
+CODEBOOKS the centroids of every shared tensor, and the scales of its output channels if it has any.
 WEIGHTS   the codes of every shared tensor, in one of `edge.compress.coding.CODINGS`.
-PLAIN     every other tensor: biases, scales.
+PLAIN     every other tensor: biases.
+
+Version 2 has scales, version 1 has none; a package is of the lowest version that holds it.
 """
 
 from __future__ import annotations
@@ -136,8 +138,7 @@ class Package:
                 yield entry, values.reshape(entry.shape)
             else:
                 values, centroids = entry.take(centroids)
-                code = next(codes).reshape(entry.shape)
-                yield entry, Codebook(values.astype(np.float32), code)
+                yield entry, entry.book(values, next(codes))
         # The codes' own check comes after their last layer.
         for _ in codes:
             raise ArtifactError(f"{self.source}: codes of more layers than it names")
@@ -193,7 +194,7 @@ def write_package(
     ]
     if graph is not None:
         parts.append(deflated(Kind.GRAPH, graph, meta))
-    data = join_parts(parts)
+    data = join_parts(parts, 2 if any(entry.scaled for entry in entries) else 1)
     write_atomic(Path(path), data)
     return PackageSizes(len(data), {p.kind.name.lower(): len(p.stored) for p in parts}, chosen)
 

@@ -12,7 +12,7 @@ from edge.errors import ArtifactError
 
 __all__ = ["Kind", "Part", "deflated", "inflated", "join_parts", "part_of", "split_parts"]
 
-MAGIC, VERSION = b"EDGEZ", 1
+MAGIC, VERSIONS = b"EDGEZ", (1, 2)
 _HEAD = struct.Struct("<5sBH")
 _ENTRY = struct.Struct("<HHIII")
 _CRC = struct.Struct("<I")
@@ -79,9 +79,9 @@ def inflated(part: Part, source: str, dictionary: bytes = b"") -> bytes:
     return data
 
 
-def join_parts(parts: Sequence[Part]) -> bytes:
+def join_parts(parts: Sequence[Part], version: int) -> bytes:
     """The file."""
-    head = _HEAD.pack(MAGIC, VERSION, len(parts))
+    head = _HEAD.pack(MAGIC, version, len(parts))
     for part in parts:
         head += _ENTRY.pack(
             part.kind, part.coding, len(part.stored), part.decoded, zlib.crc32(part.stored)
@@ -122,9 +122,10 @@ def _count(data: bytes, source: str) -> int:
     if len(data) < _HEAD.size or not data.startswith(MAGIC):
         raise ArtifactError(f"{source}: not an .edgez package")
     _, version, count = _HEAD.unpack_from(data)
-    if version != VERSION:
+    if version not in VERSIONS:
         raise ArtifactError(
-            f"{source}: version {version} of the package; this edge reads {VERSION}: update it"
+            f"{source}: version {version} of the package; this edge reads 1 to {VERSIONS[-1]}: "
+            "update it"
         )
     return int(count)
 
