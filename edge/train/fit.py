@@ -101,7 +101,9 @@ def advance(
         while run.step < until:
             for group in run.optimizer.param_groups:
                 group["lr"] = learning_rate(run.step, schedule)
-            parts = _step(called or run.model, loss, batches, run.optimizer, schedule)
+            parts = _step(
+                run.model if called is None else called, loss, batches, run.optimizer, schedule
+            )
             if after_step is not None:
                 after_step(run.model)
             follow(run.average, run.model, min(schedule.average, (1 + run.step) / (10 + run.step)))
