@@ -49,6 +49,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     target.add_argument("--plan", metavar="F", help="replay the plan of an earlier run")
     parser.add_argument(
+        "--begin",
+        metavar="F",
+        help="with --plan: its .safetensors, to train it further",
+    )
+    parser.add_argument(
         "--importance",
         choices=("taylor", "l1", "gamma", "dissection"),
         default="taylor",
@@ -206,6 +211,7 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             table=args.table,
         ),
+        begin=args.begin,
         tuning=fine_tuning(args),
         images=args.images,
         output=args.output,

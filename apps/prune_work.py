@@ -25,7 +25,8 @@ from edge.compress.refit import refit
 from edge.compress.slicing import prune_channels
 from edge.data.datasets import Dataset
 from edge.data.items import thin
-from edge.errors import CompressionError
+from edge.errors import ArtifactError, CompressionError
+from edge.models.checkpoint import load_safetensors
 from edge.models.zoo import LoadedModel
 from edge.train.augment import Labelled
 from edge.train.losses import loss_for
@@ -161,19 +162,27 @@ class Work:
             )
         return best
 
-    def after(self, plan: PrunePlan, tuning: FineTuning | None) -> tuple[list[Stage], list[str]]:
-        """The stages after pruning, and the training's log."""
+    def after(
+        self, plan: PrunePlan, tuning: FineTuning | None, begin: str | Path | None = None
+    ) -> tuple[list[Stage], list[str]]:
+        """The stages after pruning, and the training's log; `begin` as `apps.pruning.prune`."""
         pruned = prune_channels(self.module, plan)
-        images = [batch for batch, _ in self._batches(self.pictures, _REFIT_IMAGES)]
-        if self.choice.refit:
-            refit(pruned, self.module, plan, images, lambda x: steps(x, "fitting layers", len(x)))
+        if begin is None:
+            self._fit(pruned, plan)
         else:
-            measure_norms(pruned, images)
+            _load(pruned, begin)
         stages, log = [self.judge("pruned", pruned)], list[str]()
         if tuning is not None:
             tuned, log = learn(stages[0], self.pictures, tuning, self.module)
             stages.append(self.judge("fine-tuned", tuned))
         return stages, log
+
+    def _fit(self, pruned: nn.Module, plan: PrunePlan) -> None:
+        images = [batch for batch, _ in self._batches(self.pictures, _REFIT_IMAGES)]
+        if self.choice.refit:
+            refit(pruned, self.module, plan, images, lambda x: steps(x, "fitting layers", len(x)))
+        else:
+            measure_norms(pruned, images)
 
     def _milliseconds(self, artifacts: Sequence[Path]) -> list[float]:
         return time_stages(artifacts, self.judged.items[0], self.choice.threads)
@@ -186,6 +195,16 @@ class Work:
             return narrow / full
 
         return measure
+
+
+def _load(pruned: nn.Module, path: str | Path) -> None:
+    """The weights of an earlier run into the network of its plan, in place."""
+    mine, its = pruned.state_dict(), load_safetensors(path)[0].state_dict()
+    if {name: tensor.shape for name, tensor in mine.items()} != {
+        name: tensor.shape for name, tensor in its.items()
+    }:
+        raise ArtifactError(f"{path}: not the network of the plan; give the plan beside it")
+    pruned.load_state_dict(its)
 
 
 def finish(

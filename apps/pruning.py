@@ -15,6 +15,7 @@ from apps.prune_work import Choice, Work, finish, how_made
 from apps.table import say, show
 from edge.artifact import make_folder, write_atomic
 from edge.compress.finetune import FineTuning
+from edge.errors import CompressionError
 
 __all__ = ["print_pruning", "prune"]
 
@@ -26,6 +27,7 @@ def prune(
     target: Target | None = None,
     max_drop: float | None = None,
     plan: str | Path | None = None,
+    begin: str | Path | None = None,
     train: str | Path | None = None,
     choice: Choice | None = None,
     tuning: FineTuning | None = None,
@@ -44,6 +46,8 @@ def prune(
         target: what to reach; exactly one of this, `max_drop` and `plan`.
         max_drop: points of mAP@.5 (0..100) that may be lost; as narrow as that allows.
         plan: a plan from an earlier run, replayed.
+        begin: the `.safetensors` of that run, to train it further: what is pruned is not fitted
+            again.
         train: labelled images for importance, batch norms and fine-tuning; left out: scenes,
             or `data`.
         choice: how channels are chosen.
@@ -60,6 +64,8 @@ def prune(
         ArtifactError, DataError: the model or the images cannot be used.
     """
     choice = choice or Choice()
+    if begin is not None and plan is None:
+        raise CompressionError(f"{begin} can be gone on with from its plan alone: give --plan")
     if (target is None) + (max_drop is None) + (plan is None) != 2:
         raise ValueError("exactly one of target, max_drop and plan is taken")
     data, train = needed(model, data, train)
@@ -75,7 +81,7 @@ def prune(
             chosen = work.plan_for(target, before)
         else:
             chosen = work.plan_by_drop(max_drop or 0.0, before, tuning)
-        stages, log = work.after(chosen, tuning)
+        stages, log = work.after(chosen, tuning, begin)
         stem = name or f"{loaded.spec.name}-pruned"
         result = finish([before, *stages], work, chosen, folder, stem)
     result |= how_made(model, data, train, choice, tuning, log)

@@ -23,6 +23,7 @@ from edge.compress.plan import PrunePlan
 from edge.compress.refit import refit
 from edge.compress.slicing import prune_channels
 from edge.errors import CompressionError, DataError
+from edge.models.checkpoint import load_safetensors
 from edge.models.darknet import Darknet
 from edge.models.zoo import load_model
 from edge.spec import HeadSpec, ModelSpec
@@ -352,6 +353,25 @@ def test_prune_to_milliseconds_megabytes_and_points_and_replay(
     [table] = (tmp_path / "cache" / "latency").glob("*.json")
     given = run(f"{base} --target-ms 60% --table {table}", tmp_path / "given")
     assert given["plan"]
+
+
+def test_a_pruned_network_is_trained_further_from_its_plan_and_weights(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_pictures(tmp_path / "data", 6)
+    base = f"prune {model_file} --data {data}"
+    first = run(f"{base} --ratio 0.4 --no-refit --fine-tune 2 --batch 2", tmp_path / "first")
+    plan, weights = first["files"]["plan"], first["files"]["safetensors"]
+    again = run(f"{base} --plan {plan} --begin {weights}", tmp_path / "again")
+    assert again["stages"][1]["map50"] == first["stages"][2]["map50"]
+    old, new = (load_safetensors(f["files"]["safetensors"])[0].state_dict() for f in (first, again))
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    for options, words in (
+        (f"--plan {plan} --begin {model_file.with_suffix('.safetensors')}", "not the network of"),
+        (f"--ratio 0.4 --begin {weights}", "give --plan"),
+    ):
+        assert main([*f"{base} {options}".split(), "-o", str(tmp_path / "bad")]) == 2
+        assert words in capsys.readouterr().err
 
 
 def pretended(shape: object, _threads: int) -> float:
