@@ -65,7 +65,7 @@ class Recipe:
     scaled: bool = False
 
 
-RECIPES = {"plain": Recipe(), "deep": Recipe(prune=0.85, bits=3, scaled=True)}
+RECIPES = {"plain": Recipe(), "deep": Recipe(prune=0.86, bits=3, scaled=True)}
 
 
 @dataclass(eq=False)
