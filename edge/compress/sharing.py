@@ -148,7 +148,7 @@ class Clustered(nn.Module):
 
     def _nearest(self, weight: torch.Tensor) -> torch.Tensor:
         middles = (self.centroids[1:] + self.centroids[:-1]) / 2
-        return torch.bucketize(self._even(weight), middles)
+        return torch.bucketize(self._even(weight).contiguous(), middles)
 
     def book(self, weight: torch.Tensor) -> Codebook:
         """What `weight` is moved to, without the centroids that nothing is near."""
