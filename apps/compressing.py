@@ -16,7 +16,7 @@ from torch import nn
 from apps.accuracy import labelled
 from apps.dense_model import Dense, load_dense
 from apps.packing import pack
-from apps.prune_source import images_for
+from apps.prune_source import earlier, images_for
 from apps.prune_stages import judge, pictures_of
 from apps.table import say, show, steps
 from edge.artifact import write_atomic
@@ -28,7 +28,7 @@ from edge.compress.folding import fold_norms, unfold_norms
 from edge.compress.package_tensors import as_half
 from edge.data.datasets import Dataset
 from edge.errors import ArtifactError, CompressionError
-from edge.models.checkpoint import load_safetensors, save_safetensors
+from edge.models.checkpoint import save_safetensors
 from edge.train.augment import Labelled
 from edge.train.batches import BatchMaker, make_batch
 
@@ -244,7 +244,9 @@ def _stages(
         work.report(f"{name}: {size} bytes" + ("" if map50 is None else f", mAP@.5 {map50:.4f}"))
 
     told("original", dense.bytes, work.map50("original", dense.module))
-    small = _earlier(pruned or begin, dense)
+    small, source = dense.module, pruned or begin
+    if source is not None:
+        small = earlier(source, small, f"the pruned network of {dense.spec.name}")
     if pruned is None:
         small = work.prune(small)
     save_safetensors(small, target.with_suffix(".pruned.safetensors"), dense.spec)
@@ -277,17 +279,6 @@ def _stages(
         "labels": list(dense.labels),
         "layers": [_layer(path, book) for path, book in books.items()],
     }
-
-
-def _earlier(path: str | Path | None, dense: Dense) -> nn.Module:
-    """The pruned network of an earlier run; without one the full network."""
-    if path is None:
-        return dense.module
-    module = load_safetensors(path)[0]
-    mine, its = dense.module.state_dict(), module.state_dict()
-    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in its.items()}:
-        raise ArtifactError(f"{path}: not the pruned network of {dense.spec.name}")
-    return module
 
 
 def _stored(book: Codebook, half: bool) -> Codebook:

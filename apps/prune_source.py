@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from apps.training_start import shipped
 from edge.artifact import sha256_of
 from edge.built_in import BUILT_IN
-from edge.errors import DataError
+from edge.errors import ArtifactError, DataError
+from edge.models.checkpoint import load_safetensors
 from edge.models.zoo import LoadedModel, load_model
 
-__all__ = ["images_for", "load_prunable", "needed"]
+__all__ = ["earlier", "images_for", "load_prunable", "needed"]
 
 _JUDGING = "scenes"
 # As in tools/train_builtin.py with seed 7: scenes that no evaluation sees.
@@ -54,3 +57,16 @@ def load_prunable(model: str | Path, **options: Any) -> LoadedModel:
         return load_model(model, **options)
     begun = shipped(str(model), **options)
     return LoadedModel(begun.module.eval(), begun.spec, sha256_of(BUILT_IN[str(model)]))
+
+
+def earlier(path: str | Path, like: nn.Module, what: str) -> nn.Module:
+    """The network that an earlier run wrote, to go on with; `like` has its shapes.
+
+    Raises:
+        ArtifactError: it cannot be read, or is not `what`.
+    """
+    module = load_safetensors(path)[0]
+    mine, its = like.state_dict(), module.state_dict()
+    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in its.items()}:
+        raise ArtifactError(f"{path}: not {what}")
+    return module

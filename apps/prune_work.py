@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from apps.host import fingerprint
+from apps.prune_source import earlier
 from apps.prune_stages import Stage, judge, learn, save, time_stages
 from apps.prune_target import Pruner, Target, measured_cost
 from apps.table import say, steps
@@ -25,8 +26,7 @@ from edge.compress.refit import refit
 from edge.compress.slicing import prune_channels
 from edge.data.datasets import Dataset
 from edge.data.items import thin
-from edge.errors import ArtifactError, CompressionError
-from edge.models.checkpoint import load_safetensors
+from edge.errors import CompressionError
 from edge.models.zoo import LoadedModel
 from edge.train.augment import Labelled
 from edge.train.losses import loss_for
@@ -170,7 +170,7 @@ class Work:
         if begin is None:
             self._fit(pruned, plan)
         else:
-            _load(pruned, begin)
+            pruned = earlier(begin, pruned, "the network of the plan; give the plan beside it")
         stages, log = [self.judge("pruned", pruned)], list[str]()
         if tuning is not None:
             tuned, log = learn(stages[0], self.pictures, tuning, self.module)
@@ -195,16 +195,6 @@ class Work:
             return narrow / full
 
         return measure
-
-
-def _load(pruned: nn.Module, path: str | Path) -> None:
-    """The weights of an earlier run into the network of its plan, in place."""
-    mine, its = pruned.state_dict(), load_safetensors(path)[0].state_dict()
-    if {name: tensor.shape for name, tensor in mine.items()} != {
-        name: tensor.shape for name, tensor in its.items()
-    }:
-        raise ArtifactError(f"{path}: not the network of the plan; give the plan beside it")
-    pruned.load_state_dict(its)
 
 
 def finish(

@@ -137,7 +137,7 @@ def fine_tune(
             batches, loss = distilled(batches, loss, teacher, spec, how.teacher)
         assert loss is not None  # FineTuning refuses neither labels nor teacher
         every = max(1, how.steps // 10)
-        # A CPU takes two thirds of the time for a step in this layout.
+        # Convolutions train faster in this layout on a CPU, as in `edge.train.session`.
         model = model.to(memory_format=torch.channels_last)
         tuned = fit(model, loss, batches, schedule, report, every, after_step=stepped)
         return tuned.to(memory_format=torch.contiguous_format)
