@@ -22,8 +22,9 @@ def package_facts(path: Path) -> tuple[Manifest, dict[str, Any]]:
     `ratio`, `bits_per_weight` (of the shared weights), `tensors`.
 
     Of a tensor: `name`, `shape`, `type` of its stored numbers, `values` (size of its codebook,
-    None where each number is stored), `zeros` (how many are exactly 0). All weights are unfolded
-    once, one tensor at a time, so their checksum is compared too.
+    None where each number is stored), `scaled` (whether each output channel has a scale beside
+    it), `zeros` (how many are exactly 0). All weights are unfolded once, one tensor at a time, so
+    their checksum is compared too.
 
     Raises:
         ArtifactError: damaged.
@@ -49,7 +50,7 @@ def _tensors(package: Package) -> list[dict[str, Any]]:
     for entry in package.entries:
         row = {"name": entry.name, "shape": list(entry.shape), "type": _TYPES[entry.type]}
         levels = None if entry.layer is None else entry.layer.levels
-        found.append({**row, "values": levels, "zeros": zeros[entry.name]})
+        found.append({**row, "values": levels, "scaled": entry.scaled, "zeros": zeros[entry.name]})
     return found
 
 
@@ -86,10 +87,11 @@ def _stage(stage: Mapping[str, Any]) -> Sequence[str]:
 def _row(tensor: Mapping[str, Any]) -> Sequence[str]:
     shape = tensor["shape"]
     share = tensor["zeros"] / max(1, int(np.prod(shape)))
+    values = "each" if tensor["values"] is None else str(tensor["values"])
     return (
         tensor["name"],
         "x".join(map(str, shape)),
         tensor["type"],
-        "each" if tensor["values"] is None else str(tensor["values"]),
+        f"{values}, scaled" if tensor["scaled"] else values,
         f"{share:.1%}",
     )

@@ -167,7 +167,9 @@ def package(folder: Path, onnx: Path) -> tuple[Path, dict[str, Codebook | NDArra
     rng = np.random.default_rng(5)
     index = rng.integers(1, 5, (6, 8, 3, 3)) * (rng.random((6, 8, 3, 3)) < 0.4)
     tensors: dict[str, Codebook | NDArray[np.float32]] = {
-        "a.weight": Codebook(np.array([-2.0, -1.0, 1.0, 2.0], np.float32), index),
+        "a.weight": Codebook(
+            np.array([-2.0, -1.0, 1.0, 2.0], np.float32), index, np.arange(1, 7, dtype=np.float32)
+        ),
         "a.bias": np.array([0, 0, 1, 2, 3, 4], np.float32),
         "a.scale": np.array([1e6], np.float32),
     }
@@ -190,16 +192,18 @@ def test_a_package_is_shown_with_stages_sections_and_tensors(
     assert isinstance(weight, Codebook)
     zeros = int((weight.index == 0).sum())
     assert 0 < zeros < 432
+    plain = {"values": None, "scaled": False}
     assert result["tensors"] == [
         {
             "name": "a.weight",
             "shape": [6, 8, 3, 3],
             "type": "float16",
             "values": 4,
+            "scaled": True,
             "zeros": zeros,
         },
-        {"name": "a.bias", "shape": [6], "type": "float16", "values": None, "zeros": 2},
-        {"name": "a.scale", "shape": [1], "type": "float32", "values": None, "zeros": 0},
+        {"name": "a.bias", **plain, "shape": [6], "type": "float16", "zeros": 2},
+        {"name": "a.scale", **plain, "shape": [1], "type": "float32", "zeros": 0},
     ]
     assert result["kind"] == "package" and result["dense_bytes"] == 4 * (432 + 6 + 1)
     assert result["ratio"] == result["dense_bytes"] / path.stat().st_size
@@ -208,7 +212,15 @@ def test_a_package_is_shown_with_stages_sections_and_tensors(
     assert result["bits_per_weight"] == 8 * result["sections"]["weights"] / 432
     assert result["contract_digest"] == net[0].spec.contract.digest
     out = capsys.readouterr().out
-    for fact in ("4,000", "50.00%", "codebooks", "6x8x3x3", f"{zeros / 432:.1%}", "random weights"):
+    for fact in (
+        "4,000",
+        "50.00%",
+        "codebooks",
+        "6x8x3x3",
+        "4, scaled",
+        f"{zeros / 432:.1%}",
+        "random weights",
+    ):
         assert fact in out
 
 
