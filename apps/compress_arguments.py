@@ -45,6 +45,9 @@ def _model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=count, default=1, metavar="N", help="of onnxruntime")
     parser.add_argument("-o", "--output", required=True, metavar="F.edgez", help="the package")
+    parser.add_argument(
+        "--name", metavar="NAME", help="of the detector inside, in place of the model's"
+    )
     json_option(parser)
 
 
@@ -117,9 +120,13 @@ def _given(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return _given(weights=args.weights, names=args.names, resize=args.resize, name=args.name)
+
+
 def run(args: argparse.Namespace) -> int:
     """`edge compress`."""
-    options = _given(weights=args.weights, names=args.names, resize=args.resize)
+    options = _options(args)
     if args.noise_db is not None:
         app = import_module("apps.compress_noise")
         result = app.compress_to_noise(
@@ -193,7 +200,7 @@ def run_share(args: argparse.Namespace) -> int:
         threads=args.threads,
         output=args.output,
         json_path=args.json,
-        **_given(weights=args.weights, names=args.names, resize=args.resize),
+        **_options(args),
     )
     app.print_sharing(result)
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +47,24 @@ class Dense:
         return 4 * sum(int(tensor.numel()) for tensor in self.module.state_dict().values())
 
 
-def load_dense(model: str | Path, scratch: Path, **options: Any) -> Dense:
+def load_dense(
+    model: str | Path, scratch: Path, *, name: str | None = None, **options: Any
+) -> Dense:
     """A built-in or zoo name, .cfg, .npz, .safetensors or .edgez.
 
     Args:
         scratch: a folder for temporary files.
+        name: of the detector, in place of its own.
         options: as `edge.models.zoo.load_model`.
 
     Raises:
         ArtifactError: no such model, or a file that is damaged or does not fit.
     """
+    dense = _load(model, scratch, **options)
+    return dense if name is None else replace(dense, spec=replace(dense.spec, name=name))
+
+
+def _load(model: str | Path, scratch: Path, **options: Any) -> Dense:
     given = {key: value for key, value in options.items() if value is not None}
     model = PACKAGED.get(str(model), model)
     if str(model) in BUILT_IN or Path(model).suffix == ".edgez":

@@ -147,6 +147,15 @@ def test_a_given_noise_is_kept_by_the_file(tmp_path: Path, model: Path) -> None:
     assert 25 <= result["noise_db"] < 30 and result["file_bytes"] == target.stat().st_size
 
 
+@pytest.mark.parametrize("command", ["share", "compress"])
+def test_a_package_may_have_a_name_of_its_own(tmp_path: Path, model: Path, command: str) -> None:
+    target = tmp_path / "s.edgez"
+    assert main([command, str(model), "--name", "tiny", "-o", str(target)]) == 0
+    assert read_package(target).manifest.spec.name == "tiny"
+    assert main(["unpack", str(target), "-o", str(tmp_path / "u")]) == 0
+    assert (tmp_path / "u" / "tiny.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
