@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-from apps.argument_types import count, size, words
+from apps.argument_types import count, size, target, words
 from apps.shared_options import json_option
 
 __all__ = ["arguments", "run"]
@@ -37,7 +37,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--classes", type=words, default=[], metavar="NAMES", help="only these")
     parser.add_argument("--images", type=count, metavar="N", help="at most so many, spread evenly")
-    parser.add_argument("--curve", metavar="F.svg", help="plot of the mean IoU over their number")
+    parser.add_argument(
+        "--curve", type=target(), metavar="F.svg", help="plot of the mean IoU over their number"
+    )
     parser.add_argument("--largest", type=count, metavar="N", help="up to which it goes (15)")
     json_option(parser)
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
 
-__all__ = ["count", "inner_share", "positive", "share", "size", "words"]
+from edge.artifact import make_folder
+from edge.errors import ArtifactError
+
+__all__ = ["count", "inner_share", "positive", "share", "size", "target", "words"]
 
 
 def count(text: str) -> int:
@@ -51,3 +57,26 @@ def size(text: str) -> tuple[int, int]:
 def words(text: str) -> list[str]:
     """What stands between commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def target(suffix: str = "") -> Callable[[str], str]:
+    """A file to write, with `suffix`: what cannot be written is refused before the work begins.
+
+    A missing folder is made.
+    """
+
+    def check(text: str) -> str:
+        path = Path(text)
+        if not path.name.endswith(suffix):
+            raise ArgumentTypeError(f"{text} does not end in {suffix}")
+        if path.is_dir():
+            raise ArgumentTypeError(f"{text} is a folder; name a file in it")
+        try:
+            folder = make_folder(path.parent)
+        except ArtifactError as error:
+            raise ArgumentTypeError(str(error)) from error
+        if not os.access(folder, os.W_OK):
+            raise ArgumentTypeError(f"{text} cannot be written: {folder} takes no files")
+        return text
+
+    return check

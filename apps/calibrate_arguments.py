@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-from apps.argument_types import count
+from apps.argument_types import count, target
 from apps.shared_options import json_option
 from edge.errors import CalibrationError
 
@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("onnx", nargs="?", metavar="ONNX", help="NAME.fp32.onnx of export-engine")
     add("--data", metavar="DIR", help="pictures; left out: built-in scenes")
     recipe_options(parser)
-    add("-o", "--output", metavar="F", help="the table (NAME.calib.json)")
+    add("-o", "--output", type=target(".json"), metavar="F", help="the table (NAME.calib.json)")
     add("--fresh", action="store_true", help="measure even if the table there is up to date")
     add(
         "--choose",
@@ -59,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--not-in", metavar="DIR", help="evaluation set, of which no picture may be used")
     add("--allow-overlap", action="store_true", help="use them all the same")
     add("--stability", action="store_true", help="how far the scales depend on the pictures")
-    add("--svg", metavar="F", help="draw that there")
+    add("--svg", type=target(), metavar="F", help="draw that there")
     add("--diff", nargs=2, metavar=("A", "B"), help="what differs between two tables; no ONNX")
     json_option(parser)
 

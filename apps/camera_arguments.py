@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
 
-from apps.argument_types import count, positive, size
+from apps.argument_types import count, positive, size, target
 from apps.dashboard_guard import Address, check_token, parse_address
 from apps.shared_options import threads_option
 from apps.source_frame import MAX_SIDE, public_name
@@ -37,7 +37,9 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     _dashboard_arguments(parser)
     parser.add_argument("--seconds", type=positive, metavar="N", help="end after so long")
     parser.add_argument("--frames", type=count, metavar="N", help="end after so many frames")
-    parser.add_argument("--stats", metavar="F", help="write the figures there as JSON")
+    parser.add_argument(
+        "--stats", type=target(), metavar="F", help="write the figures there as JSON"
+    )
 
 
 def _source_arguments(parser: argparse.ArgumentParser) -> None:

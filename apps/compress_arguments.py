@@ -6,7 +6,7 @@ import argparse
 from importlib import import_module
 from typing import Any
 
-from apps.argument_types import count
+from apps.argument_types import count, target
 from apps.prune_arguments import fine_tuning, tuning_arguments
 from apps.shared_options import json_option, model_options
 
@@ -44,7 +44,9 @@ def _model(parser: argparse.ArgumentParser) -> None:
         "--images", type=count, metavar="N", help="judge by at most so many, spread evenly"
     )
     parser.add_argument("--threads", type=count, default=1, metavar="N", help="of onnxruntime")
-    parser.add_argument("-o", "--output", required=True, metavar="F.edgez", help="the package")
+    parser.add_argument(
+        "-o", "--output", type=target(), required=True, metavar="F.edgez", help="the package"
+    )
     parser.add_argument(
         "--name", metavar="NAME", help="of the detector inside, in place of the model's"
     )

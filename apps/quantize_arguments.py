@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from apps.argument_types import target
 from apps.shared_options import keep_options
 
 __all__ = ["arguments", "run"]
@@ -15,7 +16,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("onnx", metavar="ONNX", help="NAME.fp32.onnx of export-engine")
     parser.add_argument("table", metavar="TABLE", help="NAME.calib.json of edge calibrate")
     keep_options(parser)
-    parser.add_argument("-o", "--output", metavar="F", help="the INT8 graph (NAME.int8.onnx)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=target(".onnx"),
+        metavar="F",
+        help="the INT8 graph (NAME.int8.onnx)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-from apps.argument_types import count, share
+from apps.argument_types import count, share, target
 from apps.shared_options import json_option, threads_option
 
 __all__ = ["arguments", "run"]
@@ -39,8 +39,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "without: onnxruntime",
     )
     threads_option(parser)
-    add("--precision-map", metavar="F", help="where to write the map (beside the graph)")
-    add("-o", "--output", metavar="F", help="the mixed graph (NAME.mixed.onnx)")
+    add(
+        "--precision-map",
+        type=target(),
+        metavar="F",
+        help="where to write the map (beside the graph)",
+    )
+    add(
+        "-o",
+        "--output",
+        type=target(".onnx"),
+        metavar="F",
+        help="the mixed graph (NAME.mixed.onnx)",
+    )
     json_option(parser)
 
 

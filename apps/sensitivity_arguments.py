@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-from apps.argument_types import count
+from apps.argument_types import count, target
 from apps.shared_options import json_option, threads_option
 
 __all__ = ["arguments", "run"]
@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, metavar="DIR", help="pictures; with labels mAP is measured too")
     add("--images", type=count, default=50, metavar="N", help="for mAP, at most (%(default)s)")
     add("--no-map", action="store_true", help="noise only, which takes seconds")
-    add("--plot", metavar="F.svg", help="draw the layers' noise there")
+    add("--plot", type=target(), metavar="F.svg", help="draw the layers' noise there")
     threads_option(parser)
     json_option(parser)
 

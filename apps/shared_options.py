@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from apps.argument_types import count, share, words
+from apps.argument_types import count, share, target, words
 
 __all__ = [
     "exact_option",
@@ -18,7 +18,9 @@ __all__ = [
 
 def json_option(parser: argparse.ArgumentParser) -> None:
     """Where to write the result as JSON."""
-    parser.add_argument("--json", metavar="F", help="write the result there as JSON too")
+    parser.add_argument(
+        "--json", type=target(), metavar="F", help="write the result there as JSON too"
+    )
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:

@@ -294,3 +294,37 @@ def test_a_network_without_its_weights_says_which_file_to_put_where(
 
 def _no_network(*_: object) -> None:
     raise OSError("Network is unreachable")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "a.onnx", "--table", "t.json", "--data", "d", "-o", "mixed"], ".onnx"),
+        (["quantize", "a.onnx", "t.json", "-o", "mixed"], "mixed does not end in .onnx"),
+        (["sensitivity", "a.onnx", "--table", "t", "--data", "d", "--plot", "."], "is a folder"),
+        (["bench", "a.onnx", "--json", "file/r.json"], "file: no folder can be made"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_work(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    # Nothing was looked at yet: none of the files that these commands read is there.
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_missing_folder_of_a_result_is_made(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "r.json"
+    assert (
+        cli.main(["share", str(model), "-o", str(tmp_path / "a.edgez"), "--json", str(target)]) == 0
+    )
+    assert json.loads(target.read_text())["file"] == str(tmp_path / "a.edgez")
