@@ -7,9 +7,10 @@ DATA holds weights/NAME.cfg and .weights, aix/ (labelled pictures in series) and
 coco/val. Each of the two halves of aix calibrates what is evaluated on the other.
 
 onnxruntime's graphs are made as its documentation says (quant_pre_process, then quantize_static
-with QDQ and weights per channel) and run as it optimises them; NVIDIA's modelopt where it is
-installed. "best other" is the best of them by mAP@.5 on the very images of the evaluation, which
-favours them.
+with QDQ and weights per channel); NVIDIA's modelopt where it is installed. All graphs are computed
+as they are written, as TensorRT does. With --kernels those of others run as onnxruntime optimises
+them, whose sums overflow on an x86 CPU without VNNI. "best other" is the best of them by mAP@.5 on
+the very images of the evaluation, which favours them.
 """
 
 from __future__ import annotations
@@ -191,15 +192,15 @@ def halves(folder: Path) -> Iterator[list[tuple[str, str]]]:
 
 
 def evaluated(
-    path: Path, data: str, images: int | None, foreign: bool, threads: int | None
+    path: Path, data: str, foreign: bool, args: argparse.Namespace
 ) -> dict[str, ClassResults]:
     """What the bootstrap needs of `path` over `data`."""
-    options = {"rearrange": False} if foreign else {"exact": True}
-    if threads is not None:
-        options["threads"] = threads  # type: ignore[assignment]
+    options: dict[str, Any] = {"exact": not (foreign and args.kernels), "rearrange": not foreign}
+    if args.threads is not None:
+        options["threads"] = args.threads
     with open_backend(path, **options) as backend:
         spec = backend.manifest.spec
-        dataset = labelled(data, spec.classes, images)
+        dataset = labelled(data, spec.classes, args.eval_images)
         found, pixels = run_over([Detector(backend, **OPTIONS)], dataset, what=path.stem)
         return score(found[0], pixels, spec.classes).results
 
@@ -216,8 +217,7 @@ def measure(
             cfg = root / "weights" / f"{name}.cfg"
             names = root / "weights" / MODELS[name][0]
             source = fp32_onnx(cfg, Path(folder), names=names, resize="stretch")
-            run = (data, args.eval_images)
-            results.setdefault("FP32", []).append(evaluated(source, *run, False, args.threads))
+            results.setdefault("FP32", []).append(evaluated(source, data, False, args))
             for number, recipe in enumerate(recipes(calib, args.calib_images)):
                 if args.recipes and not any(word in recipe.name for word in args.recipes):
                     continue
@@ -225,7 +225,7 @@ def measure(
                 start = time.perf_counter()
                 try:
                     recipe.make(source, target)
-                    found = evaluated(target, *run, not recipe.ours, args.threads)
+                    found = evaluated(target, data, not recipe.ours, args)
                 except (EdgeError, MemoryError, ImportError, RuntimeError, ValueError) as error:
                     say(f"{name}, {recipe.name}: {' '.join(str(error).split())[:200]}")
                     continue
@@ -311,6 +311,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--calib-images", type=int, default=200, help="(%(default)s)")
     parser.add_argument("--eval-images", type=int, help="at most so many of each set")
     parser.add_argument("--threads", type=int, help="CPU threads of onnxruntime")
+    parser.add_argument(
+        "--kernels", action="store_true", help="other tools' graphs as onnxruntime optimises them"
+    )
     parser.add_argument("--json", help="write the tables there")
     return parser
 
