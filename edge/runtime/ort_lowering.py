@@ -93,8 +93,26 @@ def lower(model: bytes, low: Mapping[str, float] | None = None) -> bytes:
     fused = [node for node in graph.graph.node if node.op_type == "Conv" and _fuses(graph, node)]
     names = {node.name for node in fused}
     rest = [n for n in graph.graph.node if n.op_type == "Conv" and n.name not in names]
+    _hide_relu(graph, rest)
     _fold(graph, rest)
     return bytes(graph.proto.SerializeToString())
+
+
+def _hide_relu(graph: _Graph, convolutions: list[Any]) -> None:
+    """ReLU as the leaky one of slope 0 behind what stays in floating point.
+
+    Between a dequantizer and ReLU onnxruntime 1.31 takes a convolution for one of INT8 and rounds
+    its weights, with one scale for all channels (WeightBiasQuantization).
+    """
+    for conv in convolutions:
+        for reader in graph.readers.get(conv.output[0], []):
+            if reader.op_type == "Relu":
+                _make_leaky(reader)
+
+
+def _make_leaky(relu: Any) -> None:
+    relu.op_type = "LeakyRelu"
+    relu.attribute.add(name="alpha", f=0.0, type=_FLOAT)
 
 
 def _as_unsigned(graph: _Graph) -> None:
@@ -113,8 +131,11 @@ def _dequantizer(graph: _Graph, tensor: str) -> Any | None:
 def _fuses(graph: _Graph, conv: Any) -> bool:
     """Whether onnxruntime shall make one INT8 kernel of a convolution and its neighbours."""
     readers = graph.readers.get(conv.output[0], [])
+    clipped = len(readers) == 1 and readers[0].op_type == "Clip"
+    if clipped:
+        readers = graph.readers.get(readers[0].output[0], [])
     return (
-        not _sees_few(graph, conv)
+        (clipped or not _sees_few(graph, conv))
         and _dequantizer(graph, conv.input[0]) is not None
         and len(readers) == 1
         and readers[0].op_type == "QuantizeLinear"
@@ -217,8 +238,7 @@ def _before_activation(graph: _Graph, node: Any, scale: Scale) -> list[Any]:
     if slope and graph.low.get(node.output[0], 0.0) < -room:
         return []
     if node.op_type == "Relu":
-        node.op_type = "LeakyRelu"
-        node.attribute.add(name="alpha", f=0.0, type=1)
+        _make_leaky(node)
     node.input[0] = f"{source}.moved"
     return _pair(type(node), source, source, scale)
 
