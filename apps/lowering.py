@@ -20,7 +20,7 @@ from apps.table import say
 from calibration.calibrate import SCENES
 from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import read_manifest, sha256_of
-from edge.built_in import BUILT_IN
+from edge.built_in import OF_SCENES
 from edge.errors import DataError, EdgeError
 from edge.runtime.backend import open_backend
 from edge.runtime.device import driver_facts
@@ -84,7 +84,7 @@ def _selection(source: Path, calib: str | Path | None, wanted: Wanted) -> Select
     if data is None:
         if wanted.max_map_drop is None:
             return None
-        data = SELECTION_SCENES if spec.name in BUILT_IN else calib
+        data = SELECTION_SCENES if spec.name in OF_SCENES else calib
         if data is None or str(data).endswith(".calib.json"):
             raise DataError("--max-map-drop needs labelled images: --accuracy-data FOLDER")
     return Selection.open(data, spec.classes, SELECTION_IMAGES)

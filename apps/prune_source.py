@@ -9,7 +9,7 @@ from torch import nn
 
 from apps.training_start import shipped
 from edge.artifact import sha256_of
-from edge.built_in import BUILT_IN
+from edge.built_in import BUILT_IN, OF_SCENES
 from edge.errors import ArtifactError, DataError
 from edge.models.checkpoint import load_safetensors
 from edge.models.zoo import LoadedModel, load_model
@@ -28,7 +28,7 @@ def images_for(
 
     Without `train` any other model learns from `data`.
     """
-    known = str(model) in BUILT_IN
+    known = str(model) in OF_SCENES
     data = data or (_JUDGING if known else None)
     return data, train or (_LEARNING if known else data)
 

@@ -13,7 +13,7 @@ from calibration.pictures import Seen, pictures
 from calibration.table import CalibrationTable, read_table
 from edge import __version__
 from edge.artifact import read_manifest, sha256_of
-from edge.built_in import BUILT_IN
+from edge.built_in import OF_SCENES
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, thin
 from edge.errors import CalibrationError
@@ -65,7 +65,7 @@ def run_calibration(
         CalibrationError, DataError: as `calibrate` and `calibrate_best`.
     """
     spec = read_manifest(source).spec
-    if calib is None and spec.name not in BUILT_IN:
+    if calib is None and spec.name not in OF_SCENES:
         say(
             f"calibrating {spec.name} on the built-in scenes: its scales will fit them, not your "
             "camera; give its own pictures with --calib FOLDER"
