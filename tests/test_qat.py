@@ -85,16 +85,18 @@ def same_numbers(network: QuantizedNetwork, path: Path, share: float = HALF_STEP
     """Equal but for half steps that fall to the other side, as float32 sums differ in a last bit.
 
     All levels and scales are equal to the bit, so between two roundings only the order of a
-    convolution's sum differs. `share` is that of the cells that may differ at all, in most of the
-    pictures: which of them has a sum on the edge of two levels early on depends on the CPU.
+    convolution's sum differs. `share` is that of the cells that may differ at all, in all pictures
+    but one: which has a sum on the edge of two levels early on depends on the CPU.
     """
     shares = []
     for image in picture((48, 64), seed=5, count=5):
+        worst = 0.0
         for mine, wanted in zip(heads(network, image[None]), exact(path, image[None]), strict=True):
             far = np.abs(mine - wanted) > 1e-5 * np.abs(wanted).max()
-            shares.append(far.mean())
+            worst = max(worst, far.mean())
             assert decibel(wanted, mine) > FLIPPED_DB
-    assert np.median(shares) <= share
+        shares.append(worst)
+    assert sorted(shares)[-2] <= share
 
 
 # ---------------------------------------------------------------- rounding and its gradients
