@@ -246,7 +246,7 @@ def _stages(
     told("original", dense.bytes, work.map50("original", dense.module))
     small, source = dense.module, pruned or begin
     if source is not None:
-        small = earlier(source, small, f"the pruned network of {dense.spec.name}")
+        small = earlier(source, f"the pruned network of {dense.spec.name}", small)
     if pruned is None:
         small = work.prune(small)
     save_safetensors(small, target.with_suffix(".pruned.safetensors"), dense.spec)

@@ -169,7 +169,9 @@ def tuning_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="of pictures and their changes (%(default)s)"
     )
     parser.add_argument(
-        "--bfloat16", action="store_true", help="faster training where the CPU has AMX"
+        "--bfloat16",
+        action="store_true",
+        help="faster training where the CPU has AMX or AVX-512 BF16",
     )
 
 

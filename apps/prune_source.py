@@ -59,14 +59,17 @@ def load_prunable(model: str | Path, **options: Any) -> LoadedModel:
     return LoadedModel(begun.module.eval(), begun.spec, sha256_of(BUILT_IN[str(model)]))
 
 
-def earlier(path: str | Path, like: nn.Module, what: str) -> nn.Module:
-    """The network that an earlier run wrote, to go on with; `like` has its shapes.
+def earlier(path: str | Path, what: str, *likes: nn.Module) -> nn.Module:
+    """The network that an earlier run wrote, to go on with; one of `likes` has its shapes.
 
     Raises:
         ArtifactError: it cannot be read, or is not `what`.
     """
     module = load_safetensors(path)[0]
-    mine, its = like.state_dict(), module.state_dict()
-    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in its.items()}:
+    if _shapes(module) not in [_shapes(like) for like in likes]:
         raise ArtifactError(f"{path}: not {what}")
     return module
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

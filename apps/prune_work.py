@@ -19,6 +19,7 @@ from edge.artifact import write_atomic
 from edge.compress.channels import Wiring, read_wiring
 from edge.compress.dissect import scores
 from edge.compress.finetune import FineTuning, measure_norms, plain_batches
+from edge.compress.folding import fold_norms, has_norms, unfold_norms
 from edge.compress.importance import Importance, gamma, l1, taylor
 from edge.compress.plan import PrunePlan
 from edge.compress.profile import profile
@@ -170,12 +171,20 @@ class Work:
         if begin is None:
             self._fit(pruned, plan)
         else:
-            pruned = earlier(begin, pruned, "the network of the plan; give the plan beside it")
+            pruned = self._earlier(begin, pruned)
         stages, log = [self.judge("pruned", pruned)], list[str]()
         if tuning is not None:
             tuned, log = learn(stages[0], self.pictures, tuning, self.module)
             stages.append(self.judge("fine-tuned", tuned))
         return stages, log
+
+    def _earlier(self, path: str | Path, pruned: nn.Module) -> nn.Module:
+        """What an earlier run wrote; out of a package it comes without its batch norms."""
+        what = "the network of the plan; give the plan beside it"
+        found = earlier(path, what, pruned, fold_norms(pruned))
+        if has_norms(found) or not has_norms(pruned):
+            return found
+        return unfold_norms(found, pruned, next(iter(self._batches(self.pictures)))[0])
 
     def _fit(self, pruned: nn.Module, plan: PrunePlan) -> None:
         images = [batch for batch, _ in self._batches(self.pictures, _REFIT_IMAGES)]

@@ -18,6 +18,7 @@ from edge.compress.channels import Wiring, read_wiring
 from edge.compress.cost import filters, megabytes, read_sites
 from edge.compress.distil import distilled, head_loss
 from edge.compress.finetune import FineTuning, fine_tune, measure_norms
+from edge.compress.folding import has_norms
 from edge.compress.importance import gamma, l1, of_family, taylor
 from edge.compress.plan import PrunePlan
 from edge.compress.refit import refit
@@ -366,6 +367,19 @@ def test_a_pruned_network_is_trained_further_from_its_plan_and_weights(
     assert again["stages"][1]["map50"] == first["stages"][2]["map50"]
     old, new = (load_safetensors(f["files"]["safetensors"])[0].state_dict() for f in (first, again))
     assert all(torch.equal(old[name], new[name]) for name in old)
+    package, unpacked = tmp_path / "small.edgez", tmp_path / "unpacked"
+    packed = f"share {weights} --bits 12 --full --data {data} --name small -o {package}"
+    assert main(packed.split()) == 0
+    assert main(["unpack", str(package), "-o", str(unpacked)]) == 0
+    folded = unpacked / "small.safetensors"
+    third = run(f"{base} --plan {plan} --begin {folded}", tmp_path / "third")
+    was, spec = load_safetensors(folded)
+    now = load_safetensors(third["files"]["safetensors"])[0]
+    assert list(now.state_dict()) == list(old) and not has_norms(was)
+    image = torch.rand(2, 3, *spec.contract.hw)
+    with torch.no_grad():
+        for mine, its in zip(now(image), was(image), strict=True):
+            torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-4)
     for options, words in (
         (f"--plan {plan} --begin {model_file.with_suffix('.safetensors')}", "not the network of"),
         (f"--ratio 0.4 --begin {weights}", "give --plan"),

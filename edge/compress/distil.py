@@ -27,19 +27,22 @@ def distilled(
     teacher: nn.Module,
     spec: ModelSpec,
     weight: float = 1.0,
+    *,
+    bfloat16: bool = False,
 ) -> tuple[Batches, Loss]:
     """`batches` and `loss` for `edge.train.fit.fit`, with `weight` times the teacher's part.
 
     Args:
         loss: of the labels; None learns from the teacher alone.
         teacher: of the same heads; runs on every batch, in eval mode.
+        bfloat16: run the teacher under autocast.
     """
     told: list[Sequence[torch.Tensor]] = []
     teacher.eval()
 
     def listened() -> tuple[torch.Tensor, torch.Tensor]:
         images, targets = batches()
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             told[:] = [teacher(images)]
         return images, targets
 

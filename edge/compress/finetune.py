@@ -54,7 +54,7 @@ class FineTuning:
             network is to do the same on the same pictures. `strong` is that of `edge train`, with
             mosaics, noise and half the size, for few pictures.
         seed: of order and changes of the pictures.
-        bfloat16: run the forward pass under autocast.
+        bfloat16: run the forward passes under autocast.
     """
 
     steps: int
@@ -134,7 +134,9 @@ def fine_tune(
     with prefetched(partial(make_batch, maker), 0, torch.device("cpu")) as batches:
         if how.teacher > 0:
             teacher = copy.deepcopy(teacher).to(memory_format=torch.channels_last)
-            batches, loss = distilled(batches, loss, teacher, spec, how.teacher)
+            batches, loss = distilled(
+                batches, loss, teacher, spec, how.teacher, bfloat16=how.bfloat16
+            )
         assert loss is not None  # FineTuning refuses neither labels nor teacher
         every = max(1, how.steps // 10)
         # Convolutions train faster in this layout on a CPU, as in `edge.train.session`.
