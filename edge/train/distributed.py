@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,11 @@ from torch import distributed, nn
 from edge.errors import DataError
 
 __all__ = ["Team", "agree", "device_of", "mean", "parallel", "shared", "team"]
+
+# Seconds. Gloo's threads outlive the group where DistributedDataParallel was used, and let go of
+# the last tensors a little after the result is there. They need the interpreter's lock for it;
+# one that still waits for the lock when the interpreter ends aborts the process.
+_LETTING_GO = 0.2
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ def team(device: str = "auto") -> Iterator[Team]:
         yield Team(distributed.get_rank(), size, here)
     finally:
         distributed.destroy_process_group()
+        if here.type == "cpu":
+            time.sleep(_LETTING_GO)
 
 
 def parallel(model: nn.Module, members: Team) -> Any:

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from edge.spec import HeadSpec, ModelSpec
 from edge.train.distributed import shared
-from edge.train.targets import box_iou
 
 __all__ = [
     "boxes_of_convdet",
@@ -86,23 +85,31 @@ def boxes_of_convdet(deltas: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     return torch.cat([centre, size], dim=-1)
 
 
-def _covered(boxes: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
-    """Which share of each box (..., 4) lies in `region` (4,); all by centre and size."""
-    low = torch.maximum(boxes[..., :2] - boxes[..., 2:] / 2, region[:2] - region[2:] / 2)
-    high = torch.minimum(boxes[..., :2] + boxes[..., 2:] / 2, region[:2] + region[2:] / 2)
-    return (high - low).clamp(min=0).prod(dim=-1) / (boxes[..., 2:].prod(dim=-1) + 1e-9)
+def _common(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Area that boxes have in common, broadcast; x, y, width and height come first: (4, ...).
+
+    In this order each of the four lies together in memory, which is several times as fast.
+    """
+    low = torch.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
+    high = torch.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
+    across, down = (high - low).clamp(min=0)
+    return across * down
 
 
 def passed_over(boxes: torch.Tensor, targets: torch.Tensor, ignore: float) -> torch.Tensor:
     """Boxes (N, ..., 4) that overlap an object by more than `ignore`, or half lie in a region."""
-    found = torch.zeros(boxes.shape[:-1], dtype=torch.bool, device=boxes.device)
-    places = targets[:, :2].long().tolist()
-    for (image, label), target in zip(places, targets[:, 2:6].to(boxes), strict=True):
-        if label >= 0:
-            found[image] |= box_iou(boxes[image], target) > ignore
-        else:
-            found[image] |= _covered(boxes[image], target) > _INSIDE_REGION
-    return found
+    found = []
+    for image, own in enumerate(boxes):
+        here = targets[targets[:, 0] == image]
+        places, is_object = here[:, 2:6].to(boxes).T[..., None], here[:, 1] >= 0
+        things, regions = places[:, is_object], places[:, ~is_object]
+        flat = own.reshape(-1, 4).T.contiguous()[:, None]
+        area = flat[2] * flat[3] + 1e-9
+        common = _common(flat, things)
+        over = common > ignore * (area + things[2] * things[3] - common)
+        inside = _common(flat, regions) > _INSIDE_REGION * area
+        found.append((over.any(dim=0) | inside.any(dim=0)).reshape(own.shape[:-1]))
+    return torch.stack(found)
 
 
 def class_term(
