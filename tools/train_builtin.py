@@ -63,7 +63,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--loss", choices=KINDS, default="ciou", help="or as the papers have it")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has AMX")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="faster where the CPU has AMX or AVX-512 BF16"
+    )
     parser.add_argument("--images", type=int, default=500, help="fresh scenes for the evaluation")
     options = parser.parse_args(argv)
     if not 0 <= options.seed <= HIGHEST_SEED:

@@ -20,6 +20,7 @@ __all__ = [
     "assign_unshared",
     "assign_yolo",
     "box_iou",
+    "common_area",
     "objects",
 ]
 
@@ -135,6 +136,24 @@ def box_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return inter / (a[..., 2:].prod(dim=-1) + b[..., 2:].prod(dim=-1) - inter + 1e-9)
 
 
+def common_area(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Area that boxes have in common, broadcast; x, y, width and height come first: (4, ...).
+
+    In this order each of the four lies together in memory, which is several times as fast.
+    """
+    low = torch.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
+    high = torch.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
+    across, down = (high - low).clamp(min=0)
+    return across * down
+
+
+def _all_pairs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """IoU of each of (M, 4) with each of (P, 4), by centre and size: (M, P)."""
+    mine, theirs = a.T[:, :, None], b.T.contiguous()[:, None]
+    common = common_area(mine, theirs)
+    return common / (mine[2] * mine[3] + theirs[2] * theirs[3] - common + 1e-9)
+
+
 def assign_convdet(
     targets: torch.Tensor, head: HeadSpec, hw: tuple[int, int], threshold: float = 0.5
 ) -> Matches:
@@ -144,7 +163,7 @@ def assign_convdet(
     does, which the paper has not, every other with an IoU above `threshold`: it trains faster.
     """
     grid = anchor_grid(head, hw).to(targets)
-    overlap = box_iou(targets[:, None, 2:6], grid.reshape(1, -1, 4))
+    overlap = _all_pairs(targets[:, 2:6], grid.reshape(-1, 4))
     good = overlap > threshold
     if len(targets):
         good[torch.arange(len(targets)), overlap.argmax(dim=1)] = True
@@ -163,8 +182,7 @@ def assign_unshared(targets: torch.Tensor, head: HeadSpec, hw: tuple[int, int]) 
     that overlaps it, the nearest by centre and size.
     """
     grid = anchor_grid(head, hw).to(targets).reshape(-1, 4)
-    overlap = box_iou(targets[:, None, 2:6], grid)
-    apart = (targets[:, None, 2:6] - grid).square().sum(dim=2)
+    overlap = _all_pairs(targets[:, 2:6], grid)
     taken: dict[tuple[int, int, int, int], int] = {}
     rows, columns = head.grid_hw
     for number, image in enumerate(targets[:, 0].long().tolist()):
@@ -173,8 +191,11 @@ def assign_unshared(targets: torch.Tensor, head: HeadSpec, hw: tuple[int, int]) 
             for own, anchor, row, column in taken
             if own == image
         ]
-        worth = torch.where(overlap[number] > 0, overlap[number], -apart[number])
-        worth[used] = -torch.inf
+        worth = overlap[number]
+        worth[used] = 0.0
+        if not worth.any():
+            worth = -(targets[number, 2:6] - grid).square().sum(dim=1)
+            worth[used] = -torch.inf
         anchor, rest = divmod(int(worth.argmax()), rows * columns)
         taken[image, anchor, rest // columns, rest % columns] = number
     return _matches(taken, targets.device)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from edge.spec import HeadSpec, ModelSpec
 from edge.train.distributed import shared
+from edge.train.targets import common_area
 
 __all__ = [
     "boxes_of_convdet",
@@ -85,17 +86,6 @@ def boxes_of_convdet(deltas: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     return torch.cat([centre, size], dim=-1)
 
 
-def _common(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Area that boxes have in common, broadcast; x, y, width and height come first: (4, ...).
-
-    In this order each of the four lies together in memory, which is several times as fast.
-    """
-    low = torch.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
-    high = torch.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
-    across, down = (high - low).clamp(min=0)
-    return across * down
-
-
 def passed_over(boxes: torch.Tensor, targets: torch.Tensor, ignore: float) -> torch.Tensor:
     """Boxes (N, ..., 4) that overlap an object by more than `ignore`, or half lie in a region."""
     found = []
@@ -105,9 +95,9 @@ def passed_over(boxes: torch.Tensor, targets: torch.Tensor, ignore: float) -> to
         things, regions = places[:, is_object], places[:, ~is_object]
         flat = own.reshape(-1, 4).T.contiguous()[:, None]
         area = flat[2] * flat[3] + 1e-9
-        common = _common(flat, things)
+        common = common_area(flat, things)
         over = common > ignore * (area + things[2] * things[3] - common)
-        inside = _common(flat, regions) > _INSIDE_REGION * area
+        inside = common_area(flat, regions) > _INSIDE_REGION * area
         found.append((over.any(dim=0) | inside.any(dim=0)).reshape(own.shape[:-1]))
     return torch.stack(found)
 
