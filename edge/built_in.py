@@ -12,7 +12,12 @@ BUILT_IN = {name: _ASSETS / f"{name}.onnx" for name in ("tiny-yolo-scenes", "squ
 # Folded small: one trained on photographs, and smaller forms of those of the built-in world.
 PACKAGED = {
     name: _ASSETS / f"{name}.edgez"
-    for name in ("squeezedet-photo", "tiny-yolo-scenes-deep", "tiny-yolo-scenes-half")
+    for name in (
+        "squeezedet-photo",
+        "squeezedet-scenes-half",
+        "tiny-yolo-scenes-deep",
+        "tiny-yolo-scenes-half",
+    )
 }
 # The built-in world's scenes calibrate, judge and train these.
 OF_SCENES = frozenset(name for name in (*BUILT_IN, *PACKAGED) if "-scenes" in name)
