@@ -18,12 +18,15 @@ from calibration.calibrate import SCENES, network_inputs
 from edge.artifact import write_atomic
 from edge.compress.coding import Layer, entropy_bits
 from edge.compress.deep import with_codebooks
+from edge.compress.feedback import look
 from edge.compress.noise import NoiseSearch
 from export.onnx_writer import write_onnx
 
 __all__ = ["compress_to_noise", "print_noise"]
 
 _IMAGES = 4
+# So many other pictures tell how rounding errors make up for each other, for each that judges.
+_LEARNING = 2
 # Of a step: a little above one half, so that what rounds to the first step by a hair is zero.
 _DEAD = 0.55
 
@@ -43,14 +46,15 @@ def compress_to_noise(
 
     Args:
         model, options: as `apps.dense_model.load_dense`.
-        data: pictures to measure on; left out: scenes of the built-in world.
+        data: pictures to look at; left out: scenes of the built-in world.
         noise_db: signal to noise to keep, over all numbers of the raw heads.
-        images: how many pictures, by default 4.
+        images: how many pictures the noise is measured on, by default 4; twice as many others
+            tell how errors of rounding make up for each other.
         dead: as `edge.compress.noise.grid_codebook`.
 
     Returns:
-        `bytes`, `file_bytes`, `ratio`, `noise_db` (of the file's weights), `bound_bytes`,
-        `sections`, `layers`.
+        `bytes`, `file_bytes`, `ratio`, `noise_db` (of the file's weights), `images`,
+        `bound_bytes`, `sections`, `layers`.
 
     Raises:
         CompressionError: not to be had.
@@ -61,11 +65,9 @@ def compress_to_noise(
         dense = load_dense(model, scratch, **options)
         source = scratch / "fp32.onnx"
         write_onnx(dense.module, dense.spec, source)
-        batches = [
-            torch.from_numpy(np.array(tensor))
-            for _, tensor in network_inputs(source, data or SCENES, images or _IMAGES)
-        ]
-        search = NoiseSearch(dense.module, batches, dead)
+        learning, judging = _pictures(source, data or SCENES, images or _IMAGES)
+        around = look(dense.module, steps(learning, "looking at pictures", len(learning)))
+        search = NoiseSearch(dense.module, judging, around, dead)
         ticks = iter(steps(range(search.measurements + 1), "measuring", search.measurements))
         search.tick = partial(next, ticks, None)
         books = search.run(noise_db)
@@ -93,6 +95,7 @@ def compress_to_noise(
             "file_bytes": sizes.file,
             "ratio": dense.bytes / sizes.file,
             "noise_db": reached,
+            "images": {"learning": len(learning), "judging": len(judging)},
             "bound_bytes": entropy_bits(layers, codes) / 8,
             "sections": sizes.sections,
             "layers": [
@@ -103,6 +106,19 @@ def compress_to_noise(
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
     return result
+
+
+def _pictures(
+    source: Path, data: str | Path, images: int
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What rounding learns from, and `images` others that judge it."""
+    inputs = network_inputs(source, data, images * (1 + _LEARNING))
+    batches = [torch.from_numpy(np.array(tensor)) for _, tensor in inputs]
+    judging = batches[:: 1 + _LEARNING]
+    learning = [batch for i, batch in enumerate(batches) if i % (1 + _LEARNING)]
+    if not learning:
+        say(f"{data}: one picture both teaches and judges; give more")
+    return learning or judging, judging
 
 
 def print_noise(result: dict[str, Any]) -> None:

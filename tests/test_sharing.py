@@ -12,6 +12,7 @@ from scipy.cluster.vq import kmeans as scipy_kmeans
 from torch import nn
 
 from edge.compress.deep import tune_shared, with_codebooks
+from edge.compress.feedback import look
 from edge.compress.finetune import FineTuning
 from edge.compress.folding import fold_norms, has_norms, unfold_norms
 from edge.compress.kmeans import kmeans_1d
@@ -262,18 +263,23 @@ def test_noise_is_measured_as_the_tests_measure_it() -> None:
 
 
 def test_a_grid_rounds_and_prunes_its_dead_zone() -> None:
-    weight = np.array([[-0.9, -0.2, 0.1, 0.55, 1.1, 2.0]], np.float32)
+    weight = torch.tensor([[-0.9, -0.2, 0.1, 0.55, 1.1, 2.0]]).reshape(1, 6, 1, 1)
     book = grid_codebook(weight, 1.0, dead=0.6)
-    assert book.index.tolist() == [[1, 0, 0, 0, 2, 3]]
-    assert np.allclose(book.centroids, [-0.9, 1.1, 2.0], atol=1e-3)
+    assert book.index.flatten().tolist() == [1, 0, 0, 0, 2, 3]
+    assert book.centroids.tolist() == [-1, 1, 2]
+    wide = torch.linspace(-1, 1, 20_001).reshape(1, -1, 1, 1)
+    for step, words in ((1e-4, "leaves 20000 values"), (5.0, "leaves 0 values")):
+        with pytest.raises(CompressionError, match=words):
+            grid_codebook(wide, step)
 
 
 def test_the_search_keeps_the_noise_and_finer_takes_more_bits() -> None:
     module = fold_norms(small()[0])
     images = [torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))]
+    around = look(module, images)
     kept = []
     for least in (15.0, 30.0):
-        books = NoiseSearch(module, images).run(least)
+        books = NoiseSearch(module, images, around).run(least)
         coarse = with_codebooks(fold_norms(module), books)
         with torch.no_grad():
             reached = signal_to_noise_db(module(images[0]), coarse(images[0]))

@@ -1,8 +1,9 @@
 """How coarse each layer may be without training: even grids, their steps by the noise they cause.
 
-A grid of step d makes noise of about c d² at the heads and takes n (h - log2 d) bits for n weights,
-so for a given noise in all the fewest bits are taken where each layer makes its share by n: steps
-in proportion to sqrt(n / c). The c are measured, the common factor is found by bisection.
+Errors of rounding are made up for by other weights (`edge.compress.feedback`). What is left of them
+at a step of d makes noise of about c d² at the heads, and a layer takes n (h - log2 d) bits for n
+weights, so for a given noise in all the fewest bits are taken where each layer makes its share by
+n: steps in proportion to sqrt(n / c). The c are measured, the common factor is found by bisection.
 """
 
 from __future__ import annotations
@@ -14,45 +15,50 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from edge.compress.codebook import Codebook
+from edge.compress.feedback import Surroundings, rounded_with_feedback
 from edge.compress.magnitude import convolutions
 from edge.errors import CompressionError
 
 __all__ = ["NoiseSearch", "grid_codebook", "signal_to_noise_db"]
 
 _MOST_LEVELS = 4096
-_PROBE = 0.05  # of a layer's root mean square; fine enough for noise to grow with its square
+_PROBE = 0.2  # of a layer's root mean square, to begin with
 _PROBES = 3
 _MOST_CHANGE = 8.0
 _SHARED_NOISE = 1e-3
-_ROUNDS = 9
+_ROUNDS = 10
 
 Heads = Sequence[torch.Tensor]
 
 
-def grid_codebook(weight: NDArray[np.float32], step: float, dead: float = 0.5) -> Codebook:
-    """The means of the weights of each cell of an even grid; the cell about zero is pruned.
+def grid_codebook(
+    weight: torch.Tensor, step: float, dead: float = 0.5, around: Surroundings | None = None
+) -> Codebook:
+    """The weight (O, I, kh, kw) on an even grid, whose cell about zero is pruned.
 
     Args:
         dead: a weight goes up to the next multiple from this part of a step on; 0.5 is rounding,
             more leaves more zeros.
+        around: what makes up for the errors; without it each weight is rounded alone.
 
     Raises:
         CompressionError: the grid has more than 4096 cells, or prunes the whole layer.
     """
-    size = np.abs(weight.astype(np.float64)) / step
-    cell = np.sign(weight) * np.floor(size + (1 - dead))
+
+    def rounding(numbers: torch.Tensor) -> torch.Tensor:
+        return numbers.sign() * (numbers.abs() / step + (1 - dead)).floor() * step
+
+    even = rounding(weight) if around is None else rounded_with_feedback(weight, around, rounding)
+    cell = (even.double() / step).round().numpy()
     used, place = np.unique(cell[cell != 0], return_inverse=True)
     if not 1 <= len(used) <= _MOST_LEVELS:
         raise CompressionError(f"a step of {step:g} leaves {len(used)} values; it takes 1 to 4096")
-    place = place.reshape(-1)
-    means = np.bincount(place, weights=weight[cell != 0].astype(np.float64)) / np.bincount(place)
-    index = np.zeros(weight.shape, np.int64)
-    index[cell != 0] = place + 1
-    return Codebook(means.astype(np.float16).astype(np.float32), index)
+    index = np.zeros(cell.shape, np.int64)
+    index[cell != 0] = place.reshape(-1) + 1
+    return Codebook((used * step).astype(np.float16).astype(np.float32), index)
 
 
 def signal_to_noise_db(wanted: Heads, found: Heads) -> float:
@@ -70,12 +76,14 @@ class NoiseSearch:
     Attributes:
         module: stays as it is.
         images: batches (N, 3, H, W), as the network takes them.
+        around: of each convolution, from other images: see `edge.compress.feedback.look`.
         dead: as `grid_codebook` takes it.
         tick: called after each measurement.
     """
 
     module: nn.Module
     images: Sequence[torch.Tensor]
+    around: Mapping[str, Surroundings]
     dead: float = 0.5
     tick: Callable[[], object] = lambda: None
 
@@ -95,7 +103,7 @@ class NoiseSearch:
             CompressionError: no grid of at most 4096 values keeps it.
         """
         steps = self._even_steps()
-        low, high, best = math.log(1 / 32), math.log(4.0), None
+        low, high, best = math.log(1 / 32), math.log(32), None
         for _ in range(_ROUNDS):
             middle = (low + high) / 2
             books = self._books(steps, math.exp(middle))
@@ -146,10 +154,9 @@ class NoiseSearch:
         """Codebooks at `factor` times the steps, but no layer too fine or gone."""
         books = {}
         for path, step in steps.items():
-            weight = self._weight(path).numpy()
-            widest = float(np.abs(weight).max())
+            weight = self._weight(path)
+            widest = weight.abs().max().item()
             finest, coarsest = widest / (_MOST_LEVELS // 2 - 1), widest / 2
-            books[path] = grid_codebook(
-                weight, min(max(step * factor, finest), coarsest), self.dead
-            )
+            even = min(max(step * factor, finest), coarsest)
+            books[path] = grid_codebook(weight, even, self.dead, self.around[path])
         return books
