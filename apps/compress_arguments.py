@@ -108,7 +108,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DB",
         help="no training: the smallest package whose heads keep this signal to noise on --data",
     )
-    parser.add_argument("--train", metavar="D", help="labelled images to learn from")
+    parser.add_argument(
+        "--train",
+        metavar="D",
+        help="images to learn from; labels are needed for --fine-tune alone",
+    )
+    parser.add_argument(
+        "--no-refit",
+        action="store_true",
+        help="without --fine-tune: prune and round every weight alone",
+    )
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument(
         "--pruned", metavar="F", help="F.pruned.safetensors of an earlier run: only share and code"
@@ -165,6 +174,7 @@ def run(args: argparse.Namespace) -> int:
         train=args.train,
         pruned=args.pruned,
         begin=args.begin,
+        refit=not args.no_refit,
         images=args.images,
         threads=args.threads,
         output=args.output,

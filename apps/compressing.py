@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from apps.accuracy import labelled
@@ -19,10 +20,12 @@ from apps.packing import pack
 from apps.prune_source import earlier, images_for
 from apps.prune_stages import judge, pictures_of
 from apps.table import say, show, steps
+from calibration.calibrate import network_inputs
 from edge.artifact import write_atomic
 from edge.compress.codebook import Codebook
 from edge.compress.coding import Layer, entropy_bits, relative_bits
 from edge.compress.deep import Training, prune_weights, tune_shared, with_codebooks
+from edge.compress.feedback import Surroundings, look
 from edge.compress.finetune import FineTuning
 from edge.compress.folding import fold_norms, unfold_norms
 from edge.compress.package_tensors import as_half
@@ -31,10 +34,12 @@ from edge.errors import ArtifactError, CompressionError
 from edge.models.checkpoint import save_safetensors
 from edge.train.augment import Labelled
 from edge.train.batches import BatchMaker, make_batch
+from export.onnx_writer import write_onnx
 
 __all__ = ["RECIPES", "Recipe", "compress", "print_compression"]
 
 _NORM_IMAGES = 32
+_REFIT_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class _Work:
     judged: Dataset | None
     pictures: Sequence[Labelled]
     tuning: FineTuning | None
+    around: Mapping[str, Surroundings] | None
     scratch: Path
     threads: int
     report: Callable[[str], None]
@@ -117,7 +123,12 @@ class _Work:
                 start = self._unfold(start)
             scope: Any = recipe.scope
             pruned = prune_weights(
-                start, recipe.prune, scope, two_four=recipe.two_four, training=training
+                start,
+                recipe.prune,
+                scope,
+                two_four=recipe.two_four,
+                training=training,
+                around=self.around,
             )
         return fold_norms(pruned)
 
@@ -131,6 +142,7 @@ class _Work:
                 training,
                 scaled=self.recipe.scaled,
                 unfold=self._unfold,
+                around=self.around,
             )
         return module, books
 
@@ -151,6 +163,7 @@ def compress(
     train: str | Path | None = None,
     pruned: str | Path | None = None,
     begin: str | Path | None = None,
+    refit: bool = True,
     images: int | None = None,
     threads: int = 1,
     output: str | Path,
@@ -169,6 +182,8 @@ def compress(
         pruned: the pruned network of an earlier run (`OUTPUT` with `.pruned.safetensors`), in
             place of pruning.
         begin: the same, to prune and train further.
+        refit: without training, let weights make up for what is gone from others and for their
+            rounding, on a few pictures of `train`, whose labels are not looked at.
         threads: of onnxruntime in the evaluation.
         output: the package; `.pruned.safetensors` and `.log` go beside it.
         json_path: where to write the result too.
@@ -191,13 +206,17 @@ def compress(
         data, train = images_for(model, data, train)
         judged = None if data is None else labelled(data, dense.spec.classes, images)
         pictures = _pictures(train, dense, tuning)
+        around = _around(train, dense, Path(folder)) if refit and tuning is None else None
         with _log(target.with_suffix(".log"), tuning) as report:
-            work = _Work(dense, recipe, judged, pictures, tuning, Path(folder), threads, report)
+            work = _Work(
+                dense, recipe, judged, pictures, tuning, around, Path(folder), threads, report
+            )
             result = _stages(work, target, pruned, begin)
     result |= {
         "model": str(model),
         "data": None if data is None else str(data),
         "recipe": asdict(recipe),
+        "refit": around is not None,
         "tuning": None if tuning is None else asdict(tuning),
     }
     if json_path is not None:
@@ -213,6 +232,20 @@ def _pictures(
     if train is None:
         raise CompressionError("training takes labelled images: give them with --train or --data")
     return pictures_of(labelled(train, dense.spec.classes), dense.spec)
+
+
+def _around(
+    train: str | Path | None, dense: Dense, scratch: Path
+) -> Mapping[str, Surroundings] | None:
+    """What the convolutions see on a few pictures, if there are any."""
+    if train is None:
+        say("no pictures: every weight is pruned and rounded alone; --train DIR does it better")
+        return None
+    source = scratch / "seen.onnx"
+    write_onnx(dense.module, dense.spec, source)
+    inputs = network_inputs(source, train, _REFIT_IMAGES)
+    batches = (torch.from_numpy(np.array(tensor)) for _, tensor in inputs)
+    return look(dense.module, steps(batches, "looking at pictures", _REFIT_IMAGES))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,9 @@ from apps.dense_model import load_dense
 from edge.built_in import BUILT_IN
 from edge.compress.finetune import FineTuning
 from edge.compress.magnitude import convolutions
+from edge.compress.noise import signal_to_noise_db
 from edge.compress.package import read_package
+from edge.data.datasets import load, open_dataset
 from edge.errors import ArtifactError
 from edge.models.checkpoint import load_safetensors, save_safetensors
 from edge.models.darknet import load_darknet
@@ -118,6 +121,29 @@ def test_a_pruned_network_is_pruned_and_trained_further(tmp_path: Path, model: P
     stays = last != 0
     assert float((first[stays] != 0).float().mean()) > 0.9
     assert sum(layer["kept"] for layer in result["layers"]) == int(stays.sum())
+
+
+def test_pictures_without_labels_make_up_for_what_is_pruned(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, scratch = tmp_path / "pictures", tmp_path / "scratch"
+    pictures.mkdir()
+    scratch.mkdir()
+    for number, (image, _) in enumerate(map(load, open_dataset(TRAIN).items)):
+        cv2.imwrite(str(pictures / f"{number}.png"), image)
+    image = torch.from_numpy(picture((48, 64)))
+    wanted = load_dense(model, scratch).module(image)
+    reached = []
+    for options in ("", f" --train {pictures}", f" --train {pictures} --no-refit"):
+        target = tmp_path / f"{len(reached)}.edgez"
+        report = tmp_path / "r.json"
+        command = f"compress {model}{options} --prune 0.5 --bits 4 --json {report} -o {target}"
+        assert main(command.split()) == 0
+        assert json.loads(report.read_text())["refit"] == (len(reached) == 1)
+        found = load_dense(target, scratch).module(image)
+        reached.append(signal_to_noise_db(wanted, found))
+    assert reached[1] > reached[0] + 3 and reached[2] == reached[0]
+    assert capsys.readouterr().err.count("--train DIR does it better") == 1
 
 
 def test_two_of_every_four_in_a_package(tmp_path: Path, model: Path) -> None:

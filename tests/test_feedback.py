@@ -49,7 +49,7 @@ def test_each_weight_takes_the_value_that_makes_up_best_for_those_before_it() ->
     found = rounded_with_feedback(conv.weight, around, coarse).flatten(1).double().numpy()
     seen = torch.cat([functional.unfold(image, 3, padding=1)[0] for image in images], dim=1)
     moment = (seen @ seen.T).double().numpy() / seen.shape[1]
-    moment += 1e-2 * np.diag(moment).mean() * np.eye(len(moment))
+    moment += feedback._RIDGE * np.diag(moment).mean() * np.eye(len(moment))
     order = np.argsort(-np.diag(moment), kind="stable")
     wanted = conv.weight.detach().flatten(1).double().numpy()
     for place, at in enumerate(order):

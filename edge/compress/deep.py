@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edge.compress.codebook import Codebook
+from edge.compress.feedback import Surroundings, rounded_with_feedback
 from edge.compress.finetune import FineTuning, fine_tune
 from edge.compress.folding import fold_norms, norm_gains
 from edge.compress.kmeans import Start
@@ -34,6 +35,7 @@ from edge.compress.sharing import (
     rounded_scale,
     share_weights,
 )
+from edge.compress.surgeon import pruned_with_refit, refitted, worth
 from edge.errors import CompressionError
 from edge.spec import ModelSpec
 from edge.train.augment import Labelled
@@ -47,6 +49,7 @@ _CLUSTERING = 0.7
 _RENEWED_EVERY = 25
 
 Tick = Callable[[nn.Module], None]
+Around = Mapping[str, Surroundings]
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def prune_weights(
     *,
     two_four: bool = False,
     training: Training | None = None,
+    around: Around | None = None,
 ) -> nn.Module:
     """A copy of `module` without the share `sparsity` of its weights, in eval mode.
 
@@ -91,6 +95,7 @@ def prune_weights(
         scope: as `edge.compress.magnitude.magnitude_masks`.
         two_four: prune two of every four along the input channels in place of `sparsity`.
         training: prunes by and by while it lasts, from what is zero already; None prunes at once.
+        around: of each convolution; without training what is left makes up for what is gone.
 
     Raises:
         CompressionError: a share or scope that cannot be.
@@ -103,14 +108,30 @@ def prune_weights(
     else:
         masks = magnitude_masks(weights, begun if training else sparsity, scope)
     if training is None:
-        apply_masks(module, masks)
-        return module
+        if around is None:
+            apply_masks(module, masks)
+            return module
+        return _operated(module, masks, around, two_four=two_four)
     attach_masks(module, masks, through=not two_four)
     steps = int(training.how.steps * _PRUNING)
     schedule = None if two_four else pruning_schedule(sparsity, max(1, steps), scope, begun=begun)
     trained = training(module, training.how, schedule)
     detach(trained)
     return trained.eval()
+
+
+def _operated(
+    module: nn.Module, masks: Mapping[str, torch.Tensor], around: Around, *, two_four: bool
+) -> nn.Module:
+    """As many weights of each layer as the masks have, what is left fitted anew, in place."""
+    for path, conv in convolutions(module).items():
+        weight, here = conv.weight.detach(), around[path]
+        if two_four:
+            found = refitted(weight, two_four_mask(worth(weight, here)), here)
+        else:
+            found = pruned_with_refit(weight, int(masks[path].sum()), here)
+        weight.copy_(found)
+    return module
 
 
 def _pruned(weights: Mapping[str, torch.Tensor]) -> float:
@@ -127,6 +148,7 @@ def tune_shared(
     *,
     scaled: bool = False,
     unfold: Callable[[nn.Module], nn.Module] | None = None,
+    around: Around | None = None,
 ) -> tuple[nn.Module, dict[str, Codebook]]:
     """A copy of `module` whose convolutions take 2^bits values each, and their codebooks.
 
@@ -134,6 +156,7 @@ def tune_shared(
         scaled: with a scale for each output channel.
         unfold: gives the module back its batch norms, whose training forgives more; only scales
             can take them up again.
+        around: of each convolution; without training weights make up for each other's errors.
 
     Raises:
         CompressionError: a layer has no weights left, or `bits` that cannot be.
@@ -154,7 +177,29 @@ def tune_shared(
         module = training(module, how, None)
         books = codebooks_of(module)
         detach(module)
+    elif around is not None:
+        books = {
+            path: _balanced(conv.weight.detach(), books[path], around[path])
+            for path, conv in convolutions(module).items()
+        }
     return with_codebooks(module, books), books
+
+
+def _balanced(weight: torch.Tensor, book: Codebook, around: Surroundings) -> Codebook:
+    """The codebook whose indices make up for each other's errors."""
+    centroids = torch.from_numpy(book.centroids)
+    middles = (centroids[1:] + centroids[:-1]) / 2
+    scale = torch.ones(len(weight)) if book.scale is None else torch.from_numpy(book.scale)
+    shape = weight.shape
+    even = around.rows(scale.view(-1, 1, 1, 1).expand(shape).contiguous())[:, :, 0]
+    found = rounded_with_feedback(
+        weight,
+        around,
+        lambda numbers: centroids[torch.bucketize((numbers / even).contiguous(), middles)] * even,
+        kept=weight != 0,
+    )
+    place = torch.bucketize((found / scale.view(-1, 1, 1, 1)).contiguous(), middles) + 1
+    return replace(book, index=(place * (weight != 0)).numpy())
 
 
 def _clustered(

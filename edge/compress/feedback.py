@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from edge.compress.magnitude import convolutions
 __all__ = ["Surroundings", "look", "rounded_with_feedback"]
 
 # Of the mean square of an input: keeps the equations solvable where inputs say the same.
-_RIDGE = 1e-2
+_RIDGE = 3e-3
 # Places of an output, of each picture.
 _POINTS = 2048
 # Weights of a filter whose errors make up for each other; memory grows with its square.
@@ -35,15 +36,49 @@ Rounding = Callable[[torch.Tensor], torch.Tensor]
 class Surroundings:
     """What tells how errors of a convolution's weights make up for each other.
 
+    Its weight (O, I, kh, kw) is looked at as rows (G, R, K): one matrix for each group, or, of
+    wide filters, for each part of a group's channels; parts know nothing of each other.
+
     Attributes:
-        groups: of the convolution. Each has G / groups parts, that know nothing of each other.
-        order: (G, K) in which weights are rounded: first what sees the strongest inputs.
-        factor: (G, K, K) upper triangular R, in that order: R' R is the inverse of H.
+        groups: of the convolution.
+        moment: (G, K, K), H with a small ridge.
     """
 
     groups: int
-    order: torch.Tensor
-    factor: torch.Tensor
+    moment: torch.Tensor
+
+    @cached_property
+    def order(self) -> torch.Tensor:
+        """(G, K) in which weights are rounded: first what sees the strongest inputs."""
+        return self.moment.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)
+
+    @cached_property
+    def factor(self) -> torch.Tensor:
+        """(G, K, K) upper triangular R, in that order: R' R is the inverse of H."""
+        moment, order = self.moment.double(), self.order
+        moment = moment.gather(1, order[:, :, None].expand_as(moment))
+        moment = moment.gather(2, order[:, None, :].expand_as(moment))
+        # Cholesky of the matrix back to front: H = U U' with U upper, whose inverse is R.
+        upper = torch.linalg.cholesky(moment.flip(1, 2)).flip(1, 2)
+        one = torch.eye(upper.shape[1], dtype=upper.dtype)
+        return torch.linalg.solve_triangular(upper, one, upper=True).float()
+
+    @cached_property
+    def slack(self) -> torch.Tensor:
+        """(G, 1, K), the diagonal of the inverse of H: w^2 over it is what a weight is worth."""
+        found = self.factor.square().sum(dim=1)
+        return torch.empty_like(found).scatter_(1, self.order, found)[:, None]
+
+    def rows(self, weight: torch.Tensor) -> torch.Tensor:
+        """A weight (O, I, kh, kw) as (G, R, K)."""
+        parts = len(self.moment) // self.groups
+        rows = weight.detach().reshape(self.groups, -1, parts, self.moment.shape[1])
+        return rows.movedim(2, 1).flatten(0, 1)
+
+    def weight(self, rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """Rows (G, R, K) as the weight (O, I, kh, kw) that they are of."""
+        parts = len(self.moment) // self.groups
+        return rows.unflatten(0, (self.groups, parts)).movedim(1, 2).reshape(shape)
 
 
 def look(module: nn.Module, images: Iterable[torch.Tensor]) -> dict[str, Surroundings]:
@@ -58,7 +93,10 @@ def look(module: nn.Module, images: Iterable[torch.Tensor]) -> dict[str, Surroun
             module(batch)
     if not moments:
         raise ValueError("no images to look at")
-    return {path: _solved(moments.pop(path), conv.groups) for path, conv in found.items()}
+    return {
+        path: Surroundings(conv.groups, _with_ridge(moments.pop(path)))
+        for path, conv in found.items()
+    }
 
 
 @contextmanager
@@ -99,35 +137,35 @@ def _parts(conv: nn.Conv2d) -> int:
     )
 
 
-def _solved(moment: torch.Tensor, groups: int) -> Surroundings:
-    strength = moment.diagonal(dim1=1, dim2=2)
-    order = strength.argsort(dim=1, descending=True)
-    moment = moment.gather(1, order[:, :, None].expand_as(moment))
-    moment = moment.gather(2, order[:, None, :].expand_as(moment))
-    ridge = _RIDGE * strength.mean(dim=1).clamp(min=1e-12)
-    moment.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-    # Cholesky of the matrix back to front: H = U U' with U upper, whose inverse is the factor.
-    upper = torch.linalg.cholesky(moment.flip(1, 2)).flip(1, 2)
-    one = torch.eye(upper.shape[1], dtype=upper.dtype)
-    factor = torch.linalg.solve_triangular(upper, one, upper=True)
-    return Surroundings(groups, order, factor.float())
+def _with_ridge(moment: torch.Tensor) -> torch.Tensor:
+    diagonal = moment.diagonal(dim1=1, dim2=2)
+    diagonal.add_(_RIDGE * diagonal.mean(dim=1, keepdim=True).clamp(min=1e-12))
+    return moment.float()
 
 
 def rounded_with_feedback(
-    weight: torch.Tensor, around: Surroundings, rounding: Rounding
+    weight: torch.Tensor,
+    around: Surroundings,
+    rounding: Rounding,
+    kept: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The weight (O, I, kh, kw) in the values that `rounding` takes numbers to."""
-    parts = len(around.order) // around.groups
-    flat = weight.detach().reshape(around.groups, -1, parts, around.order.shape[1])
-    flat = flat.movedim(2, 1).flatten(0, 1)
-    place = around.order[:, None].expand_as(flat)
-    found = _round_by_and_by(flat.gather(2, place), around.factor, rounding)
-    found = torch.empty_like(flat).scatter_(2, place, found)
-    return found.unflatten(0, (around.groups, parts)).movedim(1, 2).reshape(weight.shape)
+    """The weight (O, I, kh, kw) in the values that `rounding` takes rows to.
+
+    Args:
+        rounding: gets one column of all rows, (G, R).
+        kept: like the weight; where it is False the value is zero.
+    """
+    rows = around.rows(weight)
+    place = around.order[:, None].expand_as(rows)
+    stays = None if kept is None else around.rows(kept).gather(2, place)
+    found = _round_by_and_by(rows.gather(2, place), stays, around.factor, rounding)
+    return around.weight(torch.empty_like(rows).scatter_(2, place, found), weight.shape)
 
 
-def _round_by_and_by(left: torch.Tensor, factor: torch.Tensor, rounding: Rounding) -> torch.Tensor:
-    """GPTQ's loop over columns of (G, O, K); `left` is used up.
+def _round_by_and_by(
+    left: torch.Tensor, stays: torch.Tensor | None, factor: torch.Tensor, rounding: Rounding
+) -> torch.Tensor:
+    """GPTQ's loop over columns of (G, R, K); `left` is used up.
 
     Errors reach the columns beyond a block together, which is faster.
     """
@@ -138,6 +176,8 @@ def _round_by_and_by(left: torch.Tensor, factor: torch.Tensor, rounding: Roundin
         for column in range(end - begin):
             row = factor[:, begin + column, begin:end]
             value = rounding(block[:, :, column])
+            if stays is not None:
+                value = value * stays[:, :, begin + column]
             found[:, :, begin + column] = value
             error = (block[:, :, column] - value) / row[:, None, column]
             block[:, :, column:] -= error[:, :, None] * row[:, None, column:]

@@ -1,0 +1,107 @@
+"""Weights pruned one layer at a time, beside normal equations solved row by row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edge.compress.codebook import Codebook
+from edge.compress.deep import prune_weights, tune_shared
+from edge.compress.feedback import Surroundings, look
+from edge.compress.folding import fold_norms
+from edge.compress.magnitude import convolutions, two_four_mask
+from edge.compress.noise import signal_to_noise_db
+from edge.compress.surgeon import pruned_with_refit, refitted, worth
+from tests.small_models import small
+from tests.test_feedback import convolution, off, smooth
+
+
+def seen(conv: nn.Conv2d) -> tuple[Surroundings, np.ndarray]:
+    around = look(conv, smooth(3, conv.in_channels))[""]
+    return around, around.moment[0].double().numpy()
+
+
+def test_what_is_left_is_fitted_as_normal_equations_say() -> None:
+    conv = convolution()
+    around, moment = seen(conv)
+    wanted = conv.weight.detach().flatten(1).double().numpy()
+    mask = torch.rand(conv.weight.shape, generator=torch.Generator().manual_seed(2)) < 0.4
+    found = refitted(conv.weight, mask, around, steps=500).flatten(1).double().numpy()
+    for row, stays in enumerate(mask.flatten(1).numpy()):
+        best = np.zeros(len(stays))
+        best[stays] = np.linalg.solve(moment[np.ix_(stays, stays)], moment[stays] @ wanted[row])
+        assert (found[row][~stays] == 0).all()
+        error, least = found[row] - wanted[row], best - wanted[row]
+        assert error @ moment @ error == pytest.approx(least @ moment @ least, rel=0.02)
+
+
+def test_a_weight_is_worth_what_the_others_cannot_make_up_for() -> None:
+    conv = convolution()
+    around, moment = seen(conv)
+    wanted = conv.weight.detach().flatten(1).double().numpy()
+    score = worth(conv.weight, around).flatten(1).double().numpy()
+    for at in range(0, wanted.shape[1], 5):
+        rest = [i for i in range(wanted.shape[1]) if i != at]
+        fitted = np.linalg.solve(moment[np.ix_(rest, rest)], moment[rest] @ wanted[0])
+        error = np.insert(fitted, at, 0.0) - wanted[0]
+        assert score[0, at] ** 2 == pytest.approx(error @ moment @ error, rel=1e-2)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_outputs_on_other_pictures_are_several_times_nearer_than_by_magnitude(groups: int) -> None:
+    conv, fresh = convolution(groups=groups), smooth(4, 4, seed=5)
+    weight, keep = conv.weight.detach(), conv.weight.numel() // 2
+    found = pruned_with_refit(weight, keep, seen(conv)[0])
+    assert int((found != 0).sum()) == keep
+    by_size = weight * (weight.abs() > weight.abs().flatten().kthvalue(keep).values)
+    assert off(conv, found, fresh) < 0.2 * off(conv, by_size, fresh)
+
+
+def test_a_network_pruned_and_shared_on_pictures_keeps_several_decibels_more() -> None:
+    module = fold_norms(small()[0])
+    images = smooth_inputs(0)
+    around, fresh = look(module, images), smooth_inputs(5)[0]
+    reached = []
+    for given in (None, around):
+        pruned = prune_weights(module, 0.5, around=given)
+        with torch.no_grad():
+            wanted = module(fresh)
+            reached.append(signal_to_noise_db(wanted, pruned(fresh)))
+            for scaled in (False, True):
+                shared, books = tune_shared(pruned, 3, scaled=scaled, around=given)
+                reached.append(signal_to_noise_db(wanted, shared(fresh)))
+                kept(pruned, shared, books)
+    alone, balanced = np.array(reached[:3]), np.array(reached[3:])
+    assert (balanced > alone + 3).all()
+
+
+def smooth_inputs(seed: int) -> list[torch.Tensor]:
+    return [
+        nn.functional.interpolate(image, (48, 64), mode="bilinear")
+        for image in smooth(6, 3, seed=seed)
+    ]
+
+
+def kept(pruned: nn.Module, shared: nn.Module, books: dict[str, Codebook]) -> None:
+    """Zeros stay, and the module holds what its codebooks stand for."""
+    before = convolutions(pruned)
+    for path, conv in convolutions(shared).items():
+        assert torch.equal(conv.weight == 0, before[path].weight == 0)
+        assert np.array_equal(conv.weight.detach().numpy(), books[path].dense())
+        assert books[path].levels <= 8
+
+
+def test_two_of_every_four_stay_and_are_fitted() -> None:
+    module = fold_norms(small()[0])
+    around = look(module, smooth_inputs(0))
+    found = prune_weights(module, 0.5, two_four=True, around=around)
+    fresh = smooth_inputs(5)[0]
+    with torch.no_grad():
+        wanted = module(fresh)
+        alone = prune_weights(module, 0.5, two_four=True)
+        better = signal_to_noise_db(wanted, found(fresh))
+        assert better > signal_to_noise_db(wanted, alone(fresh)) + 3
+    for conv in convolutions(found).values():
+        assert bool(((conv.weight != 0) <= two_four_mask(conv.weight)).all())
