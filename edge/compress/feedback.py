@@ -122,9 +122,11 @@ def _moment(conv: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
     seen = functional.unfold(
         images, conv.kernel_size, dilation=conv.dilation, padding=conv.padding, stride=conv.stride
     )
-    seen = seen[:, :, :: max(1, seen.shape[2] // _POINTS)]
+    # Every nth place would be the same few columns of the picture where n divides its width.
+    places = torch.randperm(seen.shape[2], generator=torch.Generator().manual_seed(0))
+    seen = seen[:, :, places[:_POINTS]]
     seen = seen.unflatten(1, (conv.groups * _parts(conv), -1)).permute(1, 2, 0, 3).flatten(2)
-    return (seen @ seen.mT).double() / seen.shape[2]
+    return seen @ seen.mT / seen.shape[2]
 
 
 def _parts(conv: nn.Conv2d) -> int:
@@ -140,7 +142,7 @@ def _parts(conv: nn.Conv2d) -> int:
 def _with_ridge(moment: torch.Tensor) -> torch.Tensor:
     diagonal = moment.diagonal(dim1=1, dim2=2)
     diagonal.add_(_RIDGE * diagonal.mean(dim=1, keepdim=True).clamp(min=1e-12))
-    return moment.float()
+    return moment
 
 
 def rounded_with_feedback(
