@@ -103,6 +103,8 @@ def prune_weights(
     module = copy.deepcopy(module).eval()
     weights = {path: conv.weight.detach() for path, conv in convolutions(module).items()}
     begun = min(sparsity, _pruned(weights))
+    if around is not None and training is None:
+        weights = {path: worth(weight, around[path]) for path, weight in weights.items()}
     if two_four:
         masks = {path: two_four_mask(weight) for path, weight in weights.items()}
     else:
