@@ -125,11 +125,11 @@ def prune_weights(
 def _operated(
     module: nn.Module, masks: Mapping[str, torch.Tensor], around: Around, *, two_four: bool
 ) -> nn.Module:
-    """As many weights of each layer as the masks have, what is left fitted anew, in place."""
+    """As many weights as the masks leave in each layer, or just those of 2:4, fitted anew."""
     for path, conv in convolutions(module).items():
         weight, here = conv.weight.detach(), around[path]
         if two_four:
-            found = refitted(weight, two_four_mask(worth(weight, here)), here)
+            found = refitted(weight, masks[path], here)
         else:
             found = pruned_with_refit(weight, int(masks[path].sum()), here)
         weight.copy_(found)

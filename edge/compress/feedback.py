@@ -104,7 +104,7 @@ def _watched(found: dict[str, nn.Conv2d], moments: dict[str, torch.Tensor]) -> I
     def watch(path: str) -> Callable[[nn.Conv2d, tuple[torch.Tensor]], None]:
         def before(conv: nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
             moment = _moment(conv, inputs[0])
-            moments[path] = moments[path] + moment if path in moments else moment
+            moments[path] = moments[path].add_(moment) if path in moments else moment
 
         return before
 
