@@ -34,6 +34,13 @@ def _bits(text: str) -> int:
     return value
 
 
+def _mean_bits(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 12:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of bits, 1 to 12")
+    return value
+
+
 def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="built-in or zoo name, .cfg, .npz, .safetensors or .edgez"
@@ -89,7 +96,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--two-four", action="store_true", help="two of every four, for sparse tensor cores"
     )
-    parser.add_argument("--bits", type=_bits, metavar="B", help="of a codebook's index")
+    parser.add_argument(
+        "--bits",
+        type=_mean_bits,
+        metavar="B",
+        help="of a codebook's index; a fraction such as 2.3: at most so many for each weight, more "
+        "in those layers that need it, as pictures of --train tell",
+    )
     parser.add_argument(
         "--scales",
         action=argparse.BooleanOptionalAction,

@@ -15,31 +15,31 @@ import torch
 from torch import nn
 
 from apps.accuracy import labelled
+from apps.compress_pictures import pictures_for_bits, pictures_to_train, surroundings
 from apps.dense_model import Dense, load_dense
 from apps.packing import pack
 from apps.prune_source import earlier, images_for
-from apps.prune_stages import judge, pictures_of
+from apps.prune_stages import judge
 from apps.table import say, show, steps
-from calibration.calibrate import network_inputs
 from edge.artifact import write_atomic
+from edge.compress.bits import costs_of_bits, measurements, spread_bits
 from edge.compress.codebook import Codebook
 from edge.compress.coding import Layer, entropy_bits, relative_bits
 from edge.compress.deep import Training, prune_weights, tune_shared, with_codebooks
-from edge.compress.feedback import Surroundings, look
+from edge.compress.feedback import Surroundings
 from edge.compress.finetune import FineTuning
 from edge.compress.folding import fold_norms, unfold_norms
+from edge.compress.magnitude import convolutions
 from edge.compress.package_tensors import as_half
 from edge.data.datasets import Dataset
-from edge.errors import ArtifactError, CompressionError
+from edge.errors import ArtifactError
 from edge.models.checkpoint import save_safetensors
 from edge.train.augment import Labelled
 from edge.train.batches import BatchMaker, make_batch
-from export.onnx_writer import write_onnx
 
 __all__ = ["RECIPES", "Recipe", "compress", "print_compression"]
 
 _NORM_IMAGES = 32
-_REFIT_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Recipe:
         prune: share of the weights to remove.
         scope: how layers share that: `lamp`, `global` or `layer`.
         two_four: two of every four in place of `prune`.
-        bits: of an index into a layer's codebook.
+        bits: of an index into a layer's codebook; not whole: at most so many for each weight, with
+            those layers finer that need it (`edge.compress.bits`).
         start: of k-means.
         sharing: this share of the training steps is for the shared weights; all of them where
             the network comes pruned.
@@ -62,7 +63,7 @@ class Recipe:
     prune: float = 0.6
     scope: str = "lamp"
     two_four: bool = False
-    bits: int = 5
+    bits: float = 5
     start: str = "optimal"
     sharing: float = 0.4
     coding: str = "auto"
@@ -83,6 +84,7 @@ class _Work:
     pictures: Sequence[Labelled]
     tuning: FineTuning | None
     around: Mapping[str, Surroundings] | None
+    seen: Sequence[torch.Tensor]
     scratch: Path
     threads: int
     report: Callable[[str], None]
@@ -137,7 +139,7 @@ class _Work:
             start: Any = self.recipe.start
             module, books = tune_shared(
                 pruned,
-                self.recipe.bits,
+                self._bits(pruned),
                 start,
                 training,
                 scaled=self.recipe.scaled,
@@ -145,6 +147,29 @@ class _Work:
                 around=self.around,
             )
         return module, books
+
+    def _bits(self, pruned: nn.Module) -> int | Mapping[str, int]:
+        """Of every layer, or by its path."""
+        wanted = self.recipe.bits
+        if float(wanted).is_integer():
+            return int(wanted)
+        sizes = {
+            path: int(conv.weight.count_nonzero()) for path, conv in convolutions(pruned).items()
+        }
+        count = measurements(pruned)
+        ticks = iter(steps(range(count + 1), "bits of each layer", count))
+        costs = costs_of_bits(
+            pruned,
+            self.dense.spec,
+            self.seen,
+            lambda: next(ticks, None),
+            scaled=self.recipe.scaled,
+        )
+        for _ in ticks:
+            pass
+        bits = spread_bits(costs, sizes, wanted)
+        self.report("bits: " + ", ".join(f"{path} {count}" for path, count in bits.items()))
+        return bits
 
     def _unfold(self, module: nn.Module) -> nn.Module:
         """With batch norms, if the architecture has any."""
@@ -205,11 +230,13 @@ def compress(
         dense = load_dense(model, Path(folder), **options)
         data, train = images_for(model, data, train)
         judged = None if data is None else labelled(data, dense.spec.classes, images)
-        pictures = _pictures(train, dense, tuning)
-        around = _around(train, dense, Path(folder)) if refit and tuning is None else None
+        pictures = pictures_to_train(train, dense, tuning)
+        whole = float(recipe.bits).is_integer()
+        seen = () if whole else pictures_for_bits(train, dense, Path(folder))
+        around = surroundings(train, dense, Path(folder)) if refit and tuning is None else None
         with _log(target.with_suffix(".log"), tuning) as report:
             work = _Work(
-                dense, recipe, judged, pictures, tuning, around, Path(folder), threads, report
+                dense, recipe, judged, pictures, tuning, around, seen, Path(folder), threads, report
             )
             result = _stages(work, target, pruned, begin)
     result |= {
@@ -222,30 +249,6 @@ def compress(
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
     return result
-
-
-def _pictures(
-    train: str | Path | None, dense: Dense, tuning: FineTuning | None
-) -> Sequence[Labelled]:
-    if tuning is None:
-        return ()
-    if train is None:
-        raise CompressionError("training takes labelled images: give them with --train or --data")
-    return pictures_of(labelled(train, dense.spec.classes), dense.spec)
-
-
-def _around(
-    train: str | Path | None, dense: Dense, scratch: Path
-) -> Mapping[str, Surroundings] | None:
-    """What the convolutions see on a few pictures, if there are any."""
-    if train is None:
-        say("no pictures: every weight is pruned and rounded alone; --train DIR does it better")
-        return None
-    source = scratch / "seen.onnx"
-    write_onnx(dense.module, dense.spec, source)
-    inputs = network_inputs(source, train, _REFIT_IMAGES)
-    batches = (torch.from_numpy(np.array(tensor)) for _, tensor in inputs)
-    return look(dense.module, steps(batches, "looking at pictures", _REFIT_IMAGES))
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _pruned(weights: Mapping[str, torch.Tensor]) -> float:
 
 def tune_shared(
     module: nn.Module,
-    bits: int,
+    bits: int | Mapping[str, int],
     start: Start = "optimal",
     training: Training | None = None,
     *,
@@ -155,6 +155,7 @@ def tune_shared(
     """A copy of `module` whose convolutions take 2^bits values each, and their codebooks.
 
     Args:
+        bits: of every convolution, or by path.
         scaled: with a scale for each output channel.
         unfold: gives the module back its batch norms, whose training forgives more; only scales
             can take them up again.
