@@ -90,8 +90,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prune", type=_share, metavar="S", help="share of weights to remove")
     parser.add_argument(
         "--scope",
-        choices=("lamp", "global", "layer"),
-        help="how layers share the pruning (lamp: by arXiv:2010.07611)",
+        choices=("lamp", "global", "layer", "loss"),
+        help="how layers share the pruning (loss: by what the loss would lose on pictures, without "
+        "--fine-tune; otherwise lamp: by arXiv:2010.07611)",
     )
     parser.add_argument(
         "--two-four", action="store_true", help="two of every four, for sparse tensor cores"
@@ -157,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
             args.model,
             args.data,
             noise_db=args.noise_db,
+            train=args.train,
             images=args.images,
             output=args.output,
             json_path=args.json,

@@ -8,17 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 
+from apps.compress_pictures import network_pictures, varied
 from apps.dense_model import load_dense
 from apps.packing import pack
 from apps.table import say, show, steps
-from calibration.calibrate import SCENES, network_inputs
+from calibration.calibrate import SCENES
 from edge.artifact import write_atomic
 from edge.compress.coding import Layer, entropy_bits
-from edge.compress.deep import with_codebooks
-from edge.compress.feedback import look
 from edge.compress.noise import NoiseSearch
 from export.onnx_writer import write_onnx
 
@@ -27,6 +25,7 @@ __all__ = ["compress_to_noise", "print_noise"]
 _IMAGES = 4
 # So many other pictures tell how rounding errors make up for each other, for each that judges.
 _LEARNING = 2
+_LEAST_LEARNING = 16
 # Of a step: a little above one half, so that what rounds to the first step by a hair is zero.
 _DEAD = 0.55
 
@@ -36,6 +35,7 @@ def compress_to_noise(
     data: str | Path | None = None,
     *,
     noise_db: float,
+    train: str | Path | None = None,
     images: int | None = None,
     dead: float = _DEAD,
     output: str | Path,
@@ -48,8 +48,9 @@ def compress_to_noise(
         model, options: as `apps.dense_model.load_dense`.
         data: pictures to look at; left out: scenes of the built-in world.
         noise_db: signal to noise to keep, over all numbers of the raw heads.
-        images: how many pictures the noise is measured on, by default 4; twice as many others
-            tell how errors of rounding make up for each other.
+        train: pictures that tell how errors of rounding make up for each other; left out, others
+            of `data`, twice as many as judge.
+        images: how many pictures the noise is measured on, by default 4.
         dead: as `edge.compress.noise.grid_codebook`.
 
     Returns:
@@ -65,16 +66,17 @@ def compress_to_noise(
         dense = load_dense(model, scratch, **options)
         source = scratch / "fp32.onnx"
         write_onnx(dense.module, dense.spec, source)
-        learning, judging = _pictures(source, data or SCENES, images or _IMAGES)
-        around = look(dense.module, steps(learning, "looking at pictures", len(learning)))
-        search = NoiseSearch(dense.module, judging, around, dead)
+        learning, judging = _pictures(source, data or SCENES, train, images or _IMAGES)
+        search = NoiseSearch(dense.module, judging, varied(learning, _LEAST_LEARNING), dead)
         ticks = iter(steps(range(search.measurements + 1), "measuring", search.measurements))
         search.tick = partial(next, ticks, None)
-        books = search.run(noise_db)
-        reached = search.measure(books)
+        found = search.run(noise_db)
+        for _ in ticks:
+            pass
+        books = found.books
         sizes = pack(
             Path(output),
-            with_codebooks(dense.module, books),
+            found.module,
             dense.spec,
             books,
             scratch,
@@ -94,7 +96,7 @@ def compress_to_noise(
             "bytes": dense.bytes,
             "file_bytes": sizes.file,
             "ratio": dense.bytes / sizes.file,
-            "noise_db": reached,
+            "noise_db": found.noise_db,
             "images": {"learning": len(learning), "judging": len(judging)},
             "bound_bytes": entropy_bits(layers, codes) / 8,
             "sections": sizes.sections,
@@ -109,11 +111,14 @@ def compress_to_noise(
 
 
 def _pictures(
-    source: Path, data: str | Path, images: int
+    source: Path, data: str | Path, train: str | Path | None, images: int
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """What rounding learns from, and `images` others that judge it."""
-    inputs = network_inputs(source, data, images * (1 + _LEARNING))
-    batches = [torch.from_numpy(np.array(tensor)) for _, tensor in inputs]
+    if train is not None:
+        return network_pictures(source, train, _LEAST_LEARNING), network_pictures(
+            source, data, images
+        )
+    batches = network_pictures(source, data, images * (1 + _LEARNING))
     judging = batches[:: 1 + _LEARNING]
     learning = [batch for i, batch in enumerate(batches) if i % (1 + _LEARNING)]
     if not learning:

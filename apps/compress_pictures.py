@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from apps.accuracy import labelled
 from apps.dense_model import Dense
 from apps.prune_stages import pictures_of
-from apps.table import say, steps
+from apps.table import say
 from calibration.calibrate import network_inputs
-from edge.compress.feedback import Surroundings, look
 from edge.compress.finetune import FineTuning
 from edge.errors import CompressionError
 from edge.train.augment import Labelled
 from export.onnx_writer import write_onnx
 
-__all__ = ["pictures_for_bits", "pictures_to_train", "surroundings"]
+__all__ = ["network_pictures", "pictures_seen", "pictures_to_train", "varied"]
 
-_REFIT_IMAGES = 32
-_BITS_IMAGES = 8
+# Of all pictures together: they go through the network as one batch, which takes memory.
+_PIXELS = 4_000_000
+_FEWEST, _MOST = 8, 64
 
 
 def pictures_to_train(
@@ -35,34 +36,58 @@ def pictures_to_train(
     return pictures_of(labelled(train, dense.spec.classes), dense.spec)
 
 
-def surroundings(
-    train: str | Path | None, dense: Dense, scratch: Path
-) -> Mapping[str, Surroundings] | None:
-    """What the convolutions see on a few pictures, if there are any."""
-    if train is None:
-        say("no pictures: every weight is pruned and rounded alone; --train DIR does it better")
-        return None
-    return look(
-        dense.module,
-        steps(_seen(train, dense, scratch, _REFIT_IMAGES), "looking at pictures", _REFIT_IMAGES),
-    )
+def pictures_seen(
+    train: str | Path | None, dense: Dense, scratch: Path, *, for_bits: bool, for_errors: bool
+) -> list[torch.Tensor]:
+    """Some pictures as the network takes them, (1, 3, H, W); their labels are not looked at.
 
+    Args:
+        for_bits: they spread bits, and have to be there.
+        for_errors: they tell what makes up for errors; none are left out with a word.
 
-def pictures_for_bits(
-    train: str | Path | None, dense: Dense, scratch: Path
-) -> Sequence[torch.Tensor]:
-    """The pictures that tell which layers need finer values."""
-    if train is None:
+    Raises:
+        CompressionError: there are none to spread bits by.
+    """
+    if train is None and for_bits:
         raise CompressionError(
             "bits that are not whole are spread by what pictures tell: give some with --train or "
             "--data, or whole bits"
         )
-    return list(_seen(train, dense, scratch, _BITS_IMAGES))
-
-
-def _seen(train: str | Path, dense: Dense, scratch: Path, count: int) -> Iterator[torch.Tensor]:
-    """Pictures as the network takes them, (1, 3, H, W)."""
+    if train is None and for_errors:
+        say("no pictures: every weight is pruned and rounded alone; --train DIR does it better")
+    if train is None or not (for_bits or for_errors):
+        return []
+    height, width = dense.spec.contract.hw
+    count = min(max(_PIXELS // (height * width), _FEWEST), _MOST) if for_errors else _FEWEST
     source = scratch / "seen.onnx"
     write_onnx(dense.module, dense.spec, source)
-    inputs = network_inputs(source, train, count)
-    return (torch.from_numpy(np.array(tensor)) for _, tensor in inputs)
+    return varied(network_pictures(source, train, count), _FEWEST)
+
+
+def network_pictures(onnx: Path, data: str | Path, count: int) -> list[torch.Tensor]:
+    """At most `count` pictures of `data` as an ONNX file's network takes them, (1, 3, H, W)."""
+    return [torch.from_numpy(np.array(one)) for _, one in network_inputs(onnx, data, count)]
+
+
+def varied(images: Sequence[torch.Tensor], least: int, seed: int = 0) -> list[torch.Tensor]:
+    """At least so many pictures (1, 3, H, W): mirrored, then parts of them enlarged.
+
+    A layer that is fitted to few pictures fits their chance too.
+    """
+    rng, found = np.random.default_rng(seed), list(images)
+    if len(found) < least:
+        found += [image.flip(3) for image in found]
+    whole = len(found)
+    while len(found) < least:
+        found.append(_enlarged(found[len(found) % whole], rng))
+    return found
+
+
+def _enlarged(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """A part of a half to nine tenths of each side, at the size of the whole."""
+    down, across = image.shape[2:]
+    share = rng.uniform(0.5, 0.9)
+    height, width = max(1, int(share * down)), max(1, int(share * across))
+    top, left = rng.integers(0, down - height + 1), rng.integers(0, across - width + 1)
+    part = image[:, :, top : top + height, left : left + width]
+    return nn.functional.interpolate(part, (down, across), mode="bilinear")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from apps.accuracy import labelled
-from apps.compress_pictures import pictures_for_bits, pictures_to_train, surroundings
+from apps.compress_pictures import pictures_seen, pictures_to_train
 from apps.dense_model import Dense, load_dense
 from apps.packing import pack
 from apps.prune_source import earlier, images_for
@@ -26,11 +26,12 @@ from edge.compress.bits import costs_of_bits, measurements, spread_bits
 from edge.compress.codebook import Codebook
 from edge.compress.coding import Layer, entropy_bits, relative_bits
 from edge.compress.deep import Training, prune_weights, tune_shared, with_codebooks
-from edge.compress.feedback import Surroundings
 from edge.compress.finetune import FineTuning
 from edge.compress.folding import fold_norms, unfold_norms
 from edge.compress.magnitude import convolutions
 from edge.compress.package_tensors import as_half
+from edge.compress.places import root_of_loss, weights_of_places
+from edge.compress.untrained import Seen, prune_on_pictures, share_on_pictures
 from edge.data.datasets import Dataset
 from edge.errors import ArtifactError
 from edge.models.checkpoint import save_safetensors
@@ -40,6 +41,7 @@ from edge.train.batches import BatchMaker, make_batch
 __all__ = ["RECIPES", "Recipe", "compress", "print_compression"]
 
 _NORM_IMAGES = 32
+_BITS_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Recipe:
 
     Attributes:
         prune: share of the weights to remove.
-        scope: how layers share that: `lamp`, `global` or `layer`.
+        scope: how layers share that: `lamp`, `global`, `layer` or, on pictures without training,
+            `loss`; None takes `loss` where it can, else `lamp`.
         two_four: two of every four in place of `prune`.
         bits: of an index into a layer's codebook; not whole: at most so many for each weight, with
             those layers finer that need it (`edge.compress.bits`).
@@ -61,7 +64,7 @@ class Recipe:
     """
 
     prune: float = 0.6
-    scope: str = "lamp"
+    scope: str | None = None
     two_four: bool = False
     bits: float = 5
     start: str = "optimal"
@@ -83,8 +86,8 @@ class _Work:
     judged: Dataset | None
     pictures: Sequence[Labelled]
     tuning: FineTuning | None
-    around: Mapping[str, Surroundings] | None
-    seen: Sequence[torch.Tensor]
+    images: Sequence[torch.Tensor]
+    seen: Seen | None
     scratch: Path
     threads: int
     report: Callable[[str], None]
@@ -120,38 +123,32 @@ class _Work:
 
     def prune(self, start: nn.Module) -> nn.Module:
         recipe = self.recipe
+        scope: Any = recipe.scope
+        if self.seen is not None:
+            return prune_on_pictures(
+                start, recipe.prune, self.seen, scope or "loss", two_four=recipe.two_four
+            )
         with self.training("pruning", 1 - recipe.sharing) as training:
             if training is not None:
                 start = self._unfold(start)
-            scope: Any = recipe.scope
             pruned = prune_weights(
-                start,
-                recipe.prune,
-                scope,
-                two_four=recipe.two_four,
-                training=training,
-                around=self.around,
+                start, recipe.prune, scope or "lamp", two_four=recipe.two_four, training=training
             )
         return fold_norms(pruned)
 
     def share(self, pruned: nn.Module) -> tuple[nn.Module, dict[str, Codebook]]:
+        bits, scaled = self._bits(pruned), self.recipe.scaled
+        start: Any = self.recipe.start
+        if self.seen is not None:
+            full = self.dense.module
+            return share_on_pictures(pruned, full, bits, self.seen, start, scaled=scaled)
         with self.training("sharing", self.recipe.sharing) as training:
-            start: Any = self.recipe.start
-            module, books = tune_shared(
-                pruned,
-                self._bits(pruned),
-                start,
-                training,
-                scaled=self.recipe.scaled,
-                unfold=self._unfold,
-                around=self.around,
-            )
-        return module, books
+            return tune_shared(pruned, bits, start, training, scaled=scaled, unfold=self._unfold)
 
     def _bits(self, pruned: nn.Module) -> int | Mapping[str, int]:
         """Of every layer, or by its path."""
         wanted = self.recipe.bits
-        if float(wanted).is_integer():
+        if _whole(wanted):
             return int(wanted)
         sizes = {
             path: int(conv.weight.count_nonzero()) for path, conv in convolutions(pruned).items()
@@ -161,7 +158,7 @@ class _Work:
         costs = costs_of_bits(
             pruned,
             self.dense.spec,
-            self.seen,
+            self.images[:_BITS_IMAGES],
             lambda: next(ticks, None),
             scaled=self.recipe.scaled,
         )
@@ -231,24 +228,44 @@ def compress(
         data, train = images_for(model, data, train)
         judged = None if data is None else labelled(data, dense.spec.classes, images)
         pictures = pictures_to_train(train, dense, tuning)
-        whole = float(recipe.bits).is_integer()
-        seen = () if whole else pictures_for_bits(train, dense, Path(folder))
-        around = surroundings(train, dense, Path(folder)) if refit and tuning is None else None
+        refit = refit and tuning is None
+        looked_at = pictures_seen(
+            train, dense, Path(folder), for_bits=not _whole(recipe.bits), for_errors=refit
+        )
+        seen = _seen(dense, looked_at) if refit and looked_at else None
         with _log(target.with_suffix(".log"), tuning) as report:
             work = _Work(
-                dense, recipe, judged, pictures, tuning, around, seen, Path(folder), threads, report
+                dense,
+                recipe,
+                judged,
+                pictures,
+                tuning,
+                looked_at,
+                seen,
+                Path(folder),
+                threads,
+                report,
             )
             result = _stages(work, target, pruned, begin)
     result |= {
         "model": str(model),
         "data": None if data is None else str(data),
         "recipe": asdict(recipe),
-        "refit": around is not None,
+        "refit": seen is not None,
         "tuning": None if tuning is None else asdict(tuning),
     }
     if json_path is not None:
         write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
     return result
+
+
+def _seen(dense: Dense, images: Sequence[torch.Tensor]) -> Seen:
+    """The pictures that errors are made up for on, and what counts on them."""
+    return Seen(images, weights_of_places(dense.module, images, root_of_loss(dense.spec)))
+
+
+def _whole(bits: float) -> bool:
+    return float(bits).is_integer()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -12,22 +13,21 @@ from scipy.cluster.vq import kmeans as scipy_kmeans
 from torch import nn
 
 from edge.compress.deep import tune_shared, with_codebooks
-from edge.compress.feedback import look
 from edge.compress.finetune import FineTuning
 from edge.compress.folding import fold_norms, has_norms, unfold_norms
 from edge.compress.kmeans import kmeans_1d
 from edge.compress.magnitude import convolutions, detach
 from edge.compress.noise import NoiseSearch, grid_codebook, signal_to_noise_db
 from edge.compress.sharing import (
-    Shared,
+    Clustered,
     attach_clusters,
-    attach_codebooks,
     codebooks_of,
     renew_clusters,
     rounded_scale,
     share_tensor,
     share_weights,
     sharing_rate,
+    weights_behind,
 )
 from edge.errors import CompressionError
 from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig
@@ -125,9 +125,11 @@ def test_a_centroids_gradient_is_the_sum_over_its_weights() -> None:
         plain.weight.copy_(torch.from_numpy(book.dense()))
     plain(image).square().sum().backward()
     summed = [plain.weight.grad.numpy()[book.index == k + 1].sum() for k in range(4)]
-    centroids = torch.from_numpy(book.centroids).requires_grad_()
-    nn.functional.conv2d(image, Shared(book)(centroids)).square().sum().backward()
-    assert np.allclose(centroids.grad.numpy(), summed, rtol=1e-3)
+    clustered = Clustered(book)
+    nn.functional.conv2d(image, clustered(conv.weight)).square().sum().backward()
+    assert np.allclose(clustered.centroids.grad.numpy(), summed, rtol=1e-3)
+    # and weights learn as if they were not moved
+    assert torch.allclose(conv.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-4)
 
 
 def step(module: nn.Module) -> None:
@@ -137,34 +139,36 @@ def step(module: nn.Module) -> None:
     optimizer.step()
 
 
-def test_trained_centroids_come_back_sorted_and_give_the_trained_weights() -> None:
+@pytest.mark.parametrize("gains", [False, True])
+def test_clustered_weights_learn_behind_their_centroids_which_learn_too(gains: bool) -> None:
     module = fold_norms(small()[0])
-    books = share_weights(module, 2)
-    attach_codebooks(module, books)
+    books = share_weights(module, 2, scaled=gains)
+    attach_clusters(module, books, gains=gains)
+    before = weights_behind(module)
     step(module)
-    found = codebooks_of(module)
-    detach(module)
-    assert any((found[p].centroids != books[p].centroids).any() for p in books)
-    for path, conv in convolutions(module).items():
-        assert np.array_equal(found[path].dense(), conv.weight.detach().numpy())
-        assert (np.diff(found[path].centroids) >= 0).all()
-
-
-def test_clustered_weights_learn_behind_their_centroids() -> None:
-    module = fold_norms(small()[0])
-    books = share_weights(module, 2)
-    attach_clusters(module, books)
-    before = module.get_submodule("layers.0.conv").parametrizations.weight.original.clone()
-    step(module)
-    renew_clusters(module)
-    held = module.get_submodule("layers.0.conv").parametrizations.weight
-    assert (held.original != before).any()
-    found = codebooks_of(module)
+    found, behind = codebooks_of(module), weights_behind(module)
     detach(module)
     for path, conv in convolutions(module).items():
-        # Straight-through weights are w + (c - w), one rounding from c.
+        assert (behind[path] != before[path]).any()
+        assert (found[path].centroids != books[path].centroids).any()
+        assert (np.diff(found[path].centroids) >= 0).all() and found[path].levels <= 4
+        # Straight-through weights are c + (w - w), one rounding from c.
         assert np.allclose(conv.weight.detach(), found[path].dense(), atol=1e-6)
-        assert found[path].levels <= 4
+        if gains:
+            assert (found[path].scale != books[path].scale).any()
+
+
+def test_scales_that_do_not_learn_follow_the_size_of_their_channels() -> None:
+    module = fold_norms(small()[0])
+    books = share_weights(module, 2, scaled=True)
+    attach_clusters(module, books)
+    step(module)
+    assert all((codebooks_of(module)[path].scale == books[path].scale).all() for path in books)
+    renew_clusters(module)
+    found = codebooks_of(module)
+    for path, weight in weights_behind(module).items():
+        size = weight.flatten(1).square().mean(dim=1).sqrt()
+        assert np.allclose(found[path].scale, size.numpy(), rtol=1e-5)
 
 
 class Stepping:
@@ -275,14 +279,26 @@ def test_a_grid_rounds_and_prunes_its_dead_zone() -> None:
 
 def test_the_search_keeps_the_noise_and_finer_takes_more_bits() -> None:
     module = fold_norms(small()[0])
-    images = [torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))]
-    around = look(module, images)
+    judging, learning = (
+        [torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(seed))] for seed in (3, 4)
+    )
     kept = []
     for least in (15.0, 30.0):
-        books = NoiseSearch(module, images, around).run(least)
-        coarse = with_codebooks(fold_norms(module), books)
+        ticks = iter(range(1000))
+        search = NoiseSearch(module, judging, learning, tick=partial(next, ticks))
+        found = search.run(least)
+        assert next(ticks) <= search.measurements
         with torch.no_grad():
-            reached = signal_to_noise_db(module(images[0]), coarse(images[0]))
-        assert least <= reached < least + 4
-        kept.append(sum(int((book.index > 0).sum()) for book in books.values()))
+            reached = signal_to_noise_db(module(judging[0]), found.module(judging[0]))
+        assert reached == pytest.approx(found.noise_db, abs=1e-3) and least <= reached < least + 4
+        for path, conv in convolutions(found.module).items():
+            assert np.array_equal(conv.weight.detach().numpy(), found.books[path].dense())
+        kept.append(sum(int((book.index > 0).sum()) for book in found.books.values()))
     assert kept[0] < kept[1]
+
+
+def test_noise_that_no_grid_keeps_is_refused() -> None:
+    module = fold_norms(small()[0])
+    images = [torch.rand(1, 3, 48, 64)]
+    with pytest.raises(CompressionError, match="keeps 200 dB"):
+        NoiseSearch(module, images, images).run(200.0)

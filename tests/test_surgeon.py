@@ -14,6 +14,8 @@ from edge.compress.folding import fold_norms
 from edge.compress.magnitude import convolutions, two_four_mask
 from edge.compress.noise import signal_to_noise_db
 from edge.compress.surgeon import pruned_with_refit, refitted, worth
+from edge.compress.untrained import Seen, prune_on_pictures, share_on_pictures
+from edge.errors import CompressionError
 from tests.small_models import small
 from tests.test_feedback import convolution, off, smooth
 
@@ -61,20 +63,31 @@ def test_outputs_on_other_pictures_are_several_times_nearer_than_by_magnitude(gr
 
 def test_a_network_pruned_and_shared_on_pictures_keeps_several_decibels_more() -> None:
     module = fold_norms(small()[0])
-    images = smooth_inputs(0)
-    around, fresh = look(module, images), smooth_inputs(5)[0]
+    images, fresh = smooth_inputs(0), smooth_inputs(5)[0]
     reached = []
-    for given in (None, around):
-        pruned = prune_weights(module, 0.5, around=given)
+    for given in (None, Seen(images)):
+        pruned = prune(module, given)
         with torch.no_grad():
             wanted = module(fresh)
             reached.append(signal_to_noise_db(wanted, pruned(fresh)))
             for scaled in (False, True):
-                shared, books = tune_shared(pruned, 3, scaled=scaled, around=given)
+                shared, books = share(pruned, module, given, scaled)
                 reached.append(signal_to_noise_db(wanted, shared(fresh)))
                 kept(pruned, shared, books)
     alone, balanced = np.array(reached[:3]), np.array(reached[3:])
     assert (balanced > alone + 3).all()
+
+
+def prune(module: nn.Module, seen: Seen | None) -> nn.Module:
+    return prune_weights(module, 0.5) if seen is None else prune_on_pictures(module, 0.5, seen)
+
+
+def share(
+    pruned: nn.Module, full: nn.Module, seen: Seen | None, scaled: bool
+) -> tuple[nn.Module, dict[str, Codebook]]:
+    if seen is None:
+        return tune_shared(pruned, 3, scaled=scaled)
+    return share_on_pictures(pruned, full, 3, seen, scaled=scaled)
 
 
 def smooth_inputs(seed: int) -> list[torch.Tensor]:
@@ -95,8 +108,7 @@ def kept(pruned: nn.Module, shared: nn.Module, books: dict[str, Codebook]) -> No
 
 def test_two_of_every_four_stay_and_are_fitted() -> None:
     module = fold_norms(small()[0])
-    around = look(module, smooth_inputs(0))
-    found = prune_weights(module, 0.5, two_four=True, around=around)
+    found = prune_on_pictures(module, 0.5, Seen(smooth_inputs(0)), two_four=True)
     fresh = smooth_inputs(5)[0]
     with torch.no_grad():
         wanted = module(fresh)
@@ -105,3 +117,8 @@ def test_two_of_every_four_stay_and_are_fitted() -> None:
         assert better > signal_to_noise_db(wanted, alone(fresh)) + 3
     for conv in convolutions(found).values():
         assert bool(((conv.weight != 0) <= two_four_mask(conv.weight)).all())
+
+
+def test_the_loss_of_scope_loss_is_of_pictures() -> None:
+    with pytest.raises(CompressionError, match="takes pictures"):
+        prune_weights(fold_norms(small()[0]), 0.5, "loss")

@@ -16,7 +16,7 @@ from torch.nn import functional
 from edge.spec import HeadSpec, ModelSpec
 from edge.train.losses import Loss
 
-__all__ = ["distilled", "head_loss"]
+__all__ = ["distilled", "head_loss", "head_loss_root"]
 
 Batches = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
@@ -82,6 +82,34 @@ def head_loss(
     else:
         named = _excess(labels, its_labels).sum(dim=2)
     return (seen + away + (named * sure).sum()) / count
+
+
+def head_loss_root(
+    output: torch.Tensor, head: HeadSpec, classes: int, signs: torch.Generator
+) -> torch.Tensor:
+    """A random sum of a raw head's numbers whose gradient g shows how `head_loss` bends there.
+
+    The mean of g g' over draws of `signs` is the Hessian of `head_loss`, times its count of
+    objects, of a head that is equal to its teacher's (a factor of the Gauss-Newton matrix).
+    """
+
+    def drawn(numbers: torch.Tensor) -> torch.Tensor:
+        return torch.randint(0, 2, numbers.shape, generator=signs).to(numbers.dtype) * 2 - 1
+
+    box, objectness, labels = _parts(output, head, classes)
+    sure = objectness.sigmoid().detach()
+    if head.kind != "convdet":
+        box = _decoded(box)
+    seen = objectness * drawn(objectness) * (sure * (1 - sure)).sqrt()
+    away = box * drawn(box) * (2 * sure).sqrt()[:, :, None]
+    if head.class_activation == "softmax":
+        share = labels.softmax(dim=2).detach()
+        bend = share.sqrt() * drawn(labels)
+        bend = bend - share * bend.sum(dim=2, keepdim=True)
+    else:
+        share = labels.sigmoid().detach()
+        bend = (share * (1 - share)).sqrt() * drawn(labels)
+    return seen.sum() + away.sum() + (labels * bend * sure.sqrt()[:, :, None]).sum()
 
 
 def _excess(mine: torch.Tensor, its: torch.Tensor) -> torch.Tensor:

@@ -1,17 +1,20 @@
 """Rounding whose errors are made up for by the weights that are not yet rounded.
 
 A filter whose weights are off by e gives outputs that are off by e' H e in the mean square, where H
-is the second moment of what the filter sees on some pictures. Weight after weight is rounded, and
+is the second moment of what the filter sees on some pictures; places of its output may weigh more
+or less in it (`edge.compress.places`). Weight after weight is rounded, and
 through the inverse of H its error is given to those that follow (Optimal Brain Surgeon; in the form
 of GPTQ, arXiv:2210.17323, section 3). Nothing is trained and no label is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 
 import torch
 from torch import nn
@@ -19,10 +22,10 @@ from torch.nn import functional
 
 from edge.compress.magnitude import convolutions
 
-__all__ = ["Surroundings", "look", "rounded_with_feedback"]
+__all__ = ["Surroundings", "look", "patches", "rounded_with_feedback", "surroundings"]
 
 # Of the mean square of an input: keeps the equations solvable where inputs say the same.
-_RIDGE = 3e-3
+_RIDGE = 1e-2
 # Places of an output, of each picture.
 _POINTS = 2048
 # Weights of a filter whose errors make up for each other; memory grows with its square.
@@ -81,29 +84,49 @@ class Surroundings:
         return rows.unflatten(0, (self.groups, parts)).movedim(1, 2).reshape(shape)
 
 
-def look(module: nn.Module, images: Iterable[torch.Tensor]) -> dict[str, Surroundings]:
-    """The surroundings of each convolution, by path, on `images` (N, 3, H, W) each.
+def look(
+    module: nn.Module,
+    images: Iterable[torch.Tensor],
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, Surroundings]:
+    """The surroundings of each convolution, by path, on `images` (1, 3, H, W) each.
+
+    Args:
+        weights: of the places of each convolution's output, (images, h, w) by path; None: 1.
 
     Raises:
         ValueError: no images.
     """
     found, moments = convolutions(module), dict[str, torch.Tensor]()
-    with _watched(found, moments), torch.no_grad():
+    with _watched(found, moments, weights or {}), torch.no_grad():
         for batch in images:
             module(batch)
     if not moments:
         raise ValueError("no images to look at")
-    return {
-        path: Surroundings(conv.groups, _with_ridge(moments.pop(path)))
-        for path, conv in found.items()
-    }
+    return {path: surroundings(conv, moments.pop(path)) for path, conv in found.items()}
+
+
+def surroundings(conv: nn.Conv2d, moment: torch.Tensor) -> Surroundings:
+    """Of a convolution whose `patches` x have the sum x x' (G, K, K), which is used up."""
+    diagonal = moment.diagonal(dim1=1, dim2=2)
+    diagonal.add_(_RIDGE * diagonal.mean(dim=1, keepdim=True).clamp(min=1e-12))
+    return Surroundings(conv.groups, moment)
 
 
 @contextmanager
-def _watched(found: dict[str, nn.Conv2d], moments: dict[str, torch.Tensor]) -> Iterator[None]:
+def _watched(
+    found: dict[str, nn.Conv2d],
+    moments: dict[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
+) -> Iterator[None]:
     def watch(path: str) -> Callable[[nn.Conv2d, tuple[torch.Tensor]], None]:
+        numbers = count()
+
         def before(conv: nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
-            moment = _moment(conv, inputs[0])
+            number = next(numbers)
+            weight = weights[path][number] if path in weights else None
+            seen = patches(conv, inputs[0], weight)
+            moment = seen @ seen.mT
             moments[path] = moments[path].add_(moment) if path in moments else moment
 
         return before
@@ -116,17 +139,26 @@ def _watched(found: dict[str, nn.Conv2d], moments: dict[str, torch.Tensor]) -> I
             hook.remove()
 
 
-def _moment(conv: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
-    """Mean of x x' over places of the output, (G, K, K), where x are the inputs of a place."""
+def patches(
+    conv: nn.Conv2d, image: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What a convolution sees at some places of its output, the same each time: (G, K, P).
+
+    Args:
+        image: (1, I, h, w).
+        weights: of the places, (h, w): x x' of the patches is to be as if all had been taken.
+    """
     assert not isinstance(conv.padding, str)
     seen = functional.unfold(
-        images, conv.kernel_size, dilation=conv.dilation, padding=conv.padding, stride=conv.stride
-    )
+        image, conv.kernel_size, dilation=conv.dilation, padding=conv.padding, stride=conv.stride
+    )[0]
     # Every nth place would be the same few columns of the picture where n divides its width.
-    places = torch.randperm(seen.shape[2], generator=torch.Generator().manual_seed(0))
-    seen = seen[:, :, places[:_POINTS]]
-    seen = seen.unflatten(1, (conv.groups * _parts(conv), -1)).permute(1, 2, 0, 3).flatten(2)
-    return seen @ seen.mT / seen.shape[2]
+    places = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(0))[:_POINTS]
+    share = seen.shape[1] / len(places)
+    seen = seen[:, places] * math.sqrt(share)
+    if weights is not None:
+        seen = seen * weights.flatten()[places].sqrt()
+    return seen.unflatten(0, (conv.groups * _parts(conv), -1))
 
 
 def _parts(conv: nn.Conv2d) -> int:
@@ -137,12 +169,6 @@ def _parts(conv: nn.Conv2d) -> int:
         for parts in range(1, channels + 1)
         if channels % parts == 0 and (numbers // parts <= _MOST or parts == channels)
     )
-
-
-def _with_ridge(moment: torch.Tensor) -> torch.Tensor:
-    diagonal = moment.diagonal(dim1=1, dim2=2)
-    diagonal.add_(_RIDGE * diagonal.mean(dim=1, keepdim=True).clamp(min=1e-12))
-    return moment
 
 
 def rounded_with_feedback(

@@ -27,7 +27,7 @@ __all__ = [
     "two_four_mask",
 ]
 
-Scope = Literal["global", "layer", "lamp"]
+Scope = Literal["global", "layer", "lamp", "loss"]
 Masks = dict[str, torch.Tensor]
 
 
@@ -52,8 +52,8 @@ def magnitude_masks(
     Args:
         scope: `layer` takes the share from every layer, `global` compares all weights in units of
             their layer's root mean square, `lamp` by the layer-adaptive score of arXiv:2010.07611:
-            a squared weight as a share of all in its layer that are no smaller. No layer loses
-            its last weight.
+            a squared weight as a share of all in its layer that are no smaller, `loss` as they
+            are, for numbers that tell what the loss loses. No layer loses its last weight.
 
     Raises:
         CompressionError: `sparsity` is not in [0, 1), or a scope that is not known.
@@ -94,6 +94,7 @@ def _lamp(weight: torch.Tensor) -> torch.Tensor:
 _SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "global": _relative,
     "layer": torch.Tensor.abs,
+    "loss": torch.Tensor.abs,
     "lamp": _lamp,
 }
 

@@ -3,7 +3,8 @@
 Errors of rounding are made up for by other weights (`edge.compress.feedback`). What is left of them
 at a step of d makes noise of about c d² at the heads, and a layer takes n (h - log2 d) bits for n
 weights, so for a given noise in all the fewest bits are taken where each layer makes its share by
-n: steps in proportion to sqrt(n / c). The c are measured, the common factor is found by bisection.
+n: steps in proportion to sqrt(n / c). The c are measured, layer by layer; with the common factor
+all layers are made coarse in turn (`edge.compress.onward`), until the noise is as wanted.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ import torch
 from torch import nn
 
 from edge.compress.codebook import Codebook
-from edge.compress.feedback import Surroundings, rounded_with_feedback
+from edge.compress.feedback import Surroundings, look, rounded_with_feedback
 from edge.compress.magnitude import convolutions
+from edge.compress.onward import changed_onward
+from edge.compress.places import root_of_noise, weights_of_places
 from edge.errors import CompressionError
 
-__all__ = ["NoiseSearch", "grid_codebook", "signal_to_noise_db"]
+__all__ = ["Coarse", "NoiseSearch", "grid_codebook", "signal_to_noise_db"]
 
 _MOST_LEVELS = 4096
 _PROBE = 0.2  # of a layer's root mean square, to begin with
 _PROBES = 3
 _MOST_CHANGE = 8.0
 _SHARED_NOISE = 1e-3
-_ROUNDS = 10
+_TRIES = 5
+_NEAR_DB = 0.1
+_MOST_OVER_DB = 40.0
 
 Heads = Sequence[torch.Tensor]
 
@@ -69,70 +74,91 @@ def signal_to_noise_db(wanted: Heads, found: Heads) -> float:
     return 10 * math.log10(signal / noise) if noise > 0 else math.inf
 
 
+@dataclass(frozen=True, eq=False)
+class Coarse:
+    """A network on grids.
+
+    Attributes:
+        module: with the weights that `books` stand for, and biases of its own.
+        books: by the path of the convolution.
+        noise_db: signal to noise of its heads.
+    """
+
+    module: nn.Module
+    books: dict[str, Codebook]
+    noise_db: float
+
+
 @dataclass(eq=False)
 class NoiseSearch:
     """A network whose layers are made coarse against its own heads on some images.
 
     Attributes:
         module: stays as it is.
-        images: batches (N, 3, H, W), as the network takes them.
-        around: of each convolution, from other images: see `edge.compress.feedback.look`.
+        judging: batches (N, 3, H, W), as the network takes them, that noise is measured on.
+        learning: others, (1, 3, H, W) each, that tell how errors make up for each other.
         dead: as `grid_codebook` takes it.
-        tick: called after each measurement.
+        tick: called after each of the `measurements`.
     """
 
     module: nn.Module
-    images: Sequence[torch.Tensor]
-    around: Mapping[str, Surroundings]
+    judging: Sequence[torch.Tensor]
+    learning: Sequence[torch.Tensor]
     dead: float = 0.5
     tick: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         self._work = copy.deepcopy(self.module).eval()
-        self._wanted = self._heads()
+        self._wanted = self._heads(self._work)
+        self._weights = weights_of_places(self._work, self.learning, root_of_noise)
 
     @property
     def measurements(self) -> int:
         """How often `tick` is called, at most."""
-        return _PROBES * len(convolutions(self.module)) + _ROUNDS + 1
+        return (_PROBES + _TRIES) * len(convolutions(self.module))
 
-    def run(self, least_db: float) -> dict[str, Codebook]:
-        """The codebooks of the coarsest grids that keep `least_db` of signal to noise.
+    def run(self, least_db: float) -> Coarse:
+        """The coarsest grids found that keep `least_db` of signal to noise.
 
         Raises:
             CompressionError: no grid of at most 4096 values keeps it.
         """
-        steps = self._even_steps()
-        low, high, best = math.log(1 / 32), math.log(32), None
-        for _ in range(_ROUNDS):
-            middle = (low + high) / 2
-            books = self._books(steps, math.exp(middle))
-            if self.measure(books) >= least_db:
-                low, best = middle, books
-            else:
-                high = middle
+        steps, factor, best = self._even_steps(), 1.0, None
+        for _ in range(_TRIES):
+            found = self._coarse(steps, factor)
+            over = min(found.noise_db - least_db, _MOST_OVER_DB)
+            if over >= 0 and (best is None or found.noise_db < best.noise_db):
+                best = found
+            if 0 <= over < _NEAR_DB:
+                break
+            # Noise grows with the square of the step.
+            factor *= 10 ** ((over - _NEAR_DB / 2) / 20)
         if best is None:
             raise CompressionError(f"no grid of at most 4096 values keeps {least_db:g} dB")
         return best
 
-    def measure(self, books: Mapping[str, Codebook]) -> float:
-        """Signal to noise of the heads with these codebooks, dB."""
-        originals = {path: self._weight(path).clone() for path in books}
-        for path, book in books.items():
-            self._weight(path).copy_(torch.from_numpy(book.dense()))
-        found = signal_to_noise_db(self._wanted, self._heads())
-        for path, weight in originals.items():
-            self._weight(path).copy_(weight)
-        self.tick()
-        return found
+    def _coarse(self, steps: Mapping[str, float], factor: float) -> Coarse:
+        """Every layer at `factor` times its step, but none too fine or gone."""
+        books: dict[str, Codebook] = {}
 
-    def _weight(self, path: str) -> torch.Tensor:
-        weight: torch.Tensor = self._work.get_submodule(path).weight.detach()
-        return weight
+        def rounded(path: str, aim: torch.Tensor, around: Surroundings) -> torch.Tensor:
+            books[path] = self._book(aim, steps[path] * factor, around)
+            return torch.from_numpy(books[path].dense())
 
-    def _heads(self) -> list[torch.Tensor]:
+        module = changed_onward(self.module, self.learning, rounded, self._weights, self.tick)
+        for conv in convolutions(module).values():
+            if conv.bias is not None:
+                conv.bias.detach().copy_(conv.bias.detach().half())  # as packages keep them
+        return Coarse(module, books, signal_to_noise_db(self._wanted, self._heads(module)))
+
+    def _book(self, weight: torch.Tensor, step: float, around: Surroundings) -> Codebook:
+        widest = weight.abs().max().item()
+        finest, coarsest = widest / (_MOST_LEVELS // 2 - 1), widest / 2
+        return grid_codebook(weight, min(max(step, finest), coarsest), self.dead, around)
+
+    def _heads(self, module: nn.Module) -> list[torch.Tensor]:
         with torch.no_grad():
-            return [head for batch in self.images for head in self._work(batch)]
+            return [head for batch in self.judging for head in module(batch)]
 
     def _even_steps(self) -> dict[str, float]:
         """For each layer the step that makes it cause its share of noise: 30 dB in all.
@@ -140,23 +166,24 @@ class NoiseSearch:
         Coarse grids are not as noisy as fine ones foretell, so the noise is measured again at
         each step that was foretold.
         """
-        sizes = {path: conv.weight.numel() for path, conv in convolutions(self._work).items()}
-        steps = {path: _PROBE * self._weight(path).square().mean().sqrt().item() for path in sizes}
+        around = look(self.module, self.learning, self._weights)
+        weights = {p: conv.weight.detach() for p, conv in convolutions(self._work).items()}
+        steps = {path: _PROBE * one.square().mean().sqrt().item() for path, one in weights.items()}
+        numbers = sum(one.numel() for one in weights.values())
         for _ in range(_PROBES):
-            for path, size in sizes.items():
-                noise = 10 ** (-self.measure(self._books({path: steps[path]}, 1.0)) / 10)
-                share = _SHARED_NOISE * size / sum(sizes.values())
+            for path, weight in weights.items():
+                book = self._book(weight, steps[path], around[path])
+                noise = 10 ** (-self._alone_db(weight, book) / 10)
+                share = _SHARED_NOISE * weight.numel() / numbers
                 change = math.sqrt(share / max(noise, 1e-12))
                 steps[path] *= min(max(change, 1 / _MOST_CHANGE), _MOST_CHANGE)
         return steps
 
-    def _books(self, steps: Mapping[str, float], factor: float) -> dict[str, Codebook]:
-        """Codebooks at `factor` times the steps, but no layer too fine or gone."""
-        books = {}
-        for path, step in steps.items():
-            weight = self._weight(path)
-            widest = weight.abs().max().item()
-            finest, coarsest = widest / (_MOST_LEVELS // 2 - 1), widest / 2
-            even = min(max(step * factor, finest), coarsest)
-            books[path] = grid_codebook(weight, even, self.dead, self.around[path])
-        return books
+    def _alone_db(self, weight: torch.Tensor, book: Codebook) -> float:
+        """Signal to noise where one layer's `weight`, changed for that time, is on its grid."""
+        original = weight.clone()
+        weight.copy_(torch.from_numpy(book.dense()))
+        found = signal_to_noise_db(self._wanted, self._heads(self._work))
+        weight.copy_(original)
+        self.tick()
+        return found

@@ -18,15 +18,14 @@ from edge.errors import CompressionError
 
 __all__ = [
     "Clustered",
-    "Shared",
     "attach_clusters",
-    "attach_codebooks",
     "codebooks_of",
     "renew_clusters",
     "rounded_scale",
     "share_tensor",
     "share_weights",
     "sharing_rate",
+    "weights_behind",
 ]
 
 
@@ -103,105 +102,96 @@ def share_weights(
     return books
 
 
-class Shared(nn.Module):
-    """A parametrization that makes a weight from its centroids, which are what is trained.
-
-    The gradient of a centroid is the sum of the gradients of its weights.
-    """
-
-    def __init__(self, book: Codebook) -> None:
-        super().__init__()
-        self.register_buffer("index", torch.from_numpy(book.index.astype(np.int64)))
-        self.register_buffer("scale", _scale_of(book))
-        self._start = torch.from_numpy(book.centroids.astype(np.float32))
-
-    def forward(self, centroids: torch.Tensor) -> torch.Tensor:
-        shared = torch.cat([centroids.new_zeros(1), centroids])[self.index]
-        return shared if self.scale is None else shared * self.scale
-
-    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        return self._start.to(weight.dtype).clone()
-
-
 class Clustered(nn.Module):
     """A parametrization that moves each weight to the nearest of its centroids.
 
     Weights go on learning behind it, as if they were not moved, and may change their cluster;
-    pruned ones stay zero. `renew` moves the centroids to the middle of their clusters, and scales
-    to the size of their channels.
+    pruned ones stay zero. The centroids learn too, each from the sum of its weights' gradients,
+    as quantizers' steps do in arXiv:1902.08153.
+
+    Attributes:
+        gain: logarithm of what the scales of output channels are multiplied by, (O, 1, ...), which
+            learns; None where `renew` sets the scales to the size of their channels.
     """
 
-    def __init__(self, book: Codebook) -> None:
+    def __init__(self, book: Codebook, *, gains: bool = False) -> None:
         super().__init__()
         self.register_buffer("mask", torch.from_numpy(book.index != 0))
-        self.register_buffer("centroids", torch.from_numpy(book.centroids.astype(np.float32)))
         self.register_buffer("scale", _scale_of(book))
+        self.centroids = nn.Parameter(torch.from_numpy(book.centroids.astype(np.float32)))
+        learns = gains and self.scale is not None
+        self.gain = nn.Parameter(torch.zeros_like(self.scale)) if learns else None
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        near = self.centroids[self._nearest(weight)]
-        if self.scale is not None:
-            near = near * self.scale
-        return weight + (near * self.mask - weight).detach()
+        scale, ordered = self._scale(), self.centroids.sort().values
+        near = ordered[_nearest(weight.detach(), ordered.detach(), scale)]
+        if scale is not None:
+            near = near * scale
+        return near * self.mask + (weight - weight.detach())
 
-    def _even(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight.detach() if self.scale is None else weight.detach() / self.scale
-
-    def _nearest(self, weight: torch.Tensor) -> torch.Tensor:
-        middles = (self.centroids[1:] + self.centroids[:-1]) / 2
-        return torch.bucketize(self._even(weight).contiguous(), middles)
+    def _scale(self) -> torch.Tensor | None:
+        if self.gain is None:
+            found: torch.Tensor | None = self.scale
+            return found
+        return self.scale * self.gain.exp()
 
     def book(self, weight: torch.Tensor) -> Codebook:
         """What `weight` is moved to, without the centroids that nothing is near."""
-        place = torch.where(self.mask, self._nearest(weight) + 1, 0).numpy()
+        with torch.no_grad():
+            scale, ordered = self._scale(), self.centroids.sort().values
+            place = torch.where(self.mask, _nearest(weight, ordered, scale) + 1, 0).numpy()
         used = np.unique(place[place > 0])
-        fresh = np.zeros(len(self.centroids) + 1, np.int64)
+        fresh = np.zeros(len(ordered) + 1, np.int64)
         fresh[used] = np.arange(1, len(used) + 1)
-        return Codebook(self.centroids.numpy()[used - 1].copy(), fresh[place], _plain(self.scale))
+        return Codebook(ordered.numpy()[used - 1].copy(), fresh[place], _plain(scale))
 
     def renew(self, weight: torch.Tensor) -> None:
-        """Fit scales and centroids to the weights behind them."""
-        if self.scale is not None:
+        """Fit the scales to the weights behind them."""
+        if self.scale is not None and self.gain is None:
             self.scale.copy_(_channel_size(weight * self.mask).view_as(self.scale))
-        kept = self._even(weight)[self.mask].double().numpy()
-        found = kmeans_1d(kept, len(self.centroids), centres=self.centroids.double().numpy())
-        if len(found) == len(self.centroids):
-            self.centroids.copy_(torch.from_numpy(found))
 
 
-def attach_clusters(module: nn.Module, books: Mapping[str, Codebook]) -> None:
+def _nearest(
+    weight: torch.Tensor, ordered: torch.Tensor, scale: torch.Tensor | None
+) -> torch.Tensor:
+    """The place of the nearest centroid, times its channel's scale, of each weight."""
+    even = weight if scale is None else weight / scale.detach()
+    return torch.bucketize(even.contiguous(), (ordered[1:] + ordered[:-1]) / 2)
+
+
+def attach_clusters(
+    module: nn.Module, books: Mapping[str, Codebook], *, gains: bool = False
+) -> None:
     """Keep weights near few values while they learn, until `edge.compress.magnitude.detach`."""
     for path, book in books.items():
-        parametrize.register_parametrization(module.get_submodule(path), "weight", Clustered(book))
+        conv = module.get_submodule(path)
+        parametrize.register_parametrization(conv, "weight", Clustered(book, gains=gains))
 
 
 def renew_clusters(module: nn.Module) -> None:
-    """Fit the centroids of every clustered layer to its weights."""
+    """Fit the scales of every clustered layer to its weights."""
     for conv in convolutions(module).values():
         if parametrize.is_parametrized(conv, "weight"):
             held = conv.parametrizations.weight
             held[0].renew(held.original)
 
 
-def attach_codebooks(module: nn.Module, books: Mapping[str, Codebook]) -> None:
-    """Let whatever trains the module train centroids, until `edge.compress.magnitude.detach`."""
-    for path, book in books.items():
-        conv = module.get_submodule(path)
-        parametrize.register_parametrization(conv, "weight", Shared(book))
+def weights_behind(module: nn.Module) -> dict[str, torch.Tensor]:
+    """What learns behind each clustered layer, by path."""
+    return {
+        path: conv.parametrizations.weight.original.detach().clone()
+        for path, conv in convolutions(module).items()
+        if parametrize.is_parametrized(conv, "weight")
+    }
 
 
 def codebooks_of(module: nn.Module) -> dict[str, Codebook]:
-    """The codebooks of a module whose layers are `Shared` or `Clustered`, centroids sorted."""
-    books = {}
-    for path, conv in convolutions(module).items():
-        if parametrize.is_parametrized(conv, "weight"):
-            held = conv.parametrizations.weight
-            original = held.original.detach()
-            if isinstance(held[0], Clustered):
-                books[path] = held[0].book(original)
-            else:
-                scale = _plain(held[0].scale)
-                books[path] = _sorted(original.numpy(), held[0].index.numpy(), scale)
-    return books
+    """The codebooks of a module whose layers are clustered, centroids sorted, by path."""
+    return {
+        path: conv.parametrizations.weight[0].book(conv.parametrizations.weight.original)
+        for path, conv in convolutions(module).items()
+        if parametrize.is_parametrized(conv, "weight")
+    }
 
 
 def _scale_of(book: Codebook) -> torch.Tensor | None:
@@ -213,15 +203,6 @@ def _scale_of(book: Codebook) -> torch.Tensor | None:
 
 def _plain(scale: torch.Tensor | None) -> NDArray[np.float32] | None:
     return None if scale is None else scale.flatten().numpy().copy()
-
-
-def _sorted(
-    centroids: NDArray[np.float32], index: NDArray[np.int64], scale: NDArray[np.float32] | None
-) -> Codebook:
-    order = np.argsort(centroids, kind="stable")
-    places = np.zeros(len(order) + 1, np.int64)
-    places[order + 1] = np.arange(1, len(order) + 1)
-    return Codebook(centroids[order].copy(), places[index], scale)
 
 
 def sharing_rate(book: Codebook, full_bits: int = 32, value_bits: int = 32) -> float:
