@@ -14,6 +14,7 @@ PACKAGED = {
     name: _ASSETS / f"{name}.edgez"
     for name in (
         "squeezedet-photo",
+        "squeezedet-scenes-deep",
         "squeezedet-scenes-half",
         "tiny-yolo-scenes-deep",
         "tiny-yolo-scenes-half",
