@@ -48,18 +48,16 @@ def prune_on_pictures(
     Args:
         scope: as `edge.compress.magnitude.magnitude_masks`; of what weights are worth, not of
             their size. Layers are comparable where `seen.weights` are of one loss.
-        two_four: prune the smaller two of every four along the input channels in place of
-            `sparsity`.
+        two_four: prune two of every four along the input channels in place of `sparsity`.
 
     Raises:
         CompressionError: a share or scope that cannot be.
     """
-    weights = {path: conv.weight.detach() for path, conv in convolutions(full).items()}
+    around = look(full, seen.images, seen.weights)
+    scores = {path: worth(conv.weight, around[path]) for path, conv in convolutions(full).items()}
     if two_four:
-        masks = {path: two_four_mask(weight) for path, weight in weights.items()}
+        masks = {path: two_four_mask(score) for path, score in scores.items()}
     else:
-        around = look(full, seen.images, seen.weights)
-        scores = {path: worth(weight, around[path]) for path, weight in weights.items()}
         masks = magnitude_masks(scores, sparsity, scope)
 
     def pruned(path: str, aim: torch.Tensor, around: Surroundings) -> torch.Tensor:
