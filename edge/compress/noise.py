@@ -123,15 +123,15 @@ class NoiseSearch:
         Raises:
             CompressionError: no grid of at most 4096 values keeps it.
         """
-        steps, factor, best = self._even_steps(), 1.0, None
+        steps, factor, kept, best = self._even_steps(), 1.0, 0.0, None
         for _ in range(_TRIES):
             found = self._coarse(steps, factor)
             over = min(found.noise_db - least_db, _MOST_OVER_DB)
-            if over >= 0 and (best is None or found.noise_db < best.noise_db):
-                best = found
+            if over >= 0 and factor > kept:
+                kept, best = factor, found
             if 0 <= over < _NEAR_DB:
                 break
-            # Noise grows with the square of the step.
+            # Noise grows with the square of the step, and is a matter of chance within .5 dB.
             factor *= 10 ** ((over - _NEAR_DB / 2) / 20)
         if best is None:
             raise CompressionError(f"no grid of at most 4096 values keeps {least_db:g} dB")
