@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from apps.compress_pictures import network_pictures, varied
 from apps.dense_model import load_dense
 from apps.packing import pack
-from apps.table import say, show, steps
+from apps.table import say, show, ticking
 from calibration.calibrate import SCENES
 from edge.artifact import write_atomic
 from edge.compress.coding import Layer, entropy_bits
@@ -68,11 +67,8 @@ def compress_to_noise(
         write_onnx(dense.module, dense.spec, source)
         learning, judging = _pictures(source, data or SCENES, train, images or _IMAGES)
         search = NoiseSearch(dense.module, judging, varied(learning, _LEAST_LEARNING), dead)
-        ticks = iter(steps(range(search.measurements + 1), "measuring", search.measurements))
-        search.tick = partial(next, ticks, None)
-        found = search.run(noise_db)
-        for _ in ticks:
-            pass
+        with ticking("measuring", search.measurements) as search.tick:
+            found = search.run(noise_db)
         books = found.books
         sizes = pack(
             Path(output),
@@ -115,9 +111,8 @@ def _pictures(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """What rounding learns from, and `images` others that judge it."""
     if train is not None:
-        return network_pictures(source, train, _LEAST_LEARNING), network_pictures(
-            source, data, images
-        )
+        learning = network_pictures(source, train, _LEAST_LEARNING)
+        return learning, network_pictures(source, data, images)
     batches = network_pictures(source, data, images * (1 + _LEARNING))
     judging = batches[:: 1 + _LEARNING]
     learning = [batch for i, batch in enumerate(batches) if i % (1 + _LEARNING)]

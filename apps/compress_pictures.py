@@ -29,6 +29,11 @@ _FEWEST, _MOST = 8, 64
 def pictures_to_train(
     train: str | Path | None, dense: Dense, tuning: FineTuning | None
 ) -> Sequence[Labelled]:
+    """The labelled pictures of a training; none without one.
+
+    Raises:
+        CompressionError: there are none to train on.
+    """
     if tuning is None:
         return ()
     if train is None:

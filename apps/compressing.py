@@ -20,7 +20,7 @@ from apps.dense_model import Dense, load_dense
 from apps.packing import pack
 from apps.prune_source import earlier, images_for
 from apps.prune_stages import judge
-from apps.table import say, show, steps
+from apps.table import say, show, ticking
 from edge.artifact import write_atomic
 from edge.compress.bits import costs_of_bits, measurements, spread_bits
 from edge.compress.codebook import Codebook
@@ -105,21 +105,15 @@ class _Work:
             yield None
             return
         how = replace(self.tuning, steps=max(1, round(self.tuning.steps * share)))
-        ticks = iter(steps(range(how.steps + 1), what, how.steps))
-
-        def tick(_: nn.Module) -> None:
-            next(ticks, None)
-
-        yield Training(
-            self.dense.spec,
-            self.pictures,
-            self.dense.module,
-            how,
-            lambda line: self.report(f"{what}: {line}"),
-            tick,
-        )
-        for _ in ticks:
-            pass
+        with ticking(what, how.steps) as tick:
+            yield Training(
+                self.dense.spec,
+                self.pictures,
+                self.dense.module,
+                how,
+                lambda line: self.report(f"{what}: {line}"),
+                tick,
+            )
 
     def prune(self, start: nn.Module) -> nn.Module:
         recipe = self.recipe
@@ -153,17 +147,9 @@ class _Work:
         sizes = {
             path: int(conv.weight.count_nonzero()) for path, conv in convolutions(pruned).items()
         }
-        count = measurements(pruned)
-        ticks = iter(steps(range(count + 1), "bits of each layer", count))
-        costs = costs_of_bits(
-            pruned,
-            self.dense.spec,
-            self.images[:_BITS_IMAGES],
-            lambda: next(ticks, None),
-            scaled=self.recipe.scaled,
-        )
-        for _ in ticks:
-            pass
+        few, scaled = self.images[:_BITS_IMAGES], self.recipe.scaled
+        with ticking("bits of each layer", measurements(pruned)) as tick:
+            costs = costs_of_bits(pruned, self.dense.spec, few, tick, scaled=scaled)
         bits = spread_bits(costs, sizes, wanted)
         self.report("bits: " + ", ".join(f"{path} {count}" for path, count in bits.items()))
         return bits

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 
 from apps.accuracy import detect
 from apps.interleave import open_runner, opencv_threads, take_turns, warm_up
-from apps.table import say, show, steps
+from apps.table import say, show, steps, ticking
 from edge.artifact import write_atomic
 from edge.compress.finetune import FineTuning, fine_tune
 from edge.data.datasets import Dataset, Item, load
@@ -127,23 +126,9 @@ def learn(
         if not sys.stderr.isatty():
             say(line)
 
-    with _ticking(how.steps) as tick:
+    with ticking("fine-tuning", how.steps) as tick:
         module = fine_tune(deepcopy(stage.module), stage.spec, pictures, how, teacher, report, tick)
     return module, log
-
-
-@contextmanager
-def _ticking(total: int) -> Iterator[Any]:
-    ticks = iter(steps(range(total + 1), "fine-tuning", total))
-
-    def tick(_module: nn.Module) -> None:
-        next(ticks, None)
-
-    try:
-        yield tick
-    finally:
-        for _ in ticks:
-            pass
 
 
 def save(module: nn.Module, spec: ModelSpec, folder: Path, name: str) -> dict[str, str]:

@@ -6,11 +6,11 @@ A device may have no more than what runs the artifact: without rich a table is a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-__all__ = ["listing", "say", "show", "steps"]
+__all__ = ["listing", "say", "show", "steps", "ticking"]
 
 Thing = TypeVar("Thing")
 # A file has no width to keep to, and folded cells cannot be searched.
@@ -106,3 +106,18 @@ def steps(things: Iterable[Thing], what: str, total: int) -> Iterable[Thing]:
         disable=not console.is_terminal,
     ) as progress:
         yield from progress.track(things, total=total, description=what)
+
+
+@contextmanager
+def ticking(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """A function to call, with whatever, for each of `total` that is done; `steps` shows them."""
+    ticks = iter(steps(range(total + 1), what, total))
+
+    def tick(*_: object) -> None:
+        next(ticks, None)
+
+    try:
+        yield tick
+    finally:
+        for _ in ticks:
+            pass

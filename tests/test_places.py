@@ -48,9 +48,8 @@ def test_gradients_of_random_sums_have_the_hessian_of_the_loss(kind: str, activa
     # head_loss divides by the number of objects that the teacher sees, one at least
     total /= objects(output, one)
     assert torch.allclose(total, wanted, atol=0.06 * float(wanted.abs().max()))
-    assert torch.allclose(total.diagonal(), wanted.diagonal(), rtol=1e-3, atol=1e-4) or (
-        activation == "softmax"
-    )
+    if activation == "sigmoid":  # each number has a sign of its own
+        assert torch.allclose(total.diagonal(), wanted.diagonal(), rtol=1e-3, atol=1e-4)
 
 
 def objects(output: torch.Tensor, one: HeadSpec) -> float:
@@ -76,13 +75,13 @@ def test_weights_for_noise_are_the_squares_of_the_jacobian() -> None:
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
             return (self.layers(images),)
 
-    draws = [weights_of_places(Network(), [image] * 300, root_of_noise)]
-    first = draws[0]["layers.0"].mean(dim=0)
+    found = weights_of_places(Network(), [image] * 300, root_of_noise)
+    first = found["layers.0"].mean(dim=0)
     jacobian: Any = torch.autograd.functional.jacobian(layers[1], layers[0](image).detach())
     wanted = jacobian.square().sum(dim=(0, 1, 2, 3))[0].mean(dim=0)
     wanted = wanted + 0.05 * wanted.mean()
     assert torch.allclose(first, wanted, rtol=0.2)
-    assert torch.allclose(draws[0]["layers.1"], torch.full((300, 6, 7), 1.05), rtol=1e-4)
+    assert torch.allclose(found["layers.1"], torch.full((300, 6, 7), 1.05), rtol=1e-4)
 
 
 def test_pruning_by_what_counts_loses_less_on_other_pictures() -> None:
