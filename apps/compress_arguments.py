@@ -9,6 +9,7 @@ from typing import Any
 from apps.argument_types import count, target
 from apps.prune_arguments import fine_tuning, tuning_arguments
 from apps.shared_options import json_option, model_options
+from edge.errors import CompressionError
 
 __all__ = [
     "arguments",
@@ -18,6 +19,23 @@ __all__ = [
     "share_arguments",
     "unpack_arguments",
 ]
+
+
+# What `--noise-db` has no use for.
+_OF_STAGES = (
+    "prune",
+    "scope",
+    "two_four",
+    "bits",
+    "scales",
+    "sharing",
+    "no_refit",
+    "pruned",
+    "begin",
+    "start",
+    "full",
+    "fine_tune",
+)
 
 
 def _share(text: str) -> float:
@@ -149,8 +167,31 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     return _given(weights=args.weights, names=args.names, resize=args.resize, name=args.name)
 
 
+def _refuse(args: argparse.Namespace, options: tuple[str, ...], why: str) -> None:
+    """What would have no effect is refused; a misunderstanding would show in the figures alone."""
+    given = [one for one in options if getattr(args, one) not in (None, False)]
+    if given:
+        names = ", ".join("--" + one.replace("_", "-") for one in given)
+        raise CompressionError(f"{names}: {why}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.noise_db is not None:
+        _refuse(args, _OF_STAGES, "--noise-db finds the values of each layer by itself, untrained")
+    elif args.fine_tune is None:
+        _refuse(args, ("sharing",), "without --fine-tune STEPS nothing is trained")
+    else:
+        _refuse(args, ("no_refit",), "with --fine-tune training takes the place of fitting")
+        if args.scope == "loss":
+            raise CompressionError(
+                "--scope loss is told on pictures without training; with --fine-tune take lamp, "
+                "global or layer"
+            )
+
+
 def run(args: argparse.Namespace) -> int:
     """`edge compress`."""
+    _check(args)
     options = _options(args)
     if args.noise_db is not None:
         app = import_module("apps.compress_noise")
@@ -160,6 +201,7 @@ def run(args: argparse.Namespace) -> int:
             noise_db=args.noise_db,
             train=args.train,
             images=args.images,
+            coding=args.coding,
             output=args.output,
             json_path=args.json,
             **options,

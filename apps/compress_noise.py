@@ -37,6 +37,7 @@ def compress_to_noise(
     train: str | Path | None = None,
     images: int | None = None,
     dead: float = _DEAD,
+    coding: str = "auto",
     output: str | Path,
     json_path: str | Path | None = None,
     **options: Any,
@@ -50,11 +51,12 @@ def compress_to_noise(
         train: pictures that tell how errors of rounding make up for each other; left out, others
             of `data`, twice as many as judge.
         images: how many pictures the noise is measured on, by default 4.
+        coding: `auto`, `ans`, `huffman` or `packed`.
         dead: as `edge.compress.noise.grid_codebook`.
 
     Returns:
         `bytes`, `file_bytes`, `ratio`, `noise_db` (of the file's weights), `images`,
-        `bound_bytes`, `sections`, `layers`.
+        `bound_bytes`, `sections`, `coding`, `layers`.
 
     Raises:
         CompressionError: not to be had.
@@ -78,6 +80,7 @@ def compress_to_noise(
             scratch,
             parent_sha256=dense.sha256,
             labels=dense.labels,
+            coding=coding,
             half=True,
         )
         codes = [book.matrix() for book in books.values()]
@@ -96,6 +99,7 @@ def compress_to_noise(
             "images": {"learning": len(learning), "judging": len(judging)},
             "bound_bytes": entropy_bits(layers, codes) / 8,
             "sections": sizes.sections,
+            "coding": sizes.coding,
             "layers": [
                 [path, book.index.size, int((book.index == 0).sum()), book.levels]
                 for path, book in books.items()

@@ -19,7 +19,7 @@ from edge.errors import CompressionError
 from edge.train.augment import Labelled
 from export.onnx_writer import write_onnx
 
-__all__ = ["network_pictures", "pictures_seen", "pictures_to_train", "varied"]
+__all__ = ["few_of", "network_pictures", "pictures_seen", "pictures_to_train", "varied"]
 
 # Of all pictures together: they go through the network as one batch, which takes memory.
 _PIXELS = 4_000_000
@@ -67,6 +67,11 @@ def pictures_seen(
     source = scratch / "seen.onnx"
     write_onnx(dense.module, dense.spec, source)
     return varied(network_pictures(source, train, count), _FEWEST)
+
+
+def few_of(images: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Eight to fifteen of them, spread evenly: enough to spread bits by."""
+    return images[:: max(1, len(images) // _FEWEST)]
 
 
 def network_pictures(onnx: Path, data: str | Path, count: int) -> list[torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from apps.accuracy import labelled
-from apps.compress_pictures import pictures_seen, pictures_to_train
+from apps.compress_pictures import few_of, pictures_seen, pictures_to_train
 from apps.dense_model import Dense, load_dense
 from apps.packing import pack
 from apps.prune_source import earlier, images_for
@@ -41,7 +41,6 @@ from edge.train.batches import BatchMaker, make_batch
 __all__ = ["RECIPES", "Recipe", "compress", "print_compression"]
 
 _NORM_IMAGES = 32
-_BITS_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class _Work:
         sizes = {
             path: int(conv.weight.count_nonzero()) for path, conv in convolutions(pruned).items()
         }
-        few, scaled = self.images[:_BITS_IMAGES], self.recipe.scaled
+        few, scaled = few_of(self.images), self.recipe.scaled
         with ticking("bits of each layer", measurements(pruned)) as tick:
             costs = costs_of_bits(pruned, self.dense.spec, few, tick, scaled=scaled)
         bits = spread_bits(costs, sizes, wanted)

@@ -168,8 +168,9 @@ def test_sharing_alone_reports_rates_and_the_file(tmp_path: Path, model: Path) -
 def test_a_given_noise_is_kept_by_the_file(tmp_path: Path, model: Path) -> None:
     target, report = tmp_path / "s.edgez", tmp_path / "s.json"
     command = ["compress", str(model), "--noise-db", "25", "--images", "2", "--data", "scenes"]
-    assert main([*command, "-o", str(target), "--json", str(report)]) == 0
+    assert main([*command, "--coding", "huffman", "-o", str(target), "--json", str(report)]) == 0
     result = json.loads(report.read_text())
+    assert result["coding"] == "huffman"
     assert 25 <= result["noise_db"] < 30 and result["file_bytes"] == target.stat().st_size
 
 
@@ -198,6 +199,26 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--noise-db", "30", "--bits", "3", "--no-refit"], "--bits, --no-refit: --noise-db finds"),
+        (["--noise-db", "30", "--fine-tune", "9"], "--fine-tune: --noise-db finds"),
+        (["--sharing", "0.5"], "--sharing: without --fine-tune"),
+        (["--no-refit", "--fine-tune", "9"], "--no-refit: with --fine-tune"),
+        (["--scope", "loss", "--fine-tune", "9"], "--scope loss is told on pictures"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    model: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    target = model.with_suffix(".edgez")
+    assert main(["compress", str(model), "-o", str(target), *options]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+    assert not target.exists()
 
 
 def test_training_without_labels_is_refused(tmp_path: Path, model: Path) -> None:

@@ -10,8 +10,7 @@ of GPTQ, arXiv:2210.17323, section 3). Nothing is trained and no label is needed
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -19,8 +18,10 @@ from itertools import count
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from edge.compress.magnitude import convolutions
+from edge.models.hooks import hooked
 
 __all__ = ["Surroundings", "look", "patches", "rounded_with_feedback", "surroundings"]
 
@@ -98,7 +99,8 @@ def look(
         ValueError: no images.
     """
     found, moments = convolutions(module), dict[str, torch.Tensor]()
-    with _watched(found, moments, weights or {}), torch.no_grad():
+    hooks = _watching(found, moments, weights or {})
+    with hooked(hooks), torch.no_grad():
         for batch in images:
             module(batch)
     if not moments:
@@ -113,12 +115,13 @@ def surroundings(conv: nn.Conv2d, moment: torch.Tensor) -> Surroundings:
     return Surroundings(conv.groups, moment)
 
 
-@contextmanager
-def _watched(
+def _watching(
     found: dict[str, nn.Conv2d],
     moments: dict[str, torch.Tensor],
     weights: Mapping[str, torch.Tensor],
-) -> Iterator[None]:
+) -> list[RemovableHandle]:
+    """Hooks that sum up what enters each convolution."""
+
     def watch(path: str) -> Callable[[nn.Conv2d, tuple[torch.Tensor]], None]:
         numbers = count()
 
@@ -131,12 +134,7 @@ def _watched(
 
         return before
 
-    hooks = [conv.register_forward_pre_hook(watch(path)) for path, conv in found.items()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return [conv.register_forward_pre_hook(watch(path)) for path, conv in found.items()]
 
 
 def patches(

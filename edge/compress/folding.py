@@ -15,6 +15,7 @@ from torch import nn
 
 from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
+from edge.models.hooks import hooked
 from edge.models.squeezedet import SqueezeDet
 
 __all__ = ["fold_norms", "has_norms", "norm_gains", "unfold_norms", "without_norms"]
@@ -80,10 +81,8 @@ def unfold_norms(folded: nn.Module, like: nn.Module, images: torch.Tensor) -> nn
                 target.bias.copy_(conv.bias)
         if norm is not None:
             hooks.append(norm.register_forward_pre_hook(_undo(conv.bias.detach())))
-    with torch.no_grad():
+    with hooked(hooks), torch.no_grad():
         normed(images)
-    for hook in hooks:
-        hook.remove()
     return normed
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from edge.compress.channels import Family, Wiring
 from edge.errors import CompressionError
+from edge.models.hooks import hooked
 from edge.train.losses import Loss
 
 __all__ = ["Importance", "gamma", "l1", "of_family", "taylor"]
@@ -80,7 +81,7 @@ def taylor(
         for path in wiring.ends
     ]
     seen = 0
-    try:
+    with hooked(hooks):
         for images, targets in batches:
             total, _ = loss(model(images), targets)
             paths = list(outputs)
@@ -89,9 +90,6 @@ def taylor(
                 change = _change(outputs[path], gradient)
                 sums[path] = sums.get(path, 0.0) + change
             seen += len(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not seen:
         raise ValueError("Taylor importance takes at least one image")
     return {path: change / seen for path, change in sums.items()}

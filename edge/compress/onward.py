@@ -16,6 +16,7 @@ from torch import nn
 
 from edge.compress.feedback import Surroundings, patches, surroundings
 from edge.compress.magnitude import convolutions
+from edge.models.hooks import hooked
 
 __all__ = ["Change", "changed_onward"]
 
@@ -64,12 +65,8 @@ def changed_onward(
     # One batch goes through both networks: its first half through the full one.
     batch = torch.cat(list(images))
     hooks = [c.register_forward_hook(after(path)) for path, c in convolutions(work).items()]
-    try:
-        with torch.no_grad():
-            work(torch.cat([batch, batch]))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad():
+        work(torch.cat([batch, batch]))
     return work
 
 

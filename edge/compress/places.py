@@ -14,6 +14,7 @@ from torch import nn
 
 from edge.compress.distil import head_loss_root
 from edge.compress.magnitude import convolutions
+from edge.models.hooks import hooked
 from edge.spec import ModelSpec
 
 __all__ = ["Root", "root_of_loss", "root_of_noise", "weights_of_places"]
@@ -64,13 +65,10 @@ def weights_of_places(
 
     hooks = [conv.register_forward_hook(keep(path)) for path, conv in found.items()]
     signs, weights = torch.Generator().manual_seed(0), []
-    try:
+    with hooked(hooks):
         for image in images:
             heads = module(image.clone().requires_grad_())
             weights.append(_of_one(list(outputs.values()), heads, root, signs))
-    finally:
-        for hook in hooks:
-            hook.remove()
     by_layer = (torch.cat(layer) for layer in zip(*weights, strict=True))
     return {
         path: layer + _FLOOR * layer.mean() for path, layer in zip(outputs, by_layer, strict=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge.compress.channels import Wiring
+from edge.models.hooks import hooked
 
 __all__ = ["Moments", "profile"]
 
@@ -53,13 +54,9 @@ def profile(model: nn.Module, wiring: Wiring, images: Iterable[torch.Tensor]) ->
         model.get_submodule(end).register_forward_hook(partial(_gather, found, path))
         for path, end in wiring.ends.items()
     ]
-    try:
-        with torch.no_grad():
-            for batch in images:
-                model(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad():
+        for batch in images:
+            model(batch)
     if not found:
         raise ValueError("a profile takes at least one image")
     return found

@@ -7,6 +7,7 @@ convolution's outputs in the full one (arXiv:1707.06168, section 3.1). No labels
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from edge.compress.channels import read_wiring
 from edge.compress.plan import PrunePlan
+from edge.models.hooks import hooked
 
 __all__ = ["refit"]
 
@@ -94,13 +96,8 @@ def _at(model: nn.Module, path: str, batch: torch.Tensor) -> tuple[torch.Tensor,
         raise _Reached
 
     hook = model.get_submodule(path).register_forward_hook(stop)
-    try:
-        with torch.no_grad():
-            model(batch)
-    except _Reached:
-        pass
-    finally:
-        hook.remove()
+    with hooked([hook]), suppress(_Reached), torch.no_grad():
+        model(batch)
     return seen[0], seen[1]
 
 

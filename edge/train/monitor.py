@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edge.models.hooks import hooked
 from edge.optional import require
 
 __all__ = ["activations", "dead_units", "open_board", "write_activations"]
@@ -41,17 +42,15 @@ def activations(
         return hook
 
     watched = [(path, m) for path, m in model.named_modules() if isinstance(m, kinds)]
-    handles = [module.register_forward_hook(keep(path)) for path, module in watched]
+    hooks = [module.register_forward_hook(keep(path)) for path, module in watched]
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad():
+        with hooked(hooks), torch.no_grad():
             model(images)
     finally:
         for module, mode in training.items():
             module.training = mode
-        for handle in handles:
-            handle.remove()
     return found
 
 
