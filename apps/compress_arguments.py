@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -209,8 +210,8 @@ def run(args: argparse.Namespace) -> int:
         app.print_noise(result)
         return 0
     app = import_module("apps.compressing")
-    recipe = app.replace(
-        app.RECIPES[args.recipe],
+    recipe = replace(
+        import_module("apps.compress_work").RECIPES[args.recipe],
         two_four=args.two_four,
         coding=args.coding,
         half=not args.full,

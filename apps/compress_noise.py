@@ -15,8 +15,8 @@ from apps.packing import pack
 from apps.table import say, show, ticking
 from calibration.calibrate import SCENES
 from edge.artifact import write_atomic
-from edge.compress.coding import Layer, entropy_bits
 from edge.compress.noise import NoiseSearch
+from edge.compress.stage_bytes import bound_bytes
 from export.onnx_writer import write_onnx
 
 __all__ = ["compress_to_noise", "print_noise"]
@@ -83,11 +83,6 @@ def compress_to_noise(
             coding=coding,
             half=True,
         )
-        codes = [book.matrix() for book in books.values()]
-        layers = [
-            Layer(code.shape, book.levels, book.pruned)
-            for code, book in zip(codes, books.values(), strict=True)
-        ]
         result = {
             "model": str(model),
             "data": str(data or SCENES),
@@ -97,7 +92,7 @@ def compress_to_noise(
             "ratio": dense.bytes / sizes.file,
             "noise_db": found.noise_db,
             "images": {"learning": len(learning), "judging": len(judging)},
-            "bound_bytes": entropy_bits(layers, codes) / 8,
+            "bound_bytes": bound_bytes(books),
             "sections": sizes.sections,
             "coding": sizes.coding,
             "layers": [

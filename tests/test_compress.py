@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from apps.cli import main
-from apps.compressing import Recipe, compress
+from apps.compress_work import Recipe
+from apps.compressing import compress
 from apps.dense_model import load_dense
 from edge.built_in import BUILT_IN
 from edge.compress.finetune import FineTuning
