@@ -85,6 +85,7 @@ class Work:
     report: Callable[[str], None]
 
     def map50(self, name: str, module: nn.Module) -> float | None:
+        """mAP@.5, 0..1, of a stage's ONNX file; None where there is nothing to judge by."""
         if self.judged is None:
             return None
         stage = judge(name, module, self.dense.spec, self.judged, self.scratch, self.threads)
@@ -108,6 +109,11 @@ class Work:
             )
 
     def prune(self, start: nn.Module) -> nn.Module:
+        """`start` without the recipe's share of weights, its norms folded.
+
+        Raises:
+            CompressionError: a share or scope that cannot be.
+        """
         recipe = self.recipe
         scope: Any = recipe.scope
         if self.seen is not None:
@@ -123,6 +129,11 @@ class Work:
         return fold_norms(pruned)
 
     def share(self, pruned: nn.Module) -> tuple[nn.Module, dict[str, Codebook]]:
+        """A network whose convolutions take few values, and their codebooks by path.
+
+        Raises:
+            CompressionError: a layer has no weights left, or bits that cannot be.
+        """
         bits, scaled = self._bits(pruned), self.recipe.scaled
         start: Any = self.recipe.start
         if self.seen is not None:

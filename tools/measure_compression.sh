@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures of docs/compress.md that take no long training, in about fifteen minutes on two cores:
+# The figures of docs/compress.md that take no long training, in about half an hour on two cores:
 #
 #     [EDGE_DATA=FOLDER] tools/measure_compression.sh [OUT]
 #
@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 data=$(realpath "${EDGE_DATA:-../shared/data}")
 out=${1:-out/compression}
 bin=.venv/bin
+others="scenes://?seed=7000000&count=2000"
 mkdir -p "$out"
 
 title() { printf '\n== %s\n' "$*"; }
@@ -28,9 +29,11 @@ title "codings against the entropy"
 for name in tiny-yolo-scenes squeezedet-scenes; do
     title "$name, untrained: 60 % pruned, 5 bits"
     "$bin/edge" compress "$name" --images 500 -o "$out/$name.edgez"
+    "$bin/edge" compress "$name" --images 500 --no-refit -o "$out/$name-alone.edgez"
     for shipped in "$name" "$name-half" "$name-deep"; do
         "$bin/export-engine" "$shipped" --fp32 --builder none -o "$out" >/dev/null
         evaluate "$shipped" "$out/$shipped.fp32.onnx" --images 500
+        evaluate "$shipped, others" "$out/$shipped.fp32.onnx" --data "$others"
     done
 done
 
