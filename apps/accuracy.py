@@ -12,12 +12,12 @@ import numpy as np
 
 from apps.image_results import ClassResults, by_class
 from apps.slices import SIZES, sized
-from apps.table import steps
 from edge.data.coco import find_coco
 from edge.data.datasets import Dataset, Item, load, match_classes, open_dataset
 from edge.data.metrics import Metrics, evaluate_detections
 from edge.detections import Detections
 from edge.errors import DataError
+from edge.reporting import track
 from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
 
@@ -123,7 +123,7 @@ def run_over(
     """
     found: list[list[Detections]] = [[] for _ in detectors]
     items: list[Item] = []
-    for item in steps(dataset.items, what, len(dataset)):
+    for item in track(dataset.items, what, len(dataset)):
         try:
             frame, known = load(item)
         except DataError as error:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from apps.report_svg import Axis, Frame, circle, line, svg
-from apps.table import say, show, steps
+from apps.table import show
 from edge.artifact import write_atomic
 from edge.data.datasets import open_dataset
 from edge.errors import DataError
+from edge.reporting import say, track
 from edge.spec import InputContract
 from edge.train.anchors import box_sizes, kmeans_anchors, mean_iou, shape_iou
 
@@ -80,7 +81,7 @@ def anchors(
     }
     if curve is not None:
         top = min(max(largest or 15, count), len(np.unique(sizes, axis=0)))
-        tries = steps(range(1, top + 1), "clustering", top)
+        tries = track(range(1, top + 1), "clustering", top)
         found = [(k, mean_iou(sizes, _cluster(sizes, k, seed, distance, data))) for k in tries]
         result["curve"] = [(k, round(value, 6)) for k, value in found]
         write_atomic(Path(curve), _plot(found, count).encode())

@@ -18,9 +18,10 @@ from apps.interleave import Runner, affinity, open_runner, opencv_threads, take_
 from apps.layer_times import layer_times, print_layers
 from apps.sensors import Watch
 from apps.statistics import interval
-from apps.table import say, show
+from apps.table import show
 from edge.artifact import write_atomic
 from edge.errors import DataError
+from edge.reporting import say
 
 __all__ = ["ROUNDS", "bench", "print_bench"]
 

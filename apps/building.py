@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from apps.progress import phases
-from apps.table import say
 from edge.errors import BuildError
+from edge.reporting import phases, say
 from export.engine import EngineReport, available_builders, build_engine
 
 __all__ = ["Build", "engine_facts", "engine_of", "needed_engine"]

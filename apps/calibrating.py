@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from apps.choosing import Choice, choose_images
-from apps.progress import bar
 from apps.recipe import Recipe, run_calibration, tell_skipped
 from apps.stability_plot import stability_svg
-from apps.table import say, show
+from apps.table import show
 from calibration.calibrate import SCENES, Calibration
 from calibration.compare import TableDiff, compare_tables
 from calibration.overlap import overlap, refuse_overlap
@@ -21,6 +20,7 @@ from edge.artifact import read_manifest, write_atomic
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset
 from edge.errors import CalibrationError
+from edge.reporting import bar, say
 
 __all__ = ["calibrate_command", "diff_command"]
 

@@ -25,13 +25,14 @@ from apps.sinks import SinkWorker
 from apps.slot import Slots
 from apps.source_frame import Source, SourceOptions
 from apps.sources import default_source, list_cameras, make_source
-from apps.table import say, show
+from apps.table import show
 from apps.tracking import Tracker
 from apps.watchdog import notify
 from edge import assets
 from edge.artifact import write_atomic
 from edge.compress.package_onnx import cached_package_onnx
 from edge.errors import ArtifactError
+from edge.reporting import say
 from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
 

@@ -19,8 +19,8 @@ from apps.slot import Slots
 from apps.source_frame import Frame, Source, SourceOptions
 from apps.sources import make_source
 from apps.suite import is_scenes
-from apps.table import say, steps
 from edge.errors import CameraError, DataError
+from edge.reporting import say, track
 from edge.runtime.detector import Detector
 
 __all__ = ["CameraRun", "film"]
@@ -135,7 +135,7 @@ def film(detectors: Mapping[Path, Detector], source: str, seconds: float) -> dic
         raise DataError(f"{source}: has no pace; leave out fast=1: the run at full speed comes too")
     name = source if is_scenes(source) else Path(source).name
     runs = {path: CameraRun(name) for path in detectors}
-    for number in steps(range(_ROUNDS), "camera", _ROUNDS):
+    for number in track(range(_ROUNDS), "camera", _ROUNDS):
         # Who follows whom differs from round to round.
         for path in list(detectors)[:: -1 if number % 2 else 1]:
             _round(runs[path], detectors[path], source, seconds / _ROUNDS)

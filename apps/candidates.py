@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from apps.disk import need_room
 from apps.signals import interrupting
 from apps.sources import SourceOptions, make_source, public_name
-from apps.table import steps
 from edge.artifact import make_folder
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, make_item, thin
 from edge.errors import DataError
+from edge.reporting import track
 
 __all__ = ["MOST_BYTES", "open_candidates"]
 
@@ -109,7 +109,7 @@ def _recorded(word: str, most: int, frames: _Frames) -> Dataset:
     frames.stride = max(1, total // most, round(source.fps or 1) if source.live else 1)
     total = total or most * frames.stride
     with closing(source):
-        for index in steps(range(total), "recording", total):
+        for index in track(range(total), "recording", total):
             frame = source.read()
             if frame is None:
                 break

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from apps.candidates import open_candidates
 from apps.source_frame import public_name
-from apps.table import steps
 from calibration.calibrate import inputs_of
 from calibration.hashes import NEAR, distances, near_duplicates
 from calibration.overlap import either_way
@@ -22,6 +21,7 @@ from calibration.sets import Coverage, choose, coverage, measure_features
 from edge.artifact import read_manifest
 from edge.data.items import Dataset, Item
 from edge.errors import CalibrationError, DataError
+from edge.reporting import track
 
 __all__ = ["Choice", "choose_images"]
 
@@ -79,7 +79,7 @@ def choose_images(
     _check_free(folder)
     with open_candidates(data, min(count * _CANDIDATES, _MOST), folder) as dataset:
         seen = Seen()
-        whole = steps(dataset.items, "looking", len(dataset))
+        whole = track(dataset.items, "looking", len(dataset))
         items = [item for item in whole if _reads(dataset, item, seen)]
         fresh = _not_in(seen.hashes, not_in)
         hashes = [seen.hashes[i] for i in fresh]
@@ -104,7 +104,7 @@ def choose_images(
 
 
 def _shown(inputs: Iterator[tuple[str, Array]], count: int) -> Iterator[tuple[str, Array]]:
-    yield from steps(inputs, "measuring", count)
+    yield from track(inputs, "measuring", count)
 
 
 def _check_free(folder: Path) -> None:

@@ -33,7 +33,9 @@ from apps import (
     verify_arguments,
 )
 from apps.examples import epilog
+from apps.table import Terminal
 from edge.errors import EdgeError
+from edge.reporting import listen
 
 __all__ = ["export_engine", "main"]
 
@@ -194,6 +196,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the terminal's encoding does not have must not cost the figures beside it.
         sys.stdout.reconfigure(errors="backslashreplace")
+    before = listen(Terminal())
     try:
         return int(args.run(args))
     except EdgeError as error:
@@ -209,6 +212,8 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         # The reader of our output, such as `head`, has gone; nobody is left to tell.
         sys.stderr.close()
         return 0
+    finally:
+        listen(before)
 
 
 if __name__ == "__main__":

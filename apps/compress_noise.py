@@ -12,11 +12,12 @@ import torch
 from apps.compress_pictures import network_pictures, varied
 from apps.dense_model import load_dense
 from apps.packing import pack
-from apps.table import say, show, ticking
+from apps.table import show
 from calibration.calibrate import SCENES
 from edge.artifact import write_atomic
 from edge.compress.noise import NoiseSearch
 from edge.compress.stage_bytes import bound_bytes
+from edge.reporting import say, ticking
 from export.onnx_writer import write_onnx
 
 __all__ = ["compress_to_noise", "print_noise"]

@@ -12,10 +12,10 @@ from torch import nn
 from apps.accuracy import labelled
 from apps.dense_model import Dense
 from apps.prune_stages import pictures_of
-from apps.table import say
 from calibration.calibrate import network_inputs
 from edge.compress.finetune import FineTuning
 from edge.errors import CompressionError
+from edge.reporting import say
 from edge.train.augment import Labelled
 from export.onnx_writer import write_onnx
 

@@ -14,7 +14,6 @@ from torch import nn
 from apps.compress_pictures import few_of
 from apps.dense_model import Dense
 from apps.prune_stages import judge
-from apps.table import ticking
 from edge.compress.bits import costs_of_bits, measurements, spread_bits
 from edge.compress.codebook import Codebook
 from edge.compress.deep import Training, prune_weights, tune_shared
@@ -23,6 +22,7 @@ from edge.compress.folding import fold_norms, unfold_norms
 from edge.compress.magnitude import convolutions
 from edge.compress.untrained import Seen, prune_on_pictures, share_on_pictures
 from edge.data.datasets import Dataset
+from edge.reporting import ticking
 from edge.train.augment import Labelled
 from edge.train.batches import BatchMaker, make_batch
 

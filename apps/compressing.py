@@ -19,7 +19,7 @@ from apps.compress_work import RECIPES, Recipe, Work
 from apps.dense_model import Dense, load_dense
 from apps.packing import pack
 from apps.prune_source import earlier, images_for
-from apps.table import say, show
+from apps.table import show
 from edge.artifact import write_atomic
 from edge.compress.codebook import Codebook
 from edge.compress.deep import with_codebooks
@@ -30,6 +30,7 @@ from edge.compress.stage_bytes import bound_bytes, pruned_bytes, shared_bytes
 from edge.compress.untrained import Seen
 from edge.errors import ArtifactError
 from edge.models.checkpoint import save_safetensors
+from edge.reporting import say
 
 __all__ = ["compress", "print_compression"]
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from apps.accuracy import run_over
 from apps.slices import compare_slices
-from apps.table import say, show
+from apps.table import show
 from edge.data.items import Dataset, thin
 from edge.data.metrics import Metrics
 from edge.detections import Detections
 from edge.errors import DataError
+from edge.reporting import say
 from edge.runtime.backend import Backend
 from edge.runtime.detector import Detector
 from edge.spec import InputContract, ModelSpec

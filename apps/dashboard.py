@@ -17,8 +17,8 @@ from contextlib import AbstractContextManager, contextmanager
 from apps.dashboard_guard import Address, choose_token
 from apps.dashboard_server import Server
 from apps.live import LiveState
-from apps.table import say
 from edge.errors import CameraError
+from edge.reporting import say
 
 __all__ = ["dashboard"]
 

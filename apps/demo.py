@@ -15,10 +15,11 @@ from apps.draw import draw
 from apps.evaluation import evaluate
 from apps.exporting import export_engine
 from apps.host import fingerprint
-from apps.table import say, show
+from apps.table import show
 from edge.artifact import read_manifest, write_atomic
 from edge.data.datasets import FRESH_SEED
 from edge.data.scenes import render
+from edge.reporting import say
 from edge.runtime.detector import Detector
 
 __all__ = ["demo"]

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.draw import draw
-from apps.table import listing, say, steps
+from apps.table import listing
 from edge.artifact import make_folder, write_atomic
 from edge.data.datasets import read_image
 from edge.data.items import images_in
 from edge.errors import ArtifactError, DataError
+from edge.reporting import say, track
 from edge.runtime.detector import Detector
 
 __all__ = ["detect", "print_detections"]
@@ -64,7 +65,7 @@ def detect(
         manifest = detector.backend.manifest
         classes = manifest.spec.classes
         say(", ".join([Path(artifact).name, *manifest.labels, detector.backend.name]))
-        for path, target in steps(zip(paths, targets, strict=True), "detecting", len(paths)):
+        for path, target in track(zip(paths, targets, strict=True), "detecting", len(paths)):
             frame = read_image(path)
             detections = detector(frame)
             found.append({"image": str(path), "detections": detections.to_json(classes)})

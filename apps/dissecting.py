@@ -15,11 +15,12 @@ from apps.prune_source import load_prunable, needed
 from apps.prune_stages import pictures_of, print_stages
 from apps.prune_target import Target
 from apps.prune_work import Choice, Work, finish, how_made
-from apps.table import say, show
+from apps.table import show
 from edge.artifact import make_folder, write_atomic
 from edge.compress.dissect import of_classes, only_classes
 from edge.compress.finetune import FineTuning
 from edge.compress.slicing import slice_classes
+from edge.reporting import say
 from edge.spec import ModelSpec
 
 __all__ = ["dissect", "print_dissection"]

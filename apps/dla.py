@@ -6,11 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from apps.progress import phases
-from apps.table import say
 from calibration.calibrate import SCENES, network_inputs
 from calibration.table import CalibrationTable
 from edge.errors import ArtifactError
+from edge.reporting import phases, say
 from export.dla import build_dla_engine
 from export.engine import DlaReport, EngineReport
 

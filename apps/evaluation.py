@@ -19,13 +19,14 @@ from apps.contracts import (
     suspicion,
 )
 from apps.slices import compare_slices, print_slices
-from apps.table import say, show
+from apps.table import show
 from calibration.overlap import calibrated_on, overlap, refuse_overlap
 from edge.artifact import write_atomic
 from edge.data.datasets import Dataset
 from edge.data.metrics import evaluate_detections, voc_ap, voc_curves
 from edge.detections import Detections
 from edge.errors import ArtifactError
+from edge.reporting import say
 from edge.runtime.backend import Backend, cpu_options, open_backend
 from edge.runtime.detector import Detector
 from edge.spec import ModelSpec

@@ -7,7 +7,8 @@ from typing import Any
 
 from apps.dla import print_dla
 from apps.search_report import print_search
-from apps.table import say, show
+from apps.table import show
+from edge.reporting import say
 
 __all__ = ["print_export"]
 

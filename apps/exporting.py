@@ -15,11 +15,11 @@ from apps.judging import half_beside, half_twin, verdict_of
 from apps.kept_layers import Wanted
 from apps.lowering import Made, is_table, lower_precision
 from apps.recipe import Recipe
-from apps.table import say
 from calibration.calibrate import IMAGES, check_readable
 from edge.artifact import make_folder, read_manifest, write_atomic
 from edge.built_in import BUILT_IN
 from edge.errors import ArtifactError
+from edge.reporting import say
 from edge.runtime.device import driver_facts
 from export.source import DEFAULT_MODEL, fp32_onnx
 from export.sparsity import check_sparse

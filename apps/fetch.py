@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from apps.table import say
 from edge.optional import require
+from edge.reporting import say
 
 __all__ = ["fetch_command"]
 

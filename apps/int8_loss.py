@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.mixed_trials import judged
-from apps.progress import bar
 from apps.selection import Selection
 from calibration.calibrate import SCENES, network_inputs
 from calibration.table import CalibrationTable
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError
+from edge.reporting import bar
 from edge.spec import Manifest
 from export.head_noise import decibel, heads_of, noise_share
 from export.mixed import annotate

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from apps.energy import spent_energy
 from apps.sensors import Watch, memory_bytes
-from apps.table import steps
+from edge.reporting import track
 from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import preprocess
@@ -156,7 +156,7 @@ def take_turns(
     """
     endless = cycle(held)
     draw = random.Random(sum(len(runner.latency_ms) for runner in runners))
-    for number in steps(range(rounds), "measuring", rounds):
+    for number in track(range(rounds), "measuring", rounds):
         turn = -1 if number % 2 else 1
         for runner in draw.sample(list(runners), len(runners)):
             kinds = (_pipeline_block,) if runner.whole else (_engine_block, _pipeline_block)

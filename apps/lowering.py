@@ -16,12 +16,12 @@ from apps.scores import refit
 from apps.searching import IMAGES as SELECTION_IMAGES
 from apps.searching import SELECTION_SCENES, record, search_mixed, tell_overlap
 from apps.selection import Selection
-from apps.table import say
 from calibration.calibrate import SCENES
 from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import read_manifest, sha256_of
 from edge.built_in import OF_SCENES
 from edge.errors import DataError, EdgeError
+from edge.reporting import say
 from edge.runtime.backend import open_backend
 from edge.runtime.device import driver_facts
 from export.mixed import write_map, write_mixed

@@ -14,12 +14,13 @@ from torch import nn
 
 from apps.accuracy import detect
 from apps.interleave import open_runner, opencv_threads, take_turns, warm_up
-from apps.table import say, show, steps, ticking
+from apps.table import show
 from edge.artifact import write_atomic
 from edge.compress.finetune import FineTuning, fine_tune
 from edge.data.datasets import Dataset, Item, load
 from edge.data.metrics import Metrics, evaluate_detections
 from edge.models.darknet import Darknet
+from edge.reporting import say, ticking, track
 from edge.spec import ModelSpec
 from edge.train.augment import Labelled
 from edge.train.pictures import Pictures, read_pictures
@@ -109,7 +110,7 @@ def time_stages(artifacts: Sequence[Path], item: Item, threads: int) -> list[flo
 
 def pictures_of(dataset: Dataset, spec: ModelSpec) -> Pictures:
     """Training pictures; raises DataError as `read_pictures`."""
-    return read_pictures(dataset, spec, follow=lambda items: steps(items, "reading", len(dataset)))[
+    return read_pictures(dataset, spec, follow=lambda items: track(items, "reading", len(dataset)))[
         0
     ]
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from torch import nn
 
 from apps.host import fingerprint
-from apps.table import say, steps
 from edge.cache import cache_root
 from edge.compress.budget import Spread, plan_channels, plan_share, total_cost
 from edge.compress.channels import FIXED, Wiring
@@ -29,6 +28,7 @@ from edge.compress.latency_table import (
 from edge.compress.plan import PrunePlan
 from edge.compress.slicing import prune_channels
 from edge.errors import CompressionError
+from edge.reporting import say, track
 from edge.spec import ModelSpec
 
 __all__ = ["Pruner", "Target", "measured_cost", "read_plan", "table_path"]
@@ -185,7 +185,7 @@ def measured_cost(
     missing = sorted(table_shapes(sites, fixed) - set(table.rows))
     if missing:
         timed = measure_table(missing, table, lambda shape: time_convolution(shape, threads))
-        for _ in steps(timed, "timing convolutions", len(missing)):
+        for _ in track(timed, "timing convolutions", len(missing)):
             pass
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(table, path)

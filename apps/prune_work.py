@@ -14,7 +14,6 @@ from apps.host import fingerprint
 from apps.prune_source import earlier
 from apps.prune_stages import Stage, judge, learn, save, time_stages
 from apps.prune_target import Pruner, Target, measured_cost
-from apps.table import say, steps
 from edge.artifact import write_atomic
 from edge.compress.channels import Wiring, read_wiring
 from edge.compress.dissect import scores
@@ -29,6 +28,7 @@ from edge.data.datasets import Dataset
 from edge.data.items import thin
 from edge.errors import CompressionError
 from edge.models.zoo import LoadedModel
+from edge.reporting import say, track
 from edge.train.augment import Labelled
 from edge.train.losses import loss_for
 from export.onnx_writer import write_onnx
@@ -93,7 +93,7 @@ class Work:
         count = min(self.choice.images, most or self.choice.images)
         few = [pictures[i] for i in thin(range(len(pictures)), count)]
         count = len(few) // min(_BATCH, len(few))
-        return steps(plain_batches(few, self.spec, _BATCH), "looking at pictures", count)
+        return track(plain_batches(few, self.spec, _BATCH), "looking at pictures", count)
 
     @cached_property
     def pruner(self) -> Pruner:
@@ -189,7 +189,7 @@ class Work:
     def _fit(self, pruned: nn.Module, plan: PrunePlan) -> None:
         images = [batch for batch, _ in self._batches(self.pictures, _REFIT_IMAGES)]
         if self.choice.refit:
-            refit(pruned, self.module, plan, images, lambda x: steps(x, "fitting layers", len(x)))
+            refit(pruned, self.module, plan, images, lambda x: track(x, "fitting layers", len(x)))
         else:
             measure_norms(pruned, images)
 

@@ -12,10 +12,11 @@ from apps.prune_source import load_prunable, needed
 from apps.prune_stages import pictures_of, print_stages
 from apps.prune_target import Target, read_plan
 from apps.prune_work import Choice, Work, finish, how_made
-from apps.table import say, show
+from apps.table import show
 from edge.artifact import make_folder, write_atomic
 from edge.compress.finetune import FineTuning
 from edge.errors import CompressionError
+from edge.reporting import say
 
 __all__ = ["print_pruning", "prune"]
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.evaluation import evaluate
-from apps.progress import bar
-from apps.table import say, show
+from apps.table import show
 from calibration.calibrate import calibrate, network_inputs
 from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import make_folder, read_manifest, write_atomic
@@ -22,6 +21,7 @@ from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
 from edge.errors import ArtifactError, CalibrationError, DataError
 from edge.optional import require
+from edge.reporting import bar, say
 from export.correction import correct_bias
 from export.head_noise import head_noise, heads_of
 from export.qat import Prepared, prepare, write_trained

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apps.kept_layers import Wanted, kept_layers, note_map
-from apps.table import say
 from calibration.table import read_table
+from edge.reporting import say
 from export.mixed import write_mixed
 
 __all__ = ["quantize_command"]

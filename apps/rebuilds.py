@@ -10,9 +10,10 @@ from typing import Any
 
 from apps.accuracy import accuracy, labelled
 from apps.benchmark import bench
-from apps.table import say, show
+from apps.table import show
 from edge.artifact import read_manifest, sha256_of
 from edge.errors import ArtifactError
+from edge.reporting import say
 from export.engine import build_engine
 
 __all__ = ["print_rebuilds", "rebuild"]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from apps.progress import bar
-from apps.table import say
 from calibration.calibrate import IMAGES, SCENES, Calibration, calibrate_dataset, inputs_of
 from calibration.pictures import Seen, pictures
 from calibration.table import CalibrationTable, read_table
@@ -17,6 +15,7 @@ from edge.built_in import OF_SCENES
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, thin
 from edge.errors import CalibrationError
+from edge.reporting import bar, say
 from export.adaround import round_if_better
 from export.best import calibrate_best
 from export.correction import correct_bias

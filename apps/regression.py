@@ -14,8 +14,9 @@ from apps.markdown import write_markdown
 from apps.measurement import Measurement, read_measurements, write_measurements
 from apps.report import write_report
 from apps.suite import Entry, Suite, read_suite
-from apps.table import say, show
+from apps.table import show
 from edge.errors import DataError
+from edge.reporting import say
 
 __all__ = ["Outcome", "print_outcome", "regress"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from edge.reporting import say
+
 __all__ = ["arguments", "run"]
 
 
@@ -27,7 +29,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """`edge regress`: 0 where nothing got worse, 1 where it did, 2 where it cannot be told."""
     app = import_module("apps.regression")
-    say = import_module("apps.table").say
     outcome = app.regress(args.suite, update=args.update, report=args.report)
     app.print_outcome(outcome)
     if args.update:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from apps.mixed_trials import Trials
-from apps.table import say, show
+from apps.table import show
+from edge.reporting import say
 from export.search import (
     Found,
     Trial,

@@ -13,13 +13,12 @@ from typing import Any
 
 from apps.building import Build, needed_engine
 from apps.mixed_trials import Array, Trials, prepare, whole_ms
-from apps.progress import bar
 from apps.search_report import search_report
 from apps.selection import Selection
-from apps.table import say
 from calibration.table import CalibrationTable, read_table
 from edge.artifact import read_manifest, write_atomic
 from edge.errors import ArtifactError
+from edge.reporting import bar, say
 from edge.spec import Manifest
 from export.mixed import annotate, write_map, write_mixed
 from export.search import (

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.progress import bar
 from apps.report_style import STYLE
 from apps.report_svg import Axis, Frame, circle, line, svg, text
 from apps.selection import Selection
-from apps.table import say, show
+from apps.table import show
 from calibration.calibrate import network_inputs
 from calibration.table import read_table
 from edge.artifact import read_manifest, sha256_of, write_atomic
 from edge.data.datasets import open_dataset
+from edge.reporting import bar, say
 from export.sensitivity import measure_sensitivity
 
 __all__ = ["print_sensitivity", "sensitivity"]

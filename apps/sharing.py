@@ -14,12 +14,13 @@ from apps.accuracy import labelled
 from apps.dense_model import load_dense
 from apps.packing import pack
 from apps.prune_stages import judge
-from apps.table import say, show
+from apps.table import show
 from edge.artifact import write_atomic
 from edge.compress.codebook import Codebook
 from edge.compress.deep import with_codebooks
 from edge.compress.package_tensors import as_half
 from edge.compress.sharing import share_weights, sharing_rate
+from edge.reporting import say
 
 __all__ = ["print_sharing", "share"]
 

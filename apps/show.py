@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from apps.show_package import package_facts, package_rows, print_package
-from apps.table import listing, say, show
+from apps.table import listing, show
 from calibration.table import read_table
 from edge.artifact import layers_path, read_manifest, sha256_of, write_atomic
 from edge.errors import ArtifactError, MissingDependency
 from edge.optional import require
+from edge.reporting import say
 from edge.spec import Manifest
 
 __all__ = ["print_artifact", "show_artifact"]

@@ -1,24 +1,25 @@
-"""Tables on stdout, lines and progress on stderr.
+"""The terminal: tables on stdout, lines and progress on stderr.
 
-A device may have no more than what runs the artifact: without rich a table is aligned columns.
+A camera needs NumPy, OpenCV and onnxruntime alone: without rich a table is aligned columns.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from importlib.util import find_spec
 
-__all__ = ["listing", "say", "show", "steps", "ticking"]
+from edge.reporting import Update
 
-Thing = TypeVar("Thing")
+__all__ = ["Terminal", "listing", "show"]
+
 # A file has no width to keep to, and folded cells cannot be searched.
 _FILE_WIDTH = 200
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are figures."""
+    """Print a table whose first column is text and whose other columns are figures."""
     _print(title, columns, list(rows), figures=True)
 
 
@@ -32,28 +33,23 @@ def _print(
 ) -> None:
     try:
         from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
     except ModuleNotFoundError:
         print(_aligned(title, columns, rows, figures=figures))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)
-    # rich folds a table's own title to the table's width.
-    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
-    console.print(_framed(columns, rows, figures=figures), highlight=False)
-
-
-def _framed(columns: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool) -> Any:
-    from rich.markup import escape
-    from rich.table import Table
-
     table = Table(show_header=any(columns))
     for number, column in enumerate(columns):
         right = figures and number
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    return table
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
+    # rich folds a table's own title to the table's width.
+    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(table, highlight=False)
 
 
 def _aligned(
@@ -72,52 +68,32 @@ def _aligned(
     return "\n".join([title, *texts])
 
 
-def say(text: str) -> None:
-    """A line on stderr; where nobody reads that any more, nothing."""
-    # Capture and sink threads speak too, and must not end with the terminal they were started in.
-    with suppress(OSError, ValueError):
-        if sys.stderr is not None:
-            # In one piece: print() writes the end of the line apart, and another thread between.
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+class Terminal:
+    """Shows on stderr what the library reports; progress only where stderr is a terminal."""
 
+    def say(self, text: str) -> None:
+        """Write one line; where nobody reads stderr any more, nothing."""
+        # Capture and sink threads speak too, and must not end with the terminal they began in.
+        with suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                # In one piece: print() writes the line end apart, and another thread between.
+                sys.stderr.write(text + "\n")
+                sys.stderr.flush()
 
-def steps(things: Iterable[Thing], what: str, total: int) -> Iterable[Thing]:
-    """Pass `things` on and show on stderr, if that is a terminal, how many of `total` are done."""
-    try:
+    @contextmanager
+    def progress(self, what: str, total: int | None) -> Iterator[Update]:
+        """Draw a bar that goes away when the context ends."""
+        if sys.stderr is None or not sys.stderr.isatty() or find_spec("rich") is None:
+            yield lambda done, total, text: None
+            return
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-    except ModuleNotFoundError:
-        yield from things
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        yield from progress.track(things, total=total, description=what)
+        from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(what, total=total)
 
-@contextmanager
-def ticking(what: str, total: int) -> Iterator[Callable[..., None]]:
-    """A function to call, with whatever, for each of `total` that is done; `steps` shows them."""
-    ticks = iter(steps(range(total + 1), what, total))
+            def update(done: int, total: int | None, text: str | None) -> None:
+                progress.update(task, completed=done, total=total, description=text)
 
-    def tick(*_: object) -> None:
-        next(ticks, None)
-
-    try:
-        yield tick
-    finally:
-        for _ in ticks:
-            pass
+            yield update

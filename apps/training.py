@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from apps.table import steps
 from apps.training_report import (
     OVERFIT_MAP50,
     open_log,
@@ -27,6 +26,7 @@ from edge.built_in import BUILT_IN
 from edge.data.datasets import Dataset, match_classes, open_dataset
 from edge.data.items import Problem
 from edge.errors import ArtifactError, DataError
+from edge.reporting import track
 from edge.spec import ModelSpec
 from edge.train.balance import count_classes
 from edge.train.distributed import Team, team
@@ -207,7 +207,7 @@ def _check_place(place: _Place, *sources: Any) -> None:
 def _following(members: Team, total: int) -> Callable[[Any], Any]:
     if members.rank:
         return iter
-    return lambda items: steps(items, "reading", total)
+    return lambda items: track(items, "reading", total)
 
 
 def _overfitting(recipe: Recipe, pictures: int) -> Recipe:

@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from apps.table import say, show
+from apps.table import show
 from edge.data.items import Problem
+from edge.reporting import progress, say
 from edge.train.batches import make_batch
 from edge.train.distributed import Team
 from edge.train.monitor import dead_units, open_board, write_activations
@@ -115,16 +113,11 @@ def tensorboard(folder: str | Path | None, members: Team) -> Iterator[Any]:
 def progress_bar(
     members: Team, session: Session
 ) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    hidden = bool(members.rank) or not console.is_terminal
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden
-    ) as bar:
-        task = bar.add_task("training", total=session.schedule.steps, completed=session.run.step)
-        yield lambda step, parts: bar.update(
-            task, completed=step, description=f"loss {sum(parts.values()):.3f}"
-        )
+    if members.rank:
+        yield lambda step, parts: None
+        return
+    with progress("training", session.schedule.steps) as update:
+        yield lambda step, parts: update(step, None, f"loss {sum(parts.values()):.3f}")
 
 
 def print_training(result: dict[str, Any], last: int = 10) -> None:

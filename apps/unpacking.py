@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from apps.table import say, show
+from apps.table import show
 from edge.artifact import make_folder, write_atomic
 from edge.compress.package import Package, read_package
 from edge.compress.package_files import package_safetensors
 from edge.compress.package_onnx import write_package_onnx
 from edge.errors import MissingDependency
 from edge.optional import require
+from edge.reporting import say
 
 __all__ = ["print_unpacked", "unpack"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from apps.measurement import Measurement
-from apps.table import say, show
+from apps.table import show
+from edge.reporting import say
 
 __all__ = ["moved", "print_update"]
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.table import say, show
+from apps.table import show
 from edge.artifact import read_manifest, write_atomic
 from edge.data.datasets import load, open_dataset
 from edge.detections import Detections
 from edge.errors import ArtifactError
 from edge.optional import require
+from edge.reporting import say
 from edge.runtime.ops_cpu import Decoder, Preprocessor, nms
 from edge.spec import ModelSpec
 from export.verify import (

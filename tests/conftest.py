@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from apps.table import Terminal
+from edge.reporting import listen
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,3 +21,11 @@ def edge_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"development data is absent: EDGE_DATA={folder}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _terminal() -> Iterator[None]:
+    """What the library says goes to stderr, as on the command line, so that tests can read it."""
+    before = listen(Terminal())
+    yield
+    listen(before)

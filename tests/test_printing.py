@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.table import listing, say, show
+from apps.table import listing, show
+from edge.reporting import say
 from tests.camera_parts import ROOT
 
 COLUMNS = ("source", "frames", "FPS")

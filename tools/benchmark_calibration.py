@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from apps.host import fingerprint
-from apps.table import say, show
+from apps.table import Terminal, show
+from edge.reporting import listen, say
 
 COUNTS = (50, 100, 200, 400)
 MOST_MIB = 1024
@@ -189,4 +190,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    listen(Terminal())
     sys.exit(main())

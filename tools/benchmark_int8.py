@@ -26,10 +26,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from apps.frames import hold_frames
 from apps.host import fingerprint
-from apps.table import say, show
+from apps.table import Terminal, show
 from calibration.calibrate import calibrate
 from edge.data.datasets import load, open_dataset
 from edge.models.zoo import load_model
+from edge.reporting import listen, say
 from edge.runtime.backend_ort import OrtBackend
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import preprocess
@@ -178,4 +179,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    listen(Terminal())
     sys.exit(main())

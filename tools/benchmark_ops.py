@@ -26,8 +26,9 @@ from interleave import medians_ms
 from numpy.typing import NDArray
 
 from apps.host import fingerprint
-from apps.table import say, show
+from apps.table import Terminal, show
 from edge.detections import Detections
+from edge.reporting import listen, say
 from edge.runtime.ops_cpu import Decoder, Preprocessor, nms
 from edge.spec import HeadSpec, InputContract, ModelSpec
 
@@ -286,4 +287,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    listen(Terminal())
     sys.exit(main())

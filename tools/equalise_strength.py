@@ -19,12 +19,13 @@ import numpy as np
 
 import calibration.calibrate as calibrating
 from apps.evaluation import evaluate
-from apps.table import say, show
+from apps.table import Terminal, show
 from calibration.calibrate import calibrate_dataset, inputs_of
 from calibration.equalise import DEPTHWISE_STRENGTH, STRENGTH, find_gains
 from edge.artifact import read_manifest
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, thin
+from edge.reporting import listen, say
 from export.correction import correct_bias
 from export.quantize import write_int8
 
@@ -69,4 +70,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    listen(Terminal())
     main()

@@ -23,12 +23,12 @@ from onnx import numpy_helper
 from apps.accuracy import OPTIONS, clip
 from apps.image_results import ClassResults
 from apps.statistics import compare_precision, mean_precision, minimum_detectable_drop
-from apps.table import say, steps
 from edge.artifact import read_manifest
 from edge.data.datasets import load
 from edge.data.items import Dataset
 from edge.detections import Detections
 from edge.letterbox import Letterbox
+from edge.reporting import say, track
 from edge.runtime.backend_ort import OrtBackend
 from edge.runtime.ops_cpu import Preprocessor
 from edge.runtime.pipeline_cpu import HostPipeline
@@ -53,7 +53,7 @@ class Prepared:
         self._tensors = np.memmap(folder / "tensors", np.float32, "w+", shape=shape)
         self._fits: list[tuple[Letterbox, tuple[int, ...]]] = []
         items = []
-        for i, item in enumerate(steps(dataset.items, "preparing", len(dataset))):
+        for i, item in enumerate(track(dataset.items, "preparing", len(dataset))):
             frame, known = load(item)
             self._tensors[i], fit = preprocess(frame)
             self._fits.append((fit, frame.shape[:2]))
@@ -126,7 +126,7 @@ def accuracy_trials(
             drop = minimum_detectable_drop(seen, margin=margin, alarm=alarm)
             trials.add({"kind": "announced", "drop": drop})
         copy = Path(folder) / "copy.onnx"
-        for number in steps(range(done, 2 * count), "accuracy", 2 * count - done):
+        for number in track(range(done, 2 * count), "accuracy", 2 * count - done):
             trial = _trial(artifact, prepared, copy, number, seed, images, margin, alarm)
             say(f"{number:4} {trial['what']}: lost {trial['loss'] * 100:+.2f}, {trial['verdict']}")
             trials.add(trial)

@@ -24,8 +24,8 @@ from apps.host import fingerprint
 from apps.interleave import Runner, open_runner, opencv_threads, take_turns_until, warm_up
 from apps.sensors import Watch
 from apps.statistics import compare_ratio
-from apps.table import say, steps
 from edge.detections import Detections
+from edge.reporting import say, track
 
 __all__ = ["Timing", "latency_trials"]
 
@@ -71,7 +71,7 @@ def latency_trials(
     held, _ = hold_frames(None, _HELD)
     done = trials.of("latency")
     left = range(len(done), count)
-    for number in steps(left, "latency", len(left)):
+    for number in track(left, "latency", len(left)):
         earlier = trials.of("latency")
         trial = _trial(artifact, baseline, held, timing, earlier[-1] if earlier else None)
         say(f"{number:4} " + ", ".join(f"{k}: {v}" for k, v in trial["verdicts"].items()))

@@ -36,12 +36,13 @@ from apps.image_results import ClassResults
 from apps.recipe import Recipe as Steps
 from apps.recipe import run_calibration
 from apps.statistics import mean_precision, resample
-from apps.table import say, show
+from apps.table import Terminal, show
 from calibration.calibrate import network_inputs
 from calibration.threshold import METHODS
 from edge.artifact import read_manifest, write_atomic
 from edge.errors import EdgeError
 from edge.optional import require
+from edge.reporting import listen, say
 from edge.runtime.backend import open_backend
 from edge.runtime.detector import Detector
 from export.onnx_writer import attach_manifest
@@ -338,4 +339,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    listen(Terminal())
     main()

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from apps.evaluation import evaluate
-from apps.table import say, show
+from apps.table import Terminal, show
 from calibration.calibrate import calibrate, network_inputs
 from calibration.threshold import METHODS
 from edge.artifact import read_manifest
 from edge.optional import require
+from edge.reporting import listen, say
 from export.correction import correct_bias
 from export.onnx_writer import attach_manifest
 from export.quantize import write_half, write_int8
@@ -154,4 +155,5 @@ def _as_it_is(path: Path, data: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    listen(Terminal())
     main()

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from apps.recipe import Recipe, run_calibration
-from apps.table import say, show
+from apps.table import Terminal, show
 from calibration.calibrate import network_inputs
 from calibration.table import CalibrationTable
 from edge.data.datasets import open_dataset
 from edge.optional import require
+from edge.reporting import listen, say
 from export.adaround import round_if_better
 from export.judge import head_decibel, reference, session
 from export.quantize import int8_graph
@@ -90,4 +91,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    listen(Terminal())
     main()
