@@ -1,5 +1,5 @@
 # Each command does all the set-up on a fresh machine. `make regress` holds the built-in detectors
-# against suite/builtin.jsonl; `make regress-update` measures and writes that file anew.
+# against tests/suite/builtin.jsonl; `make regress-update` measures and writes that file anew.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,10 +15,10 @@ test: check
 	$(BIN)/python -m pytest -n 2
 
 regress: suite-artifacts
-	$(BIN)/edge regress --suite suite/builtin.toml --report $(SUITE)/report
+	$(BIN)/edge regress --suite tests/suite/builtin.toml --report $(SUITE)/report
 
 regress-update: suite-artifacts
-	$(BIN)/edge regress --suite suite/builtin.toml --update
+	$(BIN)/edge regress --suite tests/suite/builtin.toml --update
 
 # Made anew each time: how they are made is what is guarded.
 suite-artifacts: $(STAMP)

@@ -1,189 +1,107 @@
-"""The command line: from a command's name to a function in another file, imported when it runs."""
+"""The command line: `edge COMMAND`, and `export-engine`.
+
+Each command is a module of `apps.commands`, imported only when it is called: `edge --help` needs
+none of them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import io
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, cast
 
 import edge
-from apps import (
-    anchors_arguments,
-    bench_arguments,
-    calibrate_arguments,
-    camera_arguments,
-    compress_arguments,
-    demo_arguments,
-    detect_arguments,
-    dissect_arguments,
-    doctor_arguments,
-    evaluate_arguments,
-    export_arguments,
-    fetch_arguments,
-    prune_arguments,
-    qat_arguments,
-    quantize_arguments,
-    regression_arguments,
-    search_arguments,
-    sensitivity_arguments,
-    show_arguments,
-    train_arguments,
-    verify_arguments,
-)
-from apps.examples import epilog
-from apps.table import Terminal
+from apps.commands.examples import epilog
+from apps.commands.terminal import Terminal
 from edge.errors import EdgeError
 from edge.reporting import listen
 
 __all__ = ["export_engine", "main"]
 
 
-_COMMANDS: dict[
-    str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
-] = {
-    "export-engine": (
-        "weights to an engine, with all files between",
-        export_arguments.arguments,
-        export_arguments.run,
+class Command(Protocol):
+    """A module of `apps.commands`."""
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's options."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do the work; the exit status."""
+
+
+class Entry(NamedTuple):
+    """A command's module in `apps.commands`, and its line in `edge --help`."""
+
+    module: str
+    text: str
+
+
+_COMMANDS = {
+    "export-engine": Entry("export", "turn weights into an engine, writing every file between"),
+    "detect": Entry("detect", "find objects in pictures"),
+    "evaluate": Entry("evaluate", "measure average precision on labelled pictures"),
+    "bench": Entry("bench", "measure FPS and latency beside a baseline in the same run"),
+    "regress": Entry(
+        "regress", "fail when an artifact of the suite became slower or less accurate"
     ),
-    "detect": (
-        "boxes in pictures",
-        detect_arguments.arguments,
-        detect_arguments.run,
-    ),
-    "evaluate": (
-        "average precision over labelled pictures",
-        evaluate_arguments.arguments,
-        evaluate_arguments.run,
-    ),
-    "bench": (
-        "FPS and latency, beside a baseline in the same run",
-        bench_arguments.arguments,
-        bench_arguments.run,
-    ),
-    "regress": (
-        "fail where a suite's artifacts got slower or blinder",
-        regression_arguments.arguments,
-        regression_arguments.run,
-    ),
-    "dissect": (
-        "keep some classes, and the channels that they need",
-        dissect_arguments.arguments,
-        dissect_arguments.run,
-    ),
-    "prune": (
-        "fewer channels, to milliseconds, megabytes or points",
-        prune_arguments.arguments,
-        prune_arguments.run,
-    ),
-    "verify": (
-        "are two artifacts one detector, and from which layer not",
-        verify_arguments.arguments,
-        verify_arguments.run,
-    ),
-    "camera": (
-        "live detection from a camera, a video or scenes",
-        camera_arguments.add_camera_arguments,
-        camera_arguments.run_camera,
-    ),
-    "anchors": (
-        "anchor sizes that fit labelled pictures",
-        anchors_arguments.arguments,
-        anchors_arguments.run,
-    ),
-    "train": (
-        "train a detector on labelled pictures",
-        train_arguments.arguments,
-        train_arguments.run,
-    ),
-    "calibrate": (
-        "measure the scales of an FP32 graph",
-        calibrate_arguments.arguments,
-        calibrate_arguments.run,
-    ),
-    "quantize": (
-        "INT8 graph from an FP32 graph and a table",
-        quantize_arguments.arguments,
-        quantize_arguments.run,
-    ),
-    "qat": (
-        "fine-tune a network for INT8, on pictures with or without labels",
-        qat_arguments.arguments,
-        qat_arguments.run,
-    ),
-    "sensitivity": (
-        "what each layer's quantization costs",
-        sensitivity_arguments.arguments,
-        sensitivity_arguments.run,
-    ),
-    "search": (
-        "keep out of INT8 what an accuracy budget takes",
-        search_arguments.arguments,
-        search_arguments.run,
-    ),
-    "share": (
-        "few values for each layer's weights, in a package",
-        compress_arguments.share_arguments,
-        compress_arguments.run_share,
-    ),
-    "compress": (
-        "prune, share and code: Deep Compression to a package",
-        compress_arguments.arguments,
-        compress_arguments.run,
-    ),
-    "unpack": (
-        "a package to ONNX, safetensors, cfg and weights",
-        compress_arguments.unpack_arguments,
-        compress_arguments.run_unpack,
-    ),
-    "show": (
-        "what an artifact is and where it comes from",
-        show_arguments.arguments,
-        show_arguments.run,
-    ),
-    "fetch": (
-        "download the published weights of a model",
-        fetch_arguments.arguments,
-        fetch_arguments.run,
-    ),
-    "demo": (
-        "the whole way on the built-in world, and one table",
-        demo_arguments.arguments,
-        demo_arguments.run,
-    ),
-    "doctor": (
-        "what is installed, what works and why not",
-        doctor_arguments.arguments,
-        doctor_arguments.run,
-    ),
+    "dissect": Entry("dissect", "keep some classes of a detector, and the channels they need"),
+    "prune": Entry("prune", "remove channels until a time, size or accuracy target is met"),
+    "verify": Entry("verify", "tell whether two artifacts compute the same, and where they part"),
+    "camera": Entry("camera", "detect live in a camera, a video or the built-in scenes"),
+    "anchors": Entry("anchors", "compute anchor sizes that fit labelled pictures"),
+    "train": Entry("train", "train a detector on labelled pictures"),
+    "calibrate": Entry("calibrate", "measure the INT8 scales of an FP32 graph"),
+    "quantize": Entry("quantize", "make an INT8 graph from an FP32 graph and its scales"),
+    "qat": Entry("qat", "fine-tune a network for INT8, with or without labels"),
+    "sensitivity": Entry("sensitivity", "measure how much accuracy each layer loses in INT8"),
+    "search": Entry("search", "find the layers to keep out of INT8 for an accuracy budget"),
+    "share": Entry("share", "reduce each layer to a few weight values, and write a package"),
+    "compress": Entry("compress", "prune, share and code weights into a package"),
+    "unpack": Entry("unpack", "turn a package into ONNX, safetensors, cfg and weights"),
+    "show": Entry("show", "show what an artifact is and where it comes from"),
+    "fetch": Entry("fetch", "download the published weights of a model"),
+    "demo": Entry("demo", "run the whole way on the built-in world, and print one table"),
+    "doctor": Entry("doctor", "check what works on this machine, and say why the rest does not"),
 }
+
+
+def _module(name: str) -> Command:
+    return cast(Command, import_module(f"apps.commands.{_COMMANDS[name].module}"))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that gets the options of its command when they are first needed."""
+
+    command: str | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.command is not None:
+            module, self.command = _module(self.command), None
+            module.arguments(self)
+            self.set_defaults(run=module.run)
+        return super().parse_known_args(args, namespace)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`edge COMMAND`; the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C."""
-    parser = _parser("", prog="edge", description=edge.__doc__)
+    parser = _Parser(prog="edge", description=edge.__doc__, **_layout(""))
     parser.add_argument("--version", action="version", version=f"edge {edge.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (text, arguments, run) in _COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, **_layout(name))
-        arguments(command)
-        command.set_defaults(run=run)
+    for name, entry in _COMMANDS.items():
+        text = entry.text
+        commands.add_parser(name, help=text, description=text, **_layout(name)).command = name
     return _run(parser, argv)
 
 
 def export_engine(argv: Sequence[str] | None = None) -> int:
     """`export-engine`, the same as `edge export-engine`."""
-    text, arguments, run = _COMMANDS["export-engine"]
-    parser = _parser("export-engine", prog="export-engine", description=text)
-    arguments(parser)
-    parser.set_defaults(run=run)
+    name = "export-engine"
+    parser = _Parser(prog=name, description=_COMMANDS[name].text, **_layout(name))
+    parser.command = name
     return _run(parser, argv)
-
-
-def _parser(name: str, **texts: Any) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(**texts, **_layout(name))
 
 
 def _layout(name: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _read(path: str) -> Any:
-    from apps.suite import read_suite
+    from apps.regress.suite import read_suite
     from edge.errors import EdgeError
 
     try:
@@ -90,11 +90,12 @@ def edge_artifact() -> Path:
 
 @pytest.fixture
 def edge_measure(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
-    """A function that times an artifact; its row of `apps.benchmark.bench`, options likewise."""
+    """A function that times an artifact; its row of `edge.measure.bench.bench`, options
+    likewise."""
     suite = request.config.stash.get(_SUITE, None)
 
     def measure(artifact: str | Path, **options: Any) -> dict[str, Any]:
-        from apps.benchmark import bench
+        from edge.measure.bench import bench
 
         if suite is not None:
             options = {"baseline": suite.baseline, "threads": suite.threads, **options}
@@ -137,7 +138,7 @@ class _GateItem(pytest.Item):
 
 def _measured(config: pytest.Config) -> Any:
     """The suite's outcome; measured once, when the first gate runs."""
-    from apps.regression import regress
+    from apps.regress.run import regress
     from edge.errors import EdgeError
 
     if _OUTCOME not in config.stash:
@@ -160,7 +161,7 @@ def pytest_collection_modifyitems(
     suite = config.stash.get(_SUITE, None)
     if suite is None:
         return
-    from apps.gate import gate_names
+    from apps.regress.gate import gate_names
 
     parent = _SuiteCollector.from_parent(session, name=suite.path.name, path=suite.path.resolve())
     for entry in suite.entries:

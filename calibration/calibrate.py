@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from calibration.collect import collect
 from calibration.equalise import find_gains
 from calibration.histogram import Histogram
-from calibration.pictures import Seen, pictures
 from calibration.ranges import ChannelRange, channel_ranges
 from calibration.table import CalibrationTable
 from calibration.threshold import threshold
 from edge import __version__
 from edge.artifact import read_manifest, sha256_of
 from edge.data.datasets import open_dataset
+from edge.data.distinct import Seen, pictures
 from edge.data.items import Dataset, thin
 from edge.errors import CalibrationError
 from edge.optional import require
@@ -42,7 +42,6 @@ IMAGES = 200
 SCENES = "scenes://?seed=500000&count=400"
 # Peaks of single channels steer the gains only; the scales come from all images.
 _RANGE_IMAGES = 64
-
 Array = NDArray[np.float32]
 
 

@@ -25,13 +25,12 @@ __all__ = ["apply_gains", "find_gains"]
 _COMMUTES = ("LeakyRelu", "Relu", "MaxPool", "Resize")
 # Beyond this a channel carries next to nothing, and scaling it up would only raise its noise.
 _MOST = 32.0
-
 # How much of the channels' differences the weights take. In a network with depthwise convolutions
 # channels differ most: with more of that in the weights yolo-fastest-1.1 keeps .4 points of mAP@.5
-# more, the mean of four draws of the calibration images (`tools/equalise_strength.py`); one draw
+# more, the mean of four draws of the calibration images (`tools/int8/equalise_strength.py`); one
+# draw
 # alone is off by up to as much. Plain networks keep no more.
 STRENGTH, DEPTHWISE_STRENGTH = 0.5, 0.7
-
 Weights = dict[str, NDArray[np.float32]]
 
 

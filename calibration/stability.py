@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from calibration.collect import collect
 from calibration.histogram import Histogram
-from calibration.pictures import Seen, pictures
 from calibration.threshold import noise, threshold
+from edge.data.distinct import Seen, pictures
 from edge.data.items import Dataset
 from edge.errors import CalibrationError
 

@@ -12,7 +12,7 @@ from typing import Any
 from edge.artifact import write_atomic
 from edge.errors import CalibrationError
 
-__all__ = ["CalibrationTable", "read_table", "write_table"]
+__all__ = ["CalibrationTable", "is_table", "read_table", "write_table"]
 
 SCHEMA = 1
 _BY_NAME = ("amax", "gains", "low", "bias", "noise_db", "gain_db", "rounding", "head_db")
@@ -36,7 +36,7 @@ class CalibrationTable:
         gain_db: (tensor or convolution, less noise than with the default) pairs, on images held
             back.
         rounding: (convolution, steps of its weights away from the nearest level) pairs, as
-            `export.rounding` packs them.
+            `export.int8.rounding` packs them.
         hashes: perceptual hash of each image used, 16 hexadecimal digits, sorted.
         recipe: what was done besides the thresholds: equalise, bias, adaround.
         head_db: (recipe, signal to noise of the heads on images held back) pairs, where measured.
@@ -136,3 +136,9 @@ def _numbers(value: Any) -> str | float | tuple[float, ...]:
     if isinstance(value, str):
         return value
     return tuple(float(v) for v in value) if isinstance(value, list) else float(value)
+
+
+def is_table(calib: str | Path) -> bool:
+    """A calibration table and no COCO json."""
+    path = Path(calib)
+    return path.suffix == ".json" and path.is_file() and b'"amax"' in path.read_bytes()

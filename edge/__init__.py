@@ -38,4 +38,5 @@ __all__ = [
     "TensorSpec",
     "__version__",
 ]
+
 __version__ = "0.2.0"

@@ -22,6 +22,7 @@ __all__ = [
     "sha256_of",
     "write_atomic",
 ]
+
 _CHUNK = 1 << 20
 
 

@@ -15,6 +15,7 @@ from edge.errors import ArtifactError
 from edge.spec import Manifest
 
 __all__ = ["LOW_KEY", "MANIFEST_KEY", "read_manifest", "read_metadata"]
+
 MANIFEST_KEY = "edge.manifest"
 # JSON: the lowest value of each tensor that convolutions read, for `edge.runtime.ort_lowering`.
 LOW_KEY = "edge.low"

@@ -13,14 +13,7 @@ from typing import Any, Literal, cast
 
 from edge.errors import ArtifactError
 
-__all__ = [
-    "PRECISIONS",
-    "HeadSpec",
-    "InputContract",
-    "Manifest",
-    "ModelSpec",
-    "TensorSpec",
-]
+__all__ = ["PRECISIONS", "HeadSpec", "InputContract", "Manifest", "ModelSpec", "TensorSpec"]
 
 Precision = Literal["fp32", "fp16", "int8", "mixed"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "mixed")

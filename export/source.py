@@ -9,11 +9,11 @@ from typing import Any
 
 from edge.artifact import read_manifest, sha256_of, write_atomic
 from edge.built_in import BUILT_IN, PACKAGED
-from edge.compress.package_onnx import write_package_onnx
+from edge.edgez.graph import write_package_onnx
 from edge.errors import ArtifactError
 from edge.optional import require
 from edge.spec import Manifest
-from export.onnx_writer import attach_manifest, write_onnx
+from export.graph.writer import attach_manifest, write_onnx
 
 __all__ = ["DEFAULT_MODEL", "fp32_onnx"]
 

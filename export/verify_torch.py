@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.measure.noise import Network, Tensors
 from edge.optional import require
-from export.verify import Network, Tensors
 
 __all__ = ["open_torch"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.table import Terminal
+from apps.commands.terminal import Terminal
 from edge.reporting import listen
 
 ROOT = Path(__file__).resolve().parent.parent

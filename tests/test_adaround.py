@@ -18,14 +18,14 @@ from calibration.calibrate import calibrate, network_inputs
 from calibration.table import read_table, write_table
 from edge.data.datasets import open_dataset
 from edge.errors import CalibrationError
-from export.adaround import round_adaptively, round_if_better
-from export.correction import correct_bias
-from export.patches import Geometry, geometry, mean_patch, patches
-from export.precision import convolutions, insert_qdq, quantize_weight
-from export.quantize import int8_graph, write_int8
-from export.rounding import pack_steps, unpack_steps
-from export.rounding_fit import descend
-from tests.small_models import decibel, picture, run, write_small
+from export.graph.patches import Geometry, geometry, mean_patch, patches
+from export.graph.precision import convolutions, insert_qdq, quantize_weight
+from export.int8.adaround import round_adaptively, round_if_better
+from export.int8.correction import correct_bias
+from export.int8.quantize import int8_graph, write_int8
+from export.int8.rounding import pack_steps, unpack_steps
+from export.int8.rounding_fit import descend
+from tests.support.small_models import decibel, picture, run, write_small
 
 
 def images(folder: Path, count: int = 16, seed: int = 0) -> Path:
@@ -251,7 +251,7 @@ def test_rounding_is_kept_only_where_the_heads_gain(
     judged = dict(found.head_db)
     assert bool(found.rounding) == (judged["adaround"] > judged["nearest"])
     worse = replace(tables[1], bias=tuple((n, tuple(v + 1 for v in b)) for n, b in tables[1].bias))
-    monkeypatch.setattr("export.adaround.round_adaptively", lambda *args, **options: worse)
+    monkeypatch.setattr("export.int8.adaround.round_adaptively", lambda *args, **options: worse)
     found = round_if_better(fp32, tables[0], dataset, threads=1)
     assert found.rounding == () and found.bias == tables[0].bias
     assert dict(found.head_db)["adaround"] < dict(found.head_db)["nearest"]

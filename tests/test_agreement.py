@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apps.agreement import Agreement, Baseline, agreed
+from apps.camera.baseline import Agreement, Baseline, agreed
 from edge.detections import Detections, iou_matrix
 from edge.errors import ArtifactError
 from edge.runtime.detector import Detector
-from tests.small_models import write_small
+from tests.support.small_models import write_small
 
 BOX = (10.0, 10.0, 50.0, 50.0)
 
@@ -125,7 +125,7 @@ def test_the_baseline_keeps_to_its_share_of_the_time(artifact: Path) -> None:
             return Detections.empty()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("apps.agreement.time", Clock)
+        patch.setattr("apps.camera.baseline.time", Clock)
         beside = Baseline(artifact, Slow(), Slow(), 0.2)  # type: ignore[arg-type]
         for _ in range(400):
             now += 0.05

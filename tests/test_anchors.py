@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.cluster.vq import kmeans2
 
-from apps.anchors import anchors
 from apps.cli import main
+from apps.commands.anchors import anchors
 from edge.data.datasets import open_dataset
 from edge.errors import DataError
 from edge.spec import InputContract

@@ -23,9 +23,9 @@ from edge.runtime.backend import open_backend
 from edge.runtime.backend_trt import TrtBackend
 from edge.runtime.device import driver_facts, open_device
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
-from tests.fake_tensorrt import FakeTensorRT, write_engine
+from tests.support.fake_tensorrt import FakeTensorRT, write_engine
 
-pytest_plugins = ("tests.fake_driver",)
+pytest_plugins = ("tests.support.fake_driver",)
 
 SHAPES = {"images": (1, 3, 4, 6), "wide": (1, 3, 4, 6), "sum": (1, 1, 4, 6)}
 SPEC = ModelSpec(

@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 
 import edge.runtime.detector
-from apps import bench_arguments
-from apps.benchmark import bench, print_bench
-from apps.frames import hold_frames
-from apps.interleave import affinity, open_runner, take_turns_until, warm_up
-from apps.rebuilds import print_rebuilds, rebuild
+from apps.commands import bench as bench_arguments
+from apps.commands.bench import print_bench, print_rebuilds
 from edge.errors import ArtifactError, DataError
+from edge.measure.bench import bench
+from edge.measure.frames import hold_frames
+from edge.measure.turns import affinity, open_runner, take_turns_until, warm_up
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
-from tests.painted import write_painted
+from export.engine.rebuilds import rebuild
+from tests.support.painted import write_painted
 
 CALLS: list[str] = []
 
@@ -189,7 +190,7 @@ def test_joules_of_a_frame_are_shown_where_they_are_counted(
         spent.append(0.25 * 2)
 
     print_bench(bench(models[:1], source=folder, frames=4, rounds=2))
-    monkeypatch.setattr("apps.interleave.spent_energy", counted)
+    monkeypatch.setattr("edge.measure.turns.spent_energy", counted)
     result = bench(models[:1], source=folder, frames=4, rounds=2)
     # Two frames a block.
     assert result["rows"][0]["energy_j"] == pytest.approx(0.25)

@@ -16,11 +16,10 @@ from calibration.histogram import Histogram
 from calibration.threshold import METHODS, threshold
 from edge.data.datasets import open_dataset
 from edge.errors import CalibrationError
-from export.best import calibrate_best
-from export.judge import head_decibel, reference, session
-from export.quantize import int8_graph, write_int8
-from export.refine import refine
-from tests.small_models import picture, run, write_small
+from edge.measure.reference import head_decibel, reference, session
+from export.int8.best import calibrate_best, refine
+from export.int8.quantize import int8_graph, write_int8
+from tests.support.small_models import picture, run, write_small
 
 
 def histogram(values: np.ndarray) -> Histogram:

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from apps.cli import main
-from edge.compress.bits import costs_of_bits, measurements, spread_bits
 from edge.compress.distil import head_loss
-from edge.compress.folding import fold_norms
+from edge.compress.weights.bits import costs_of_bits, measurements, spread_bits
 from edge.models.checkpoint import save_safetensors
-from tests.small_models import picture, small
+from edge.models.folding import fold_norms
+from tests.support.small_models import picture, small
 
 SCENES = "scenes://?seed=300&count=6"
 

@@ -25,8 +25,8 @@ from edge.errors import CalibrationError, DataError
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Preprocessor, preprocess
 from edge.spec import Manifest
-from tests.small_models import run, write_small
-from tests.tolerances import CALIBRATION_GROWTH_BYTES
+from tests.support.small_models import run, write_small
+from tests.support.tolerances import CALIBRATION_GROWTH_BYTES
 
 
 @pytest.fixture(scope="module")

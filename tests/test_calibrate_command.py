@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-import apps.recipe
+import export.int8.recipe
 from apps.cli import main
 from calibration.calibrate import calibrate
 from calibration.compare import compare_tables
 from calibration.table import read_table
-from tests.small_models import picture, write_small
+from tests.support.small_models import picture, write_small
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def test_a_table_made_from_the_same_things_is_not_made_again(
     command = ["calibrate", str(fp32), "--data", str(data), "-o", str(table)]
     assert main(command) == 0
     first = table.read_bytes()
-    real, calls = apps.recipe.calibrate_dataset, []
+    real, calls = export.int8.recipe.calibrate_dataset, []
     monkeypatch.setattr(
-        apps.recipe, "calibrate_dataset", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
+        export.int8.recipe, "calibrate_dataset", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
     )
     assert main(command) == 0 and not calls and table.read_bytes() == first
     assert "up to date" in capsys.readouterr().err

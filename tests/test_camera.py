@@ -21,19 +21,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apps import capture as capture_module
-from apps import live as live_module
-from apps.camera import camera, print_camera
-from apps.capture import Capture
-from apps.live import LiveState
-from apps.meter import Distribution
-from apps.outputs import Outputs
-from apps.result import Result
-from apps.slot import Slots
-from apps.source_frame import Frame, SourceOptions
+from apps.camera import capture as capture_module
+from apps.camera import live as live_module
+from apps.camera.app import camera
+from apps.camera.capture import Capture
+from apps.camera.live import LiveState
+from apps.camera.outputs import Outputs
+from apps.camera.result import Result
+from apps.camera.slots import Slots
+from apps.commands.camera import print_camera
 from edge.errors import ArtifactError, CameraError
+from edge.measure.distribution import Distribution
 from edge.runtime.detector import Detector
-from tests.camera_parts import (
+from edge.video.frame import Frame, SourceOptions
+from tests.support.camera_parts import (
     ROOT,
     Held,
     count_frames,
@@ -45,7 +46,7 @@ from tests.camera_parts import (
     wait_for,
     write_video,
 )
-from tests.small_models import write_small
+from tests.support.small_models import write_small
 
 WORLD = "scenes://?size=96x128&fps=30"
 OPTIONS: dict[str, Any] = {"threads": 1, "score": 0.01}
@@ -381,8 +382,8 @@ SCRIPT = """
 import signal, sys
 # A parent may ignore it, as nohup does, and the app heeds that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-from apps.camera import camera
-from apps.outputs import Outputs
+from apps.camera.app import camera
+from apps.camera.outputs import Outputs
 artifact, folder = sys.argv[1:]
 outputs = Outputs(record=folder + "/r.mp4", events=folder + "/e.jsonl", record_seconds=1)
 camera(artifact, ["scenes://?size=240x320&fps=30"], outputs=outputs, stats=folder + "/s.json",
@@ -452,7 +453,7 @@ def test_the_baseline_and_tracks_stand_in_the_figures(
 def test_tracks_of_a_file_go_by_the_clock_of_the_file(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from apps.tracking import Tracker
+    from edge.video.tracking import Tracker
 
     times: list[float] = []
     plain = Tracker.update
@@ -548,7 +549,7 @@ def test_a_service_manager_that_never_reads_does_not_hold_up_the_camera(
 def test_systemd_hears_nothing_while_a_driver_holds_a_read(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apps.live._STALL_S", 0.4)
+    monkeypatch.setattr("apps.camera.live._STALL_S", 0.4)
 
     class Stuck(Held):
         def read(self) -> Frame | None:
@@ -581,16 +582,16 @@ def test_frames_that_change_their_size_are_detected(artifact: Path) -> None:
 def test_the_command_line_reaches_the_app(artifact: Path, tmp_path: Path) -> None:
     import argparse
 
-    from apps.camera_arguments import add_camera_arguments, run_camera
+    from apps.commands.camera import arguments, run
 
     parser = argparse.ArgumentParser()
-    add_camera_arguments(parser)
+    arguments(parser)
     flags = ["--headless", "--threads", "1", "--score", "0.05", "--track", "--frames", "5"]
     flags += ["--source", WORLD, "--size", "64x96", "--stats", str(tmp_path / "s.json")]
-    assert run_camera(parser.parse_args([str(artifact), *flags])) == 0
+    assert run(parser.parse_args([str(artifact), *flags])) == 0
     stats = json.loads((tmp_path / "s.json").read_text())
     assert stats["frames"] == 5 and stats["sources"][0]["hw"] == [64, 96]
-    assert run_camera(parser.parse_args(["--list"])) == 0
+    assert run(parser.parse_args(["--list"])) == 0
     for wrong in (
         ["--size", "3"],
         ["--size", "99999x99999"],
@@ -611,7 +612,7 @@ def test_the_command_line_reaches_the_app(artifact: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_the_loop_keeps_97_percent_of_the_engines_speed(tmp_path: Path) -> None:
-    from apps.exporting import export_engine
+    from export.pipeline import export_engine
 
     made = export_engine(
         "yolov3-tiny", precision="fp32", random_weights=True, builder="none", output=tmp_path

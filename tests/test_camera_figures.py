@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps.camera_figures import film
-from apps.gates import judge_all
-from apps.measurement import read_measurements
-from apps.regression import Outcome, regress
-from apps.suite import read_suite
+from apps.regress.camera_rounds import film
+from apps.regress.gates import judge_all
+from apps.regress.measurement import read_measurements
+from apps.regress.run import Outcome, regress
+from apps.regress.suite import read_suite
 from edge.errors import CameraError, DataError
 from edge.runtime.detector import Detector
-from tests.painted import write_painted, write_pictures
+from tests.support.painted import write_painted, write_pictures
 
 SUITE = """schema = 1
 data = "set"
@@ -110,7 +110,7 @@ def test_what_exceeds_a_margin_is_worse_and_what_is_near_it_cannot_be_told(
 def test_a_slow_detector_drops_frames_of_its_source_and_they_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apps.camera_figures._ROUNDS", 3)
+    monkeypatch.setattr("apps.regress.camera_rounds._ROUNDS", 3)
     write_pictures(tmp_path / "set", 8)
     with Detector.open(write_painted(tmp_path / "a.onnx"), threads=1) as detector:
         run = detector.backend.run
@@ -153,7 +153,7 @@ def test_rounds_too_short_for_two_frames_are_refused(
 ) -> None:
     write_pictures(tmp_path / "set", 2)
     with Detector.open(write_painted(tmp_path / "a.onnx"), threads=1) as detector:
-        monkeypatch.setattr("apps.camera_figures._ROUNDS", 1)
+        monkeypatch.setattr("apps.regress.camera_rounds._ROUNDS", 1)
         with pytest.raises(
             CameraError, match=r"[01] frames in a round of 0\.0 s; raise camera_seconds"
         ):

@@ -14,21 +14,21 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from apps import camera as app
-from apps.camera import built_in, camera
-from apps.camera_overlap import Overlap
-from apps.outputs import Outputs
-from apps.result import Result
-from apps.source_frame import Frame
+from apps.camera import app
+from apps.camera.app import built_in, camera
+from apps.camera.outputs import Outputs
+from apps.camera.overlap import Overlap
+from apps.camera.result import Result
 from edge.artifact import read_manifest
-from edge.compress.package import write_package
-from edge.compress.package_onnx import split_graph
+from edge.edgez.graph import split_graph
+from edge.edgez.package import write_package
 from edge.errors import ArtifactError
 from edge.runtime.backend_ort import OrtBackend
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Preprocessor
-from tests.camera_parts import Held, pictures
-from tests.small_models import write_small
+from edge.video.frame import Frame
+from tests.support.camera_parts import Held, pictures
+from tests.support.small_models import write_small
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from apps import disk
-from apps.candidates import open_candidates
+from calibration.candidates import open_candidates
 from edge.errors import DataError
+from edge.video import disk
 from tests.conftest import ROOT
 
 HW = (48, 64)
@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_line_and_nothing_stays(
 
 WAIT = """
 import sys, time
-from apps.candidates import open_candidates
+from calibration.candidates import open_candidates
 with open_candidates(sys.argv[1], 10, sys.argv[2]) as dataset:
     print(len(dataset), flush=True)
     time.sleep(60)

@@ -11,19 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from edge.compress.channels import FIXED, read_wiring
-from edge.compress.plan import PrunePlan
-from edge.compress.slicing import prune_channels
+from edge.compress.channels.plan import PrunePlan
+from edge.compress.channels.slicing import prune_channels
+from edge.compress.channels.wiring import FIXED, read_wiring
 from edge.errors import CompressionError
 from edge.models.cfgs import CFGS, cfg_text
 from edge.models.darknet import Darknet
-from edge.models.darknet_cfg import parse_cfg
-from edge.models.darknet_out import with_options
+from edge.models.darknet_cfg import parse_cfg, with_options
 from edge.models.initialise import initialise
 from edge.models.squeezedet import KITTI_CONFIG, SqueezeDet, scaled, squeezedet_spec, version_1_0
 from edge.models.zoo import load_model
 from edge.train.start import write_model
-from tests.small_models import CFG, picture, small
+from tests.support.small_models import CFG, picture, small
 
 torch.set_num_threads(1)
 

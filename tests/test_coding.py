@@ -10,17 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.compress.coding import (
-    CODINGS,
-    Layer,
-    decode,
-    encode,
-    entropy_bits,
-    model_bits,
-    smallest,
-)
-from edge.compress.huffman import code_lengths, decode_symbols, encode_symbols
-from edge.compress.rans import UNIT, Decoder, Encoder, Meter
+from edge.edgez.coding import CODINGS, Layer, decode, encode, entropy_bits, model_bits, smallest
+from edge.edgez.huffman import code_lengths, decode_symbols, encode_symbols
+from edge.edgez.rans import UNIT, Decoder, Encoder, Meter
 from edge.errors import ArtifactError
 
 

@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from apps.cli import main
-from apps.compress_work import Recipe
-from apps.compressing import compress
-from apps.dense_model import load_dense
 from edge.built_in import BUILT_IN
 from edge.compress.finetune import FineTuning
-from edge.compress.magnitude import convolutions
-from edge.compress.noise import signal_to_noise_db
-from edge.compress.package import read_package
+from edge.compress.weights.magnitude import convolutions
+from edge.compress.weights.noise import signal_to_noise_db
 from edge.data.datasets import load, open_dataset
+from edge.edgez.package import read_package
 from edge.errors import ArtifactError
 from edge.models.checkpoint import load_safetensors, save_safetensors
 from edge.models.darknet import load_darknet
-from tests.small_models import picture, run, small
+from edge.models.dense import load_dense
+from export.compress.deep import compress
+from export.compress.deep_stages import Recipe
+from tests.support.small_models import picture, run, small
 
 TRAIN = "scenes://?seed=300&count=6"
 

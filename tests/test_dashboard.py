@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.dashboard import dashboard
-from apps.dashboard_guard import parse_address
+from apps.dashboard.dashboard import dashboard
+from apps.dashboard.guard import parse_address
 from edge.errors import CameraError
-from tests.camera_parts import ROOT, Held, free_port, open_files, pictures, wait_for
-from tests.dashboard_parts import App, running
-from tests.small_models import write_small
+from tests.support.camera_parts import ROOT, Held, free_port, open_files, pictures, wait_for
+from tests.support.dashboard_parts import App, running
+from tests.support.small_models import write_small
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_beyond_this_machine_nothing_is_told_without_the_token(artifact: Path) -
 def test_fifty_visitors_and_some_that_never_read_hold_nothing_up(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apps.dashboard_server._Visit.timeout", 1.5)
+    monkeypatch.setattr("apps.dashboard.server._Visit.timeout", 1.5)
     before = open_files()
     with running(artifact, [held(hw=(480, 640), fps=15)]) as app:
         lazy = [Visitor(app.port, "/stream/0?width=1920", 4096) for _ in range(5)]
@@ -190,7 +190,7 @@ def _let_go(visitor: Visitor) -> bool:
 
 
 def test_too_many_visitors_are_told_so(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apps.dashboard_server._MOST_VISITORS", 3)
+    monkeypatch.setattr("apps.dashboard.server._MOST_VISITORS", 3)
     with running(artifact, [held()]) as app:
         streams = [Visitor(app.port) for _ in range(3)]
         assert [one.head() for one in streams] == [200] * 3
@@ -206,7 +206,7 @@ def test_too_many_visitors_are_told_so(artifact: Path, monkeypatch: pytest.Monke
 def test_a_request_that_never_ends_is_cut_off(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apps.dashboard_server._REQUEST_S", 0.6)
+    monkeypatch.setattr("apps.dashboard.server._REQUEST_S", 0.6)
     with (
         running(artifact, [held()]) as app,
         socket.create_connection(("127.0.0.1", app.port)) as door,

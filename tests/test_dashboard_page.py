@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.browser import Page, open_browser
-from tests.camera_parts import Held, pictures, wait_for
-from tests.dashboard_parts import running
-from tests.small_models import write_small
+from tests.support.browser import Page, open_browser
+from tests.support.camera_parts import Held, pictures, wait_for
+from tests.support.dashboard_parts import running
+from tests.support.small_models import write_small
 
 # What the picture of the first source is at this moment.
 LOOK = """(() => {

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from apps.dashboard_guard import (
+from apps.dashboard.guard import (
     check_token,
     choose_token,
     may_enter,
@@ -20,7 +20,7 @@ from apps.dashboard_guard import (
     parse_address,
     security_headers,
 )
-from apps.dashboard_sensors import sensor_reader
+from apps.dashboard.sensors import sensor_reader
 
 LOCAL, OPEN = parse_address("127.0.0.1:8080"), parse_address("0.0.0.0:8080")
 
@@ -185,7 +185,7 @@ def test_a_machine_without_sensors_and_without_a_gpu_has_figures_all_the_same(
 
 
 def test_the_page_asks_no_other_place_for_anything() -> None:
-    page = (Path(__file__).parent.parent / "apps" / "dashboard_page.html").read_text()
+    page = (Path(__file__).parent.parent / "apps" / "dashboard" / "page.html").read_text()
     outside = set(re.findall(r"(?:https?:)?//[\w.-]+", page))
     # The name of a language is not asked for.
     assert {one for one in outside if "." in one} == {"http://www.w3.org"}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.data.datasets import load, match_classes, open_dataset
-from edge.data.scenes import render
+from edge.data.world.world import render
 from edge.errors import DataError
 
 XML = """<annotation><size><width>{w}</width><height>40</height></size>{objects}</annotation>"""

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.detect import detect
+from apps.commands.detect import detect
 from edge.errors import ArtifactError, DataError
 from edge.runtime import detector
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec

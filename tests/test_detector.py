@@ -21,9 +21,9 @@ from edge.runtime.backend_ort import OrtBackend
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Decoder, nms
 from edge.spec import Manifest
-from export.onnx_writer import attach_manifest
-from export.quantize import write_int8
-from tests.small_models import run, write_small
+from export.graph.writer import attach_manifest
+from export.int8.quantize import write_int8
+from tests.support.small_models import run, write_small
 
 FRAME = np.random.default_rng(0).integers(0, 256, (70, 130, 3), np.uint8)
 

@@ -20,9 +20,9 @@ from edge.errors import DeviceError, MissingDependency
 from edge.runtime import cuda_driver
 from edge.runtime.cuda_driver import BINDINGS, open_binding
 from edge.runtime.device import driver_facts, open_device
-from tests.fake_build import HERE, build
+from tests.support.fake_build import HERE, build
 
-pytest_plugins = ("tests.fake_driver",)
+pytest_plugins = ("tests.support.fake_driver",)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from apps.cli import main
-from edge.compress.channels import read_wiring
-from edge.compress.dissect import of_classes, only_classes, scores
-from edge.compress.profile import Moments, profile
-from edge.compress.slicing import class_numbers, slice_classes
+from edge.compress.channels.dissect import of_classes, only_classes, scores
+from edge.compress.channels.profile import Moments, profile
+from edge.compress.channels.slicing import class_numbers, slice_classes
+from edge.compress.channels.wiring import read_wiring
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, Label, make_item
 from edge.errors import CompressionError, DataError
@@ -27,8 +27,8 @@ from edge.models.squeezedet import KITTI_CONFIG, SqueezeDet, scaled, squeezedet_
 from edge.runtime.ops_cpu import Decoder
 from edge.spec import ModelSpec
 from edge.train.start import write_model
-from tests.painted import write_pictures
-from tests.small_models import CFG, picture, small
+from tests.support.painted import write_pictures
+from tests.support.small_models import CFG, picture, small
 
 torch.set_num_threads(1)
 HW = (64, 64)

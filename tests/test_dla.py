@@ -17,11 +17,11 @@ from calibration.calibrate import calibrate, network_inputs
 from calibration.table import CalibrationTable
 from edge.artifact import read_manifest, sha256_of
 from edge.errors import BuildError, CalibrationError
-from export.correction import correct_bias
-from export.dla import build_dla_engine, every_threshold
-from export.legacy_cache import read_cache
-from export.precision import convolutions, shared_scales
-from tests.small_models import run, write_small
+from export.engine.dla import build_dla_engine, every_threshold
+from export.engine.legacy_cache import read_cache
+from export.graph.precision import convolutions, shared_scales
+from export.int8.correction import correct_bias
+from tests.support.small_models import run, write_small
 
 DATA = "scenes://?seed=1&count=8"
 
@@ -44,7 +44,7 @@ def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
     """Put the fake in the child's way; options are those of `fake_dla`."""
     folder = tmp_path / "fake"
     folder.mkdir()
-    shutil.copy(Path(__file__).with_name("fake_dla.py"), folder / "tensorrt.py")
+    shutil.copy(Path(__file__).parent / "support" / "fake_dla.py", folder / "tensorrt.py")
     monkeypatch.syspath_prepend(str(folder))
 
     def put(**options: Any) -> None:
@@ -195,7 +195,7 @@ def test_a_core_that_is_not_there_is_named(
 
 
 def test_rtx_has_no_dla() -> None:
-    from export.dla_child import check_release
+    from export.engine.dla_child import check_release
 
     with pytest.raises(BuildError, match="TensorRT-RTX has no DLA"):
         check_release("tensorrt_rtx", "1.7.1")
@@ -209,8 +209,8 @@ def test_a_table_of_another_graph_is_refused(
 
 
 def test_options_that_no_dla_takes_are_named() -> None:
-    from apps.dla import check_options
     from edge.errors import ArtifactError
+    from export.engine.dla import check_options
 
     check_options(0, "int8", "auto", ())
     for core, precision, builder, kept, words in (
@@ -229,7 +229,8 @@ def test_options_that_no_dla_takes_are_named() -> None:
 def test_the_command_says_what_left_the_dla(
     fp32: Path, table: CalibrationTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from apps.dla import dla_engine, dla_facts, print_dla
+    from apps.commands.export import print_dla
+    from export.engine.dla import dla_engine, dla_facts
 
     report = dla_engine(fp32, table, tmp_path, core=1, calib=DATA)
     assert report.engine == tmp_path / "small.int8.dla.engine" and report.dla is not None

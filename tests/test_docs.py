@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apps import cli
-from apps.suite import Margins, Suite, read_suite
+from apps.regress.suite import Margins, Suite, read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

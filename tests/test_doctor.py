@@ -16,18 +16,17 @@ import cv2
 import onnxruntime
 import pytest
 
-from apps import doctor as app
-from apps import (
-    doctor_cameras,
-    doctor_commands,
-    doctor_engines,
-    doctor_machine,
-    doctor_packages,
-)
-from apps.doctor import Check, doctor, print_doctor
-from apps.doctor_commands import COMMANDS, jetson_checks, program_checks
+from apps.commands.doctor import print_doctor
+from apps.doctor import cameras as doctor_cameras
+from apps.doctor import doctor as app
+from apps.doctor import engines as doctor_engines
+from apps.doctor import machine as doctor_machine
+from apps.doctor import packages as doctor_packages
+from apps.doctor import programs as doctor_commands
+from apps.doctor.doctor import Check, doctor
+from apps.doctor.programs import COMMANDS, jetson_checks, program_checks
 from edge.errors import DeviceError
-from export.engine import BuilderInfo
+from export.engine.build import BuilderInfo
 from tests.conftest import ROOT
 from tests.test_docs import blocks
 
@@ -88,7 +87,7 @@ def test_it_works_where_build_packages_cannot_be_imported(tmp_path: Path) -> Non
     names = ("torch", "onnx", "safetensors", "pycocotools", "tensorrt", "tensorrt_rtx", "cuda")
     for name in names:
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not here')\n")
-    code = "import json; from apps.doctor import doctor; print(json.dumps(doctor()))"
+    code = "import json; from apps.doctor.doctor import doctor; print(json.dumps(doctor()))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apps.draw import colour, draw, ink
 from edge.detections import Detections
+from edge.video.draw import colour, draw, ink
 
 CLASSES = ("person", "potted plant", "café")
 

@@ -18,8 +18,8 @@ from edge.artifact import read_manifest, sha256_of
 from edge.errors import ArtifactError, BuildError, MissingDependency
 from edge.onnx_metadata import MANIFEST_KEY
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
-from export.engine import available_builders, build_engine
-from export.layer_report import data_type, from_inspector, from_log, summarise
+from export.engine.build import available_builders, build_engine
+from export.engine.layer_report import data_type, from_inspector, from_log, summarise
 
 onnx = pytest.importorskip("onnx")
 
@@ -318,7 +318,7 @@ def test_a_build_that_takes_too_long_is_stopped(
 ) -> None:
     path = _onnx(tmp_path, "fp32")
     fake_rtx("import time; time.sleep(60)")
-    monkeypatch.setattr("export.engine_process._CANCEL_GRACE_S", 0.2)
+    monkeypatch.setattr("export.engine.process._CANCEL_GRACE_S", 0.2)
     with pytest.raises(BuildError, match=r"more than 0\.5 s"):
         build_engine(path, tmp_path / "out" / "m.engine", builder="rtx", timeout_s=0.5)
     assert _names(tmp_path / "out") == []
@@ -348,7 +348,7 @@ def test_an_exception_in_progress_cancels_the_build(tmp_path: Path) -> None:
 def test_ctrl_c_leaves_nothing_and_no_child(tmp_path: Path) -> None:
     path, target = _onnx(tmp_path, "fp32"), tmp_path / "out" / "m.engine"
     code = (
-        "import os, signal, sys; from export.engine import build_engine\n"
+        "import os, signal, sys; from export.engine.build import build_engine\n"
         # Whoever started the tests in the background may have had it ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def tell(*step): os.kill(os.getpid(), signal.SIGINT)\n"
@@ -372,7 +372,7 @@ def test_the_builder_obeys_a_cancel(tmp_path: Path) -> None:
     }
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     done = subprocess.run(
-        [sys.executable, "-m", "export.engine_child"],
+        [sys.executable, "-m", "export.engine.child"],
         input=json.dumps(request) + "\n",  # and then the end of stdin
         env=env,
         capture_output=True,

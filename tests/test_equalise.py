@@ -13,11 +13,11 @@ from calibration.equalise import apply_gains, find_gains
 from calibration.ranges import channel_ranges
 from edge.built_in import BUILT_IN
 from edge.models.zoo import load_model
-from export.correction import correct_bias, measure_noise
-from export.onnx_writer import write_onnx
-from export.precision import convolutions
-from export.quantize import write_int8
-from tests.small_models import decibel, run
+from export.graph.precision import convolutions
+from export.graph.writer import write_onnx
+from export.int8.correction import correct_bias, measure_noise
+from export.int8.quantize import write_int8
+from tests.support.small_models import decibel, run
 
 DEPTHWISE = """[net]
 width=64

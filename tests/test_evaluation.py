@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from apps import evaluation
-from apps.evaluation import evaluate, print_evaluation
-from calibration.overlap import HASHES_KEY, IMAGES_KEY
-from calibration.pictures import Seen, pictures
+from apps.commands.evaluate import print_evaluation
 from edge.data.datasets import open_dataset
+from edge.data.distinct import Seen, pictures
+from edge.data.overlap import HASHES_KEY, IMAGES_KEY
 from edge.errors import ArtifactError, CalibrationError, DataError
+from edge.measure import evaluate as evaluation
+from edge.measure.evaluate import evaluate
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 
 RED, BLUE = (0, 0, 255), (255, 0, 0)
@@ -187,7 +188,7 @@ def test_tables_say_what_was_measured(
 
 def test_stored_accuracy_of_a_real_net_is_reproduced(edge_data: Path, tmp_path: Path) -> None:
     darknet, writer = (
-        pytest.importorskip(module) for module in ("edge.models.darknet", "export.onnx_writer")
+        pytest.importorskip(module) for module in ("edge.models.darknet", "export.graph.writer")
     )
     weights, name = edge_data / "weights", "yolov3-tiny-aix2022"
     stored = json.loads((weights / f"{name}.reference.json").read_text())["mAP50_auc_115_images"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.exporting import export_engine
 from edge.artifact import read_manifest
-from export.engine import available_builders
+from export.engine.build import available_builders
+from export.pipeline import export_engine
 
 FEW = "scenes://?seed=500000&count=6"
 DTYPE = {"fp32": "float", "fp16": "half", "int8": "int8"}

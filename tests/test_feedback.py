@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edge.compress import feedback
-from edge.compress.feedback import look, rounded_with_feedback
+from edge.compress.weights import feedback
+from edge.compress.weights.feedback import look, rounded_with_feedback
 
 torch.set_num_threads(1)
 

@@ -11,12 +11,12 @@ import pytest
 from calibration.calibrate import calibrate, network_inputs
 from calibration.table import CalibrationTable
 from edge.errors import CalibrationError
-from export.correction import correct_bias
-from export.float_graph import float_graph
-from export.precision import convolutions, insert_qdq, quantize_weight
-from export.quantize import int8_graph
-from export.rounding import pack_steps
-from tests.small_models import write_small
+from export.graph.precision import convolutions, insert_qdq, quantize_weight
+from export.int8.correction import correct_bias
+from export.int8.float_graph import float_graph
+from export.int8.quantize import int8_graph
+from export.int8.rounding import pack_steps
+from tests.support.small_models import write_small
 
 DATA = "scenes://?seed=1&count=4"
 

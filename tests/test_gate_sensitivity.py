@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from apps.accuracy import detect, labelled
 from edge.data.items import Dataset
 from edge.detections import Detections
 from edge.errors import DataError
-from tests.painted import CLASSES, write_painted, write_pictures
+from edge.measure.accuracy import detect, labelled
+from tests.support.painted import CLASSES, write_painted, write_pictures
 from tests.test_statistics import NAMES, world
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
+TOOLS = Path(__file__).resolve().parent.parent / "tools" / "gates"
 
 
 @pytest.fixture

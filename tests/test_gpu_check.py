@@ -1,4 +1,5 @@
-"""tools/gpu_check.py, which runs once on a GPU: its steps on a fake driver, and its failures."""
+"""tools/gpu/gpu_check.py, which runs once on a GPU: its steps on a fake driver, and its
+failures."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ import pytest
 
 from edge.runtime.device import driver_facts, open_device
 
-pytest_plugins = ("tests.fake_driver",)
+pytest_plugins = ("tests.support.fake_driver",)
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
+TOOLS = Path(__file__).resolve().parent.parent / "tools" / "gpu"
 
 
 @pytest.fixture
@@ -132,6 +133,6 @@ def test_without_a_gpu_the_step_says_so() -> None:
     if driver_facts() is not None:
         pytest.skip("there is a GPU here")
     command = [sys.executable, str(TOOLS / "gpu_check.py"), "--step", "kernels"]
-    environment = {"PYTHONPATH": str(TOOLS.parent), "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": str(TOOLS.parent.parent), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "DeviceError: no NVIDIA driver" in done.stderr

@@ -18,8 +18,6 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from apps.exporting import export_engine
-from apps.quantizing import quantize_command
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import read_manifest, sha256_of
 from edge.built_in import BUILT_IN
@@ -27,14 +25,16 @@ from edge.errors import BuildError, MissingDependency
 from edge.models.zoo import load_model
 from edge.runtime.onnx_proto import model_class
 from edge.spec import InputContract
-from export.engine import EngineReport, build_engine
-from export.float_part import FloatPart, input_peak, write_float_part
-from export.half_float import half_floats
-from export.mixed import cast_to_half, layer_names, write_map
-from export.onnx_writer import attach_manifest, write_onnx
-from export.precision import convolutions, insert_qdq
-from export.value_bounds import value_bounds
-from tests.small_models import CFG, decibel, picture, run, write_small
+from export.engine.build import EngineReport, build_engine
+from export.engine.float_part import FloatPart, input_peak, write_float_part
+from export.graph.half_float import half_floats
+from export.graph.precision import convolutions, insert_qdq
+from export.graph.value_bounds import value_bounds
+from export.graph.writer import attach_manifest, write_onnx
+from export.int8.kept_layers import quantize_command
+from export.int8.mixed import cast_to_half, layer_names, write_map
+from export.pipeline import export_engine
+from tests.support.small_models import CFG, decibel, picture, run, write_small
 from tests.test_precision import amax_of, constants, makers
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
@@ -267,7 +267,7 @@ def test_a_range_that_half_does_not_hold_stays_in_single(
     ):
         assert np.isfinite(found).all() and decibel(wanted, found) > 20
     # The check is what keeps it finite: taken at its word, FP16 overflows.
-    monkeypatch.setattr("export.half_float.LARGEST", float("inf"))
+    monkeypatch.setattr("export.graph.half_float.LARGEST", float("inf"))
     naive, none = halved(model)
     assert none == ()
     assert not np.isfinite(measured(naive, [conv.output[0]])[conv.output[0]]).all()
@@ -397,8 +397,8 @@ def test_it_needs_neither_onnx_nor_torch(small: onnx.ModelProto, tmp_path: Path)
     code = (
         "import sys\n"
         "for name in ('onnx', 'torch', 'onnxruntime', 'cv2'): sys.modules[name] = None\n"
-        "from pathlib import Path; from export.half_float import half_floats\n"
-        "import export.engine\n"
+        "from pathlib import Path; from export.graph.half_float import half_floats\n"
+        "import export.engine.build\n"
         "Path(sys.argv[2]).write_bytes(half_floats(Path(sys.argv[1]).read_bytes(), 1.0)[0])"
     )
     path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -526,7 +526,7 @@ def test_what_cannot_be_half_is_single_and_says_why(
         raise MissingDependency("google.protobuf")
 
     path = file("tiny-yolo-scenes")
-    monkeypatch.setattr("export.float_part.half_floats", missing)
+    monkeypatch.setattr("export.engine.float_part.half_floats", missing)
     facts = export_engine(path, builder="rtx", output=tmp_path / "out")["engine"]
     assert facts["float_part"]["precision"] == "fp32"
     arguments = dict(read_manifest(facts["file"]).arguments)
@@ -540,7 +540,9 @@ def test_half_that_tensorrt_refuses_is_built_in_single(
     file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file("tiny-yolo-scenes")
-    monkeypatch.setattr("export.float_part.half_floats", lambda *arguments: (b"nonsense", ()))
+    monkeypatch.setattr(
+        "export.engine.float_part.half_floats", lambda *arguments: (b"nonsense", ())
+    )
     report = build_engine(path, tmp_path / "m.engine", builder="rtx")
     assert report.float_part is not None and report.float_part.precision == "fp32"
     assert report.float_part.reason.startswith("TensorRT cannot read it")

@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from apps import cli
-from apps.examples import EXAMPLES, ZOO_NAMES
+from apps.commands.examples import EXAMPLES, ZOO_NAMES
 from edge.models.zoo import ZOO
 
 COMMANDS = sorted(EXAMPLES)

@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.detect import detect
-from apps.evaluation import evaluate
-from calibration.pictures import Seen, pictures
+from apps.commands.detect import detect
 from edge.data.datasets import load, open_dataset
+from edge.data.distinct import Seen, pictures
 from edge.data.image_files import read_image
 from edge.errors import DataError
-from tests.painted import write_painted, write_pictures
+from edge.measure.evaluate import evaluate
+from tests.support.painted import write_painted, write_pictures
+from tests.support.tolerances import CMYK_ATOL
 from tests.test_datasets import OBJECT, XML, coco, one_line, picture, write
-from tests.tolerances import CMYK_ATOL
 
 Image = pytest.importorskip("PIL.Image")
 ImageOps = pytest.importorskip("PIL.ImageOps")

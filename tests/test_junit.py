@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.gate import Clue, Gate
-from apps.junit import write_junit
+from apps.regress.gate import Clue, Gate
+from apps.report.junit import write_junit
 
 # From pytest's source distribution; MIT, as it says itself.
 SCHEMA = Path(__file__).resolve().parent / "golden" / "junit-10.xsd"

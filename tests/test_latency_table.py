@@ -9,20 +9,20 @@ import pytest
 import torch
 from scipy.interpolate import RegularGridInterpolator
 
-from edge.compress.budget import total_cost
-from edge.compress.channels import FIXED, read_wiring
-from edge.compress.conv_timer import time_convolution
-from edge.compress.cost import ConvShape, Site, read_sites
-from edge.compress.latency_table import (
+from edge.compress.channels.budget import total_cost
+from edge.compress.channels.cost import ConvShape, Site, read_sites
+from edge.compress.channels.latency_table import (
     LatencyTable,
     latency_cost,
     measure_table,
     read_table,
     table_shapes,
+    time_convolution,
     write_table,
 )
+from edge.compress.channels.wiring import FIXED, read_wiring
 from edge.errors import CompressionError
-from tests.small_models import picture, small
+from tests.support.small_models import picture, small
 
 torch.set_num_threads(1)
 SHAPE = ConvShape(64, 128, (3, 3), (1, 1), (1, 1, 1, 1), 1, (8, 8), "LeakyReLU")

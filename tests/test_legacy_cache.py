@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import CalibrationError
-from export.legacy_cache import cache_text, read_cache, version_number, write_cache
+from export.engine.legacy_cache import cache_text, read_cache, version_number, write_cache
 
 # Of the README of TensorRT's sampleINT8; the last is a softmax, whose range ends at 1.
 SAMPLE = """TRT-7000-EntropyCalibration2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge.letterbox import Letterbox
 from edge.spec import InputContract
-from tests.tolerances import LETTERBOX_ATOL_PX
+from tests.support.tolerances import LETTERBOX_ATOL_PX
 
 side = st.integers(1, 8000)
 hw = st.tuples(side, side)

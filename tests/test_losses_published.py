@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from edge.spec import HeadSpec, InputContract, ModelSpec
-from edge.train.loss_region import region_loss
-from edge.train.loss_squeezedet import squeezedet_loss
-from edge.train.loss_yolov1 import yolov1_loss
-from edge.train.loss_yolov3 import yolov3_loss
-from edge.train.losses import loss_for
+from edge.train.losses.ciou import loss_for
+from edge.train.losses.region import region_loss
+from edge.train.losses.squeezedet import squeezedet_loss
+from edge.train.losses.yolov1 import yolov1_loss
+from edge.train.losses.yolov3 import yolov3_loss
 
 H, W = HW = (64, 96)
 CLASSES = 3

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edge.compress.magnitude import (
+from edge.compress.weights.magnitude import (
     apply_masks,
     attach_masks,
     convolutions,
@@ -20,7 +20,7 @@ from edge.compress.magnitude import (
     two_four_mask,
 )
 from edge.errors import CompressionError
-from tests.small_models import small
+from tests.support.small_models import small
 
 
 def drawn(*shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:

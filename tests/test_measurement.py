@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps.energy import spent_energy
-from apps.image_results import ClassResults
-from apps.measurement import Measurement, read_measurements, same_host, write_measurements
-from apps.sensors import (
+from apps.regress.measurement import Measurement, read_measurements, same_host, write_measurements
+from edge.errors import DataError
+from edge.measure.results import ClassResults
+from edge.measure.sensors import (
     Watch,
     clocks_mhz,
     energy_j,
@@ -23,9 +23,9 @@ from apps.sensors import (
     power_mode,
     power_rails_w,
     power_w,
+    spent_energy,
     temperatures_c,
 )
-from edge.errors import DataError
 
 RESULTS = {
     "cat": ClassResults(

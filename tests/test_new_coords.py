@@ -9,16 +9,16 @@ import onnx
 import pytest
 import torch
 
-from apps.kept_layers import Wanted, kept_layers
 from calibration.calibrate import calibrate
 from edge.models.blocks import SquaredSizes
 from edge.train.quantized_network import float_network
-from export.engine import build_engine
-from export.quantize import write_half, write_int8
-from tests.small_models import CFG, decibel, picture, run, small, write_small
+from export.engine.build import build_engine
+from export.int8.kept_layers import Wanted, kept_layers
+from export.int8.quantize import write_half, write_int8
+from tests.support.small_models import CFG, decibel, picture, run, small, write_small
+from tests.support.tolerances import ONNX_ATOL
 from tests.test_channels import assert_same, draw_plan
 from tests.test_qat import heads
-from tests.tolerances import ONNX_ATOL
 
 NEW = CFG.replace(
     "activation=linear\n[yolo]\n", "activation=logistic\n[yolo]\nnew_coords=1\nscale_x_y=2.0\n"

@@ -20,9 +20,9 @@ from edge.models.squeezedet import KITTI_CONFIG, SqueezeDet, squeezedet_spec, ve
 from edge.models.zoo import load_model
 from edge.onnx_metadata import read_manifest
 from edge.spec import HeadSpec, InputContract, ModelSpec
-from export.onnx_writer import IMAGES, OPSET, attach_manifest, write_onnx
-from tests.small_models import CFG, picture, run, small, write_small
-from tests.tolerances import ONNX_ATOL
+from export.graph.writer import IMAGES, OPSET, attach_manifest, write_onnx
+from tests.support.small_models import CFG, picture, run, small, write_small
+from tests.support.tolerances import ONNX_ATOL
 
 DATA_CFGS = [
     "mbv2-yolo-fastest-voc-v1",

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from apps.compress_pictures import varied
-from edge.compress import feedback
-from edge.compress.feedback import Surroundings, look, rounded_with_feedback
-from edge.compress.folding import fold_norms
-from edge.compress.magnitude import convolutions
-from edge.compress.noise import signal_to_noise_db
-from edge.compress.onward import changed_onward
-from tests.small_models import picture, small
+from edge.compress.weights import feedback
+from edge.compress.weights.feedback import Surroundings, look, rounded_with_feedback
+from edge.compress.weights.magnitude import convolutions
+from edge.compress.weights.noise import signal_to_noise_db
+from edge.compress.weights.onward import changed_onward
+from edge.compress.weights.pictures import varied
+from edge.models.folding import fold_norms
+from tests.support.small_models import picture, small
 from tests.test_feedback import smooth
 
 

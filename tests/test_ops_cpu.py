@@ -18,7 +18,7 @@ from edge.detections import Detections
 from edge.letterbox import Letterbox
 from edge.runtime.ops_cpu import Decoder, Preprocessor, nms, preprocess
 from edge.spec import HeadSpec, InputContract, ModelSpec
-from tests.tolerances import BLOB_ATOL, BOX_ATOL_PX, DECODE_RTOL
+from tests.support.tolerances import BLOB_ATOL, BOX_ATOL_PX, DECODE_RTOL
 
 RNG = np.random.default_rng(7)
 SIZES = [(48, 64), (33, 47), (5, 300), (300, 5), (1, 1), (1, 97), (720, 1280), (96, 96)]

@@ -21,7 +21,7 @@ from edge.runtime.device import open_device
 from edge.runtime.ops_gpu import CANDIDATES, Decoder, Kernels, Preprocessor, nms, taps
 from edge.spec import HeadSpec, InputContract, ModelSpec
 
-pytest_plugins = ("tests.fake_driver",)
+pytest_plugins = ("tests.support.fake_driver",)
 RNG = np.random.default_rng
 # Scores and boxes are float32 exponentials of one formula in another order.
 DECODE_RTOL, DECODE_ATOL_PX = 1e-5, 1e-3

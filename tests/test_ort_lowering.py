@@ -17,10 +17,10 @@ from edge.models.zoo import load_model
 from edge.runtime.backend_ort import OrtBackend
 from edge.runtime.onnx_proto import model_class
 from edge.runtime.ort_lowering import fold_weights, is_quantized, lower
-from export.onnx_writer import attach_manifest, write_onnx
-from export.precision import convolutions, insert_qdq
-from tests.small_models import CFG, decibel, picture, run, write_small
-from tests.tolerances import (
+from export.graph.precision import convolutions, insert_qdq
+from export.graph.writer import attach_manifest, write_onnx
+from tests.support.small_models import CFG, decibel, picture, run, write_small
+from tests.support.tolerances import (
     BRANCH_DB,
     FLIPPED_DB,
     HALF_STEP_SHARE,

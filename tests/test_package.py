@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from edge.compress.codebook import Codebook
-from edge.compress.coding import CODINGS
-from edge.compress.package import parse_package, read_package, write_package
-from edge.compress.package_onnx import split_graph, write_package_onnx
+from edge.edgez.codebook import Codebook
+from edge.edgez.coding import CODINGS
+from edge.edgez.graph import split_graph, write_package_onnx
+from edge.edgez.package import parse_package, read_package, write_package
 from edge.errors import ArtifactError
 from edge.onnx_metadata import read_manifest
 from edge.spec import Manifest
 from export.source import fp32_onnx
-from tests.small_models import picture, run, write_small
+from tests.support.small_models import picture, run, write_small
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -161,8 +161,8 @@ def test_packages_are_read_where_torch_and_onnx_are_absent(
     write_package(tmp_path / "m.edgez", manifest, {}, {"w": book})
     script = (
         "import sys\nfor n in ('torch', 'onnx', 'safetensors', 'google'): sys.modules[n] = None\n"
-        "from edge.compress.package import read_package\n"
-        "import edge.compress.package_onnx\n"
+        "from edge.edgez.package import read_package\n"
+        "import edge.edgez.graph\n"
         f"print(sum(a.size for _, a in read_package({str(tmp_path / 'm.edgez')!r}).tensors()))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apps.camera import built_in
-from apps.dense_model import load_dense
-from apps.evaluation import evaluate
+from apps.camera.app import built_in
 from edge.built_in import PACKAGED
-from edge.compress.package import read_package
-from edge.compress.package_onnx import cached_package_onnx
+from edge.edgez.graph import cached_package_onnx
+from edge.edgez.package import read_package
+from edge.measure.evaluate import evaluate
+from edge.models.dense import load_dense
 from export.source import fp32_onnx
 
 ASSET = PACKAGED["squeezedet-photo"]

@@ -19,9 +19,9 @@ from edge.runtime import backend_trt, compile, ops_cpu, ops_gpu
 from edge.runtime.backend_trt import TrtBackend
 from edge.runtime.detector import Detector
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
-from tests.fake_tensorrt import FakeTensorRT, write_engine
+from tests.support.fake_tensorrt import FakeTensorRT, write_engine
 
-pytest_plugins = ("tests.fake_driver",)
+pytest_plugins = ("tests.support.fake_driver",)
 
 HW, GRIDS, ANCHORS = (32, 48), ((2, 3), (4, 6)), ((10.0, 14.0), (23.0, 27.0))
 SPEC = ModelSpec(

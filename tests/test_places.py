@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from edge.compress.distil import head_loss, head_loss_root
-from edge.compress.folding import fold_norms
-from edge.compress.places import root_of_loss, root_of_noise, weights_of_places
-from edge.compress.untrained import Seen, prune_on_pictures
+from edge.compress.weights.places import root_of_loss, root_of_noise, weights_of_places
+from edge.compress.weights.untrained import Seen, prune_on_pictures
+from edge.models.folding import fold_norms
 from edge.spec import HeadSpec
-from tests.small_models import picture, small
+from tests.support.small_models import picture, small
 
 CLASSES = 3
 

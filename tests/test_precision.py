@@ -16,8 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import CalibrationError
 from edge.models.zoo import load_model
-from export.onnx_writer import write_onnx
-from export.precision import (
+from export.graph.precision import (
     QMAX,
     convolutions,
     insert_qdq,
@@ -25,8 +24,9 @@ from export.precision import (
     shared_scales,
     to_half,
 )
-from tests.small_models import decibel, picture, run, write_small
-from tests.tolerances import HALF_DB, ORT_ATOL
+from export.graph.writer import write_onnx
+from tests.support.small_models import decibel, picture, run, write_small
+from tests.support.tolerances import HALF_DB, ORT_ATOL
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +287,7 @@ def any_model(
         write_small(path)
     elif request.param == "yolov2-voc":
         # Its reorg, on a network of the size of the tests.
-        from tests.small_models import CFG
+        from tests.support.small_models import CFG
 
         reorg = "[reorg]\nstride=2\n"
         write_small(path, CFG.replace("[maxpool]\nsize=2\nstride=2\n", reorg, 1))

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.table import listing, show
+from apps.commands.terminal import listing, show
 from edge.reporting import say
-from tests.camera_parts import ROOT
+from tests.support.camera_parts import ROOT
 
 COLUMNS = ("source", "frames", "FPS")
 ROWS = [("a", "7", "29.4"), ("scenes://[x]", "1200", "3.0")]

@@ -12,28 +12,28 @@ import pytest
 import torch
 
 from apps.cli import main
-from apps.prune_source import needed
-from edge.compress.budget import plan_channels, total_cost
-from edge.compress.channels import Wiring, read_wiring
-from edge.compress.cost import filters, megabytes, read_sites
+from edge.compress.channels.budget import plan_channels, total_cost
+from edge.compress.channels.cost import filters, megabytes, read_sites
+from edge.compress.channels.importance import gamma, l1, of_family, taylor
+from edge.compress.channels.plan import PrunePlan
+from edge.compress.channels.refit import refit
+from edge.compress.channels.slicing import prune_channels
+from edge.compress.channels.wiring import Wiring, read_wiring
 from edge.compress.distil import distilled, head_loss
 from edge.compress.finetune import FineTuning, fine_tune, measure_norms
-from edge.compress.folding import has_norms
-from edge.compress.importance import gamma, l1, of_family, taylor
-from edge.compress.plan import PrunePlan
-from edge.compress.refit import refit
-from edge.compress.slicing import prune_channels
 from edge.errors import CompressionError, DataError
 from edge.models.checkpoint import load_safetensors
 from edge.models.darknet import Darknet
+from edge.models.folding import has_norms
 from edge.models.zoo import load_model
 from edge.spec import HeadSpec, ModelSpec
 from edge.train.augment import Labelled
-from edge.train.losses import loss_for
+from edge.train.losses.ciou import loss_for
 from edge.train.start import write_model
-from export.onnx_writer import write_onnx
-from tests.painted import write_pictures
-from tests.small_models import CFG, picture, small
+from export.compress.source import needed
+from export.graph.writer import write_onnx
+from tests.support.painted import write_pictures
+from tests.support.small_models import CFG, picture, small
 
 torch.set_num_threads(1)
 WIDE = CFG.replace("filters=16", "filters=64").replace("filters=8", "filters=32")
@@ -336,8 +336,8 @@ def test_prune_to_milliseconds_megabytes_and_points_and_replay(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("apps.prune_target.time_convolution", pretended)
-    monkeypatch.setattr("apps.prune_work.time_stages", lambda paths, *_: by_bytes(paths))
+    monkeypatch.setattr("edge.compress.channels.pruner.time_convolution", pretended)
+    monkeypatch.setattr("export.compress.channels.time_stages", lambda paths, *_: by_bytes(paths))
     data = write_pictures(tmp_path / "data", 6)
     base = f"prune {model_file} --data {data} --importance l1 --no-refit"
     half = run(f"{base} --target-ms 60%", tmp_path / "half")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.regression import regress
-from tests.painted import write_painted, write_painted_int8, write_pictures
+from apps.regress.run import regress
+from tests.support.painted import write_painted, write_painted_int8, write_pictures
 from tests.test_regression import SUITE
 
 pytest_plugins = ["pytester"]

@@ -18,24 +18,29 @@ from calibration.table import CalibrationTable, read_table
 from edge.artifact import read_manifest, sha256_of
 from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
-from edge.data.scenes import CLASSES
+from edge.data.world.world import CLASSES
 from edge.errors import ArtifactError, CalibrationError
+from edge.measure.noise import head_noise, heads_of
 from edge.models.onnx_steps import read_steps
-from edge.train.fake_quantize import fake_activation, fake_weight, weight_scale
-from edge.train.losses import loss_for
+from edge.train.losses.ciou import loss_for
 from edge.train.pictures import read_pictures
 from edge.train.qat import fine_tune, imitation
-from edge.train.quantized_network import QuantizedNetwork, float_network
+from edge.train.quantized_network import (
+    QuantizedNetwork,
+    fake_activation,
+    fake_weight,
+    float_network,
+    weight_scale,
+)
 from edge.train.schedule import Schedule
-from export.correction import correct_bias
-from export.head_noise import head_noise, heads_of
-from export.onnx_writer import write_onnx
-from export.precision import convolutions, quantize_weight
-from export.qat import Prepared, prepare, settled, write_trained
-from export.qat_course import Course, imitate, learn_labels
-from export.quantize import write_int8
-from tests.small_models import CFG, decibel, picture, run, small, write_small
-from tests.tolerances import FLIPPED_DB, HALF_STEP_SHARE, ONNX_ATOL
+from export.graph.precision import convolutions, quantize_weight
+from export.graph.writer import write_onnx
+from export.int8.correction import correct_bias
+from export.int8.quantize import write_int8
+from export.qat.course import Course, imitate, learn_labels
+from export.qat.prepare import Prepared, prepare, settled, write_trained
+from tests.support.small_models import CFG, decibel, picture, run, small, write_small
+from tests.support.tolerances import FLIPPED_DB, HALF_STEP_SHARE, ONNX_ATOL
 
 DATA = "scenes://?seed=1&count=12"
 _LEAKY, _MISH = (f"size=3\nstride=1\npad=1\nactivation={name}" for name in ("leaky", "mish"))

@@ -14,11 +14,11 @@ from calibration.table import CalibrationTable
 from edge.artifact import read_manifest, sha256_of
 from edge.errors import ArtifactError, CalibrationError
 from edge.runtime.detector import Detector
-from export.onnx_writer import attach_manifest
-from export.precision import convolutions
-from export.quantize import write_half, write_int8
-from tests.small_models import decibel, picture, run, write_small
-from tests.tolerances import HALF_DB
+from export.graph.precision import convolutions
+from export.graph.writer import attach_manifest
+from export.int8.quantize import write_half, write_int8
+from tests.support.small_models import decibel, picture, run, write_small
+from tests.support.tolerances import HALF_DB
 
 
 @pytest.fixture

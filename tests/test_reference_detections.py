@@ -15,8 +15,8 @@ from edge.models.zoo import load_model
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Decoder, nms
 from edge.spec import HeadSpec, ModelSpec
-from export.onnx_writer import write_onnx
-from tests.tolerances import REFERENCE_IOU, REFERENCE_ROUNDED_PX, REFERENCE_SCORE
+from export.graph.writer import write_onnx
+from tests.support.tolerances import REFERENCE_IOU, REFERENCE_ROUNDED_PX, REFERENCE_SCORE
 
 SCORE = 0.25
 YOLO = ["mbv2-yolo-fastest-voc-v1", "mbv2-yolov3-nano-coco", "yolo-fastest-1.1"]

@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps import mixed_trials
-from apps.evaluation import evaluate, print_evaluation
-from apps.exporting import export_engine
-from apps.selection import COPIES, Selection, moved, paired_drop
-from apps.slices import SIZES, compare_slices, sized
+from apps.commands.evaluate import print_evaluation
 from edge.artifact import read_manifest
 from edge.data.datasets import load, open_dataset
 from edge.data.metrics import ImageMatches, evaluate_detections
 from edge.detections import Detections
-from export import search
-from export.refit import THRESHOLDS, best_threshold, f1_by_class, f1_curve, score_shift
+from edge.measure.evaluate import evaluate
+from edge.measure.scores import THRESHOLDS, best_threshold, f1_by_class, f1_curve, score_shift
+from edge.measure.selection import COPIES, Selection, moved, paired_drop
+from edge.measure.slices import SIZES, compare_slices, sized
+from export.pipeline import export_engine
+from export.search import search
+from export.search import trials as mixed_trials
 
 SCENES = "scenes://?seed=700000&count=6"
 TWO = "scenes://?seed=700000&count=2"
@@ -97,7 +98,7 @@ def test_lost_objects_show_in_the_interval_of_all_and_of_their_slice() -> None:
 
 @pytest.mark.parametrize("size", list(SIZES))
 def test_slices_by_size_are_pycocotools_own(size: str) -> None:
-    from apps.statistics import mean_precision
+    from edge.measure.statistics import mean_precision
 
     dataset, _, second = noisy(2, 0.3)
     wanted = evaluate_detections(dataset, second, dataset.classes).by_size

@@ -20,16 +20,16 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from apps.accuracy import data_digest, labelled
-from apps.gate import Gate, gate_names
-from apps.gates import judge_all
-from apps.measurement import Measurement, read_measurements, write_measurements
-from apps.regression import Outcome, regress
-from apps.regression_arguments import arguments, run
-from apps.suite import read_suite
-from apps.update_diff import moved
+from apps.commands.regress import arguments, run
+from apps.regress.gate import Gate, gate_names
+from apps.regress.gates import judge_all
+from apps.regress.measurement import Measurement, read_measurements, write_measurements
+from apps.regress.run import Outcome, regress
+from apps.regress.suite import read_suite
+from apps.regress.update_diff import moved
 from edge.errors import ArtifactError, DataError
-from tests.painted import write_painted, write_painted_int8, write_pictures
+from edge.measure.accuracy import data_digest, labelled
+from tests.support.painted import write_painted, write_painted_int8, write_pictures
 from tests.test_measurement import measurement
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,7 +132,7 @@ def test_what_fell_is_the_last_line(suite: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_projects_own_suite_has_its_stored_results() -> None:
-    own = read_suite(ROOT / "suite" / "builtin.toml")
+    own = read_suite(ROOT / "tests" / "suite" / "builtin.toml")
     stored = {one.name: one for one in read_measurements(own.results)}
     assert list(stored) == [entry.name for entry in own.entries]
     assert own.results.stat().st_size < 200_000
@@ -427,7 +427,7 @@ def test_slices_that_come_go_and_stay_are_told_apart() -> None:
 
 
 def test_strict_fails_what_cannot_be_told(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import apps.regression as app
+    import apps.regress.run as app
 
     real = app.judge_all
 

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.regression import Outcome, regress
-from apps.report_images import worst_of
-from apps.report_plots import precision_recall
-from apps.report_svg import Axis, Frame, line, nice_ticks, svg
-from tests.painted import write_painted, write_painted_int8, write_pictures
+from apps.charts.svg import Axis, Frame, line, nice_ticks, svg
+from apps.regress.run import Outcome, regress
+from apps.report.pictures import worst_of
+from apps.report.plots import precision_recall
+from tests.support.painted import write_painted, write_painted_int8, write_pictures
 from tests.test_regression import SUITE
 from tests.test_statistics import results
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.data.scene_draw import paint_body
-from edge.data.scene_picture import MIN_VISIBLE, compose
-from edge.data.scene_street import paint_backdrop
-from edge.data.scene_world import make_world
-from edge.data.scenes import CLASSES, SceneStream, render, scene_set
+from edge.data.world.cast import make_world
+from edge.data.world.draw import paint_body
+from edge.data.world.picture import MIN_VISIBLE, compose
+from edge.data.world.street import paint_backdrop
+from edge.data.world.world import CLASSES, SceneStream, render, scene_set
 from edge.detections import iou_matrix
 
 HW = (288, 512)

@@ -18,12 +18,12 @@ from calibration.calibrate import calibrate
 from calibration.table import CalibrationTable
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError
-from export.half_range import beyond_half
-from export.head_noise import decibel, head_noise, heads_of, noise_share
-from export.layer_cost import attribute, onnx_layer_ms
-from export.mixed import annotate, layer_names, read_map, write_map, write_mixed
-from export.precision import convolutions
-from export.search import (
+from edge.measure.noise import decibel, head_noise, heads_of, noise_share
+from export.graph.half_range import beyond_half
+from export.graph.precision import convolutions
+from export.int8.mixed import annotate, layer_names, read_map, write_map, write_mixed
+from export.search.layer_cost import attribute, onnx_layer_ms
+from export.search.search import (
     Found,
     Trial,
     fastest,
@@ -34,7 +34,7 @@ from export.search import (
     upper_drop,
     worth_timing,
 )
-from tests.small_models import picture, run, write_small
+from tests.support.small_models import picture, run, write_small
 
 NAMES = [f"layer {i}" for i in range(6)]
 

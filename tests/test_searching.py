@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from apps import mixed_trials
-from apps.exporting import export_engine
-from apps.quick_timing import Quick
-from apps.search_report import print_search
-from apps.searching import search_command, search_mixed
-from apps.selection import Drop, Selection
+from apps.commands.search import print_search, search_command
 from calibration.table import read_table
 from edge.artifact import read_manifest
-from export.mixed import layer_names, read_map
+from edge.measure.selection import Drop, Selection
+from edge.measure.turns import Quick
+from export.int8.mixed import layer_names, read_map
+from export.pipeline import export_engine
+from export.search import trials as mixed_trials
+from export.search.mixed import search_mixed
 
 SCENES = "scenes://?seed=700000&count=2"
 BUDGET = 0.02

@@ -10,17 +10,18 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from apps.sensitivity import print_sensitivity, sensitivity
+from apps.charts.sensitivity import chart
+from apps.commands.sensitivity import print_sensitivity
 from calibration.calibrate import calibrate
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import read_manifest
 from edge.errors import CalibrationError
+from edge.measure.noise import head_noise, heads_of
 from edge.optional import require
-from export.head_noise import head_noise, heads_of
-from export.mixed import layer_names
-from export.precision import insert_qdq
-from export.sensitivity import measure_sensitivity
-from tests.small_models import picture, run, write_small
+from export.graph.precision import insert_qdq
+from export.int8.mixed import layer_names
+from export.search.sensitivity import measure_sensitivity, sensitivity
+from tests.support.small_models import picture, run, write_small
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +97,11 @@ def test_command_prints_writes_and_draws(
         "scenes://?seed=700000&count=2",
         with_map=False,
         threads=1,
-        plot=tmp_path / "s.svg",
         json_path=tmp_path / "s.json",
     )
     assert json.loads((tmp_path / "s.json").read_text()) == result
     assert result["images"] == 0 and len(result["layers"]) == len(layer_names(fp32))
+    (tmp_path / "s.svg").write_text(chart(result))
     ElementTree.parse(tmp_path / "s.svg")
     drawing = (tmp_path / "s.svg").read_text()
     worst = min(result["layers"], key=lambda layer: layer["alone_db"])["name"]

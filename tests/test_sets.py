@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from calibration.calibrate import calibrate, network_inputs
-from calibration.hashes import NEAR, distances, hash_image, near_duplicates
-from calibration.overlap import calibrated_on, match, overlap, refuse_overlap
-from calibration.pictures import Seen, pictures
 from calibration.sets import Features, choose, coverage, measure_features
 from edge.data.datasets import open_dataset
+from edge.data.distinct import Seen, pictures
+from edge.data.hashes import NEAR, distances, hash_image, near_duplicates
+from edge.data.overlap import calibrated_on, match, overlap, refuse_overlap
 from edge.errors import CalibrationError
 from edge.runtime.detector import Detector
-from export.quantize import write_int8
-from tests.small_models import picture, write_small
+from export.int8.quantize import write_int8
+from tests.support.small_models import picture, write_small
 
 
 def photo(seed: int, hw: tuple[int, int] = (120, 160)) -> np.ndarray:

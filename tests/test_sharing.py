@@ -12,13 +12,12 @@ import torch
 from scipy.cluster.vq import kmeans as scipy_kmeans
 from torch import nn
 
-from edge.compress.deep import tune_shared, with_codebooks
 from edge.compress.finetune import FineTuning
-from edge.compress.folding import fold_norms, has_norms, unfold_norms
-from edge.compress.kmeans import kmeans_1d
-from edge.compress.magnitude import convolutions, detach
-from edge.compress.noise import NoiseSearch, grid_codebook, signal_to_noise_db
-from edge.compress.sharing import (
+from edge.compress.weights.deep import tune_shared, with_codebooks
+from edge.compress.weights.kmeans import kmeans_1d
+from edge.compress.weights.magnitude import convolutions, detach
+from edge.compress.weights.noise import NoiseSearch, grid_codebook, signal_to_noise_db
+from edge.compress.weights.sharing import (
     Clustered,
     attach_clusters,
     codebooks_of,
@@ -30,8 +29,9 @@ from edge.compress.sharing import (
     weights_behind,
 )
 from edge.errors import CompressionError
+from edge.models.folding import fold_norms, has_norms, unfold_norms
 from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig
-from tests.small_models import decibel, small
+from tests.support.small_models import decibel, small
 
 
 def error(values: np.ndarray, centres: np.ndarray) -> float:

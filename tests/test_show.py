@@ -17,17 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from apps import show
-from apps.show import show_artifact
+from apps.commands import show
+from apps.commands.show import show_artifact
 from calibration.calibrate import calibrate
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import layers_path, manifest_path, read_manifest
-from edge.compress.codebook import Codebook
-from edge.compress.package import write_package
+from edge.edgez.codebook import Codebook
+from edge.edgez.package import write_package
 from edge.errors import ArtifactError, CalibrationError, EngineMismatch, MissingDependency
 from edge.models.zoo import LoadedModel, load_model
-from export.onnx_writer import write_onnx
-from export.quantize import write_half, write_int8
+from export.graph.writer import write_onnx
+from export.int8.quantize import write_half, write_int8
 
 CFG = """[net]
 width=64
@@ -232,7 +232,7 @@ def test_a_package_is_shown_where_only_numpy_is_installed(
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'google.protobuf', 'safetensors'):\n"
         "    sys.modules[name] = None\n"
-        "from apps.show import show_artifact\n"
+        "from apps.commands.show import show_artifact\n"
         "show_artifact(sys.argv[1])\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}

@@ -13,16 +13,16 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.outputs import Outputs, start_sinks
-from apps.result import Result
-from apps.sink_files import EventSink, PictureSink
-from apps.sink_video import VideoSink, has_index
-from apps.sink_window import WindowSink, why_no_window
-from apps.sinks import SinkWorker
-from apps.source_frame import Frame
+from apps.camera.outputs import Outputs, start_sinks
+from apps.camera.result import Result
+from apps.camera.sink_files import EventSink, PictureSink
+from apps.camera.sink_video import VideoSink, has_index
+from apps.camera.sink_window import WindowSink, why_no_window
+from apps.camera.sinks import SinkWorker
 from edge.detections import Detections
 from edge.errors import CameraError
-from tests.camera_parts import ROOT, Held, count_frames, pictures, small_disk, wait_for
+from edge.video.frame import Frame
+from tests.support.camera_parts import ROOT, Held, count_frames, pictures, small_disk, wait_for
 
 CLASSES = ("car", "person")
 IMAGES = pictures(8, (240, 320))
@@ -111,7 +111,7 @@ def test_only_who_needs_pictures_keeps_them() -> None:
 
 
 def test_a_sink_that_fails_is_told_once_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apps.sinks._RETRY_S", 0.05)
+    monkeypatch.setattr("apps.camera.sinks._RETRY_S", 0.05)
     said: list[str] = []
     sink = Recorder(fails=2)
     worker = SinkWorker(sink, said.append, wait=True)
@@ -130,8 +130,8 @@ def test_a_sink_that_fails_is_told_once_and_tried_again(monkeypatch: pytest.Monk
 
 
 def test_a_sink_that_never_returns_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apps.sinks._DRAIN_S", 0.1)
-    monkeypatch.setattr("apps.sinks._GIVE_UP_S", 0.1)
+    monkeypatch.setattr("apps.camera.sinks._DRAIN_S", 0.1)
+    monkeypatch.setattr("apps.camera.sinks._GIVE_UP_S", 0.1)
     said: list[str] = []
     worker = SinkWorker(Recorder(pause_s=3), said.append)
     for index in range(3):

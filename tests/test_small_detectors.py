@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from apps.dense_model import load_dense
-from apps.evaluation import evaluate
-from apps.exporting import export_engine
 from edge.built_in import BUILT_IN, OF_SCENES, PACKAGED
-from edge.compress.package import read_package
-from edge.compress.package_onnx import cached_package_onnx
+from edge.edgez.graph import cached_package_onnx
+from edge.edgez.package import read_package
+from edge.measure.evaluate import evaluate
+from edge.models.dense import load_dense
+from export.pipeline import export_engine
 
 IMAGES = 60
 DEEP = [name for name in PACKAGED if name.endswith("-deep")]

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.camera import camera
-from apps.live import LiveState
-from apps.outputs import Outputs
-from tests.small_models import write_small
-from tests.tolerances import SOAK_MIB_PER_MINUTE
+from apps.camera.app import camera
+from apps.camera.live import LiveState
+from apps.camera.outputs import Outputs
+from tests.support.small_models import write_small
+from tests.support.tolerances import SOAK_MIB_PER_MINUTE
 
 
 @pytest.mark.parametrize("seconds", [60, pytest.param(1200, marks=pytest.mark.slow)])

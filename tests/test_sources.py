@@ -21,18 +21,20 @@ import cv2
 import numpy as np
 import pytest
 
-from apps import source_gst, source_mjpeg, source_opencv, source_pipe
-from apps.source_frame import Frame, Source, SourceOptions, public_name
-from apps.source_list import list_cameras, obstacle
-from apps.source_mjpeg import MjpegSource
-from apps.source_opencv import OpenCvSource
-from apps.source_paced import PacedSource
-from apps.source_pipe import PipeSource
-from apps.source_probe import probe_rtsp
-from apps.sources import make_source
-from edge.data.scenes import SceneStream
+from edge.data.world.world import SceneStream
 from edge.errors import CameraError
-from tests.camera_parts import (
+from edge.video import cameras as source_opencv
+from edge.video import gstreamer as source_gst
+from edge.video import mjpeg as source_mjpeg
+from edge.video import pipe as source_pipe
+from edge.video.cameras import OpenCvSource, probe_rtsp
+from edge.video.devices import list_cameras, obstacle
+from edge.video.files import PacedSource
+from edge.video.frame import Frame, Source, SourceOptions, public_name
+from edge.video.mjpeg import MjpegSource
+from edge.video.pipe import PipeSource
+from edge.video.sources import make_source
+from tests.support.camera_parts import (
     count_frames,
     free_port,
     mjpeg_camera,
@@ -104,7 +106,7 @@ def test_pipelines_of_a_jetson_name_the_sensor_and_keep_the_cameras_shape(
     made: list[str] = []
     monkeypatch.setattr(source_gst, "has_gstreamer", lambda: inside_opencv)
     monkeypatch.setattr(source_gst, "has_element", lambda name: True)
-    monkeypatch.setattr("apps.sources.has_element", lambda name: True)
+    monkeypatch.setattr("edge.video.sources.has_element", lambda name: True)
     monkeypatch.setattr(source_gst, "gstreamer_source", lambda name, line, hint: made.append(line))
     monkeypatch.setattr(source_gst, "PipeSource", lambda name, line, *rest: made.append(line))
     for word in ("csi://1", "csi:1", "csi://1/?flip=2", "rtsp://cam/x"):

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from apps.exporting import export_engine, print_export
+from apps.commands.export import print_export
 from edge.artifact import layers_path, read_manifest
 from edge.errors import ArtifactError
-from export.engine import build_engine
-from export.quantize import write_half
-from export.sparsity import check_sparse, sparse_convolutions
+from export.engine.build import build_engine
+from export.graph.sparsity import check_sparse, sparse_convolutions
+from export.int8.quantize import write_half
+from export.pipeline import export_engine
 
 onnx = pytest.importorskip("onnx")
 
@@ -142,7 +143,7 @@ def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("rtx")
 def test_the_builders_flag_is_set_as_asked() -> None:
     code = (
-        "from export import engine_child as child\n"
+        "from export.engine import child\n"
         "child.take('rtx')\n"
         "flag = child.trt.BuilderFlag.SPARSE_WEIGHTS\n"
         "builder = child.trt.Builder(child.make_logger(child.Log()))\n"
@@ -160,7 +161,7 @@ def test_the_builders_flag_is_set_as_asked() -> None:
 @pytest.mark.usefixtures("rtx")
 def test_what_tensorrt_says_of_sparsity_is_kept() -> None:
     code = (
-        "from export import engine_child as child\n"
+        "from export.engine import child\n"
         "child.take('rtx')\n"
         "log = child.Log()\n"
         "logger, info = child.make_logger(log), child.trt.ILogger.Severity.INFO\n"

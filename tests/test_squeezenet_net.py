@@ -12,7 +12,7 @@ import torch
 from edge.errors import ArtifactError
 from edge.models.squeezedet import KITTI_CONFIG, SqueezeDet
 from edge.models.squeezenet_net import SQUEEZENET_1_0, load_body, read_squeezenet_net
-from edge.train.photos import photo_config
+from tools.train.photo_detector import photo_config
 
 
 @pytest.fixture(scope="module")

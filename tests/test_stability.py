@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.stability_plot import stability_svg
+from apps.charts.stability import stability_svg
 from calibration.calibrate import calibrate
 from calibration.histogram import Histogram
 from calibration.stability import Group, collect_groups, judge_stability
 from edge.data.datasets import open_dataset
 from edge.errors import CalibrationError
-from tests.small_models import picture, write_small
+from tests.support.small_models import picture, write_small
 
 
 def groups(scales: list[float], count: int = 4000, seed: int = 0) -> list[Group]:

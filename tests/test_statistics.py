@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from apps.image_results import by_class, from_json, to_json
-from apps.slices import SIZES, sized
-from apps.statistics import (
+from edge.data.items import Dataset, Item, Label, make_item
+from edge.data.metrics import evaluate_detections
+from edge.detections import Detections
+from edge.measure.results import by_class, from_json, to_json
+from edge.measure.slices import SIZES, sized
+from edge.measure.statistics import (
     average_precision,
     compare_precision,
     compare_ratio,
@@ -25,9 +28,6 @@ from apps.statistics import (
     resample,
     thinned,
 )
-from edge.data.items import Dataset, Item, Label, make_item
-from edge.data.metrics import evaluate_detections
-from edge.detections import Detections
 
 NAMES = ("cat", "dog", "ape")
 World = Callable[..., tuple[Dataset, list[Detections]]]
@@ -155,7 +155,7 @@ def test_damaged_results_are_refused(damage: str) -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     mine, weights = results(50), resample(50, 30)
     whole = mean_precision(mine, weights)
-    monkeypatch.setattr("apps.statistics._CHUNK", 100)
+    monkeypatch.setattr("edge.measure.statistics._CHUNK", 100)
     np.testing.assert_array_equal(mean_precision(mine, weights), whole)
 
 

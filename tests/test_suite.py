@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.gate import gate_names
-from apps.suite import Margins, read_suite
+from apps.regress.gate import gate_names
+from apps.regress.suite import Margins, read_suite
 from edge.errors import DataError
 
 WHOLE = """schema = 1

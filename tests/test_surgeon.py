@@ -7,16 +7,22 @@ import pytest
 import torch
 from torch import nn
 
-from edge.compress.codebook import Codebook
-from edge.compress.deep import prune_weights, tune_shared
-from edge.compress.feedback import Surroundings, look
-from edge.compress.folding import fold_norms
-from edge.compress.magnitude import convolutions, two_four_mask
-from edge.compress.noise import signal_to_noise_db
-from edge.compress.surgeon import pruned_with_refit, refitted, worth
-from edge.compress.untrained import Seen, prune_on_pictures, share_on_pictures
+from edge.compress.weights.deep import prune_weights, tune_shared
+from edge.compress.weights.feedback import Surroundings, look
+from edge.compress.weights.magnitude import convolutions, two_four_mask
+from edge.compress.weights.noise import signal_to_noise_db
+from edge.compress.weights.untrained import (
+    Seen,
+    prune_on_pictures,
+    pruned_with_refit,
+    refitted,
+    share_on_pictures,
+    worth,
+)
+from edge.edgez.codebook import Codebook
 from edge.errors import CompressionError
-from tests.small_models import small
+from edge.models.folding import fold_norms
+from tests.support.small_models import small
 from tests.test_feedback import convolution, off, smooth
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from calibration.histogram import BINS, Histogram
 from calibration.threshold import METHODS, _divergence, noise, threshold
-from tests.tolerances import ENTROPY_ATOL, MSE_NEAR_OPTIMAL
+from tests.support.tolerances import ENTROPY_ATOL, MSE_NEAR_OPTIMAL
 
 COUNT = 40_000
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from apps.tracking import Tracker, assign
 from edge.detections import Detections
+from edge.video.tracking import Tracker, assign
 
 
 def boxes(centres: list[tuple[float, float]], labels: list[int] | None = None) -> Detections:

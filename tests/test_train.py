@@ -17,8 +17,9 @@ from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN
 from edge.data.datasets import load, open_dataset
 from edge.data.metrics import evaluate_detections
-from edge.data.scenes import CLASSES, Scene, render, scene_set
+from edge.data.world.world import CLASSES, Scene, render, scene_set
 from edge.detections import Detections, iou_matrix
+from edge.models.builtin import NAMES, build
 from edge.models.checkpoint import load_safetensors
 from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
@@ -28,11 +29,10 @@ from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Decoder, nms, preprocess
 from edge.spec import HeadSpec, InputContract, ModelSpec
 from edge.train.anchors import kmeans_anchors, shape_iou
-from edge.train.builtin import NAMES, build
 from edge.train.fit import Schedule, fit, learning_rate
-from edge.train.losses import ciou, convdet_loss, loss_for, yolo_loss
+from edge.train.losses.ciou import ciou, convdet_loss, loss_for, yolo_loss
+from edge.train.losses.targets import assign_convdet, assign_yolo
 from edge.train.pool import make_pool
-from edge.train.targets import assign_convdet, assign_yolo
 
 HW = (64, 96)
 
@@ -390,7 +390,7 @@ def test_an_unknown_built_in_detector_is_refused_with_the_known_names():
 
 def test_the_training_command_leaves_a_detector_that_runs_and_can_be_trained_further(tmp_path):
     root, name = Path(__file__).parent.parent, "squeezedet-scenes"
-    command = [sys.executable, "tools/train_builtin.py", name, "--out", str(tmp_path)]
+    command = [sys.executable, "tools/train/train_builtin.py", name, "--out", str(tmp_path)]
     command += ["--scenes", "4", "--steps", "2", "--batch", "2", "--images", "2"]
     environment = os.environ | {"PYTHONPATH": str(root)}
     subprocess.run(command, check=True, cwd=root, env=environment, stdout=subprocess.DEVNULL)

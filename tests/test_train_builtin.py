@@ -13,7 +13,7 @@ from edge.data.datasets import FRESH_SEED
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = Path(__file__).parent.parent / "tools" / "train_builtin.py"
+    path = Path(__file__).parent.parent / "tools" / "train" / "train_builtin.py"
     spec = importlib.util.spec_from_file_location("train_builtin", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

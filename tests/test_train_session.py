@@ -18,14 +18,13 @@ from edge.train.augment import Augmentation, Labelled
 from edge.train.batches import BatchMaker, make_batch
 from edge.train.checkpoints import resume, save_checkpoint
 from edge.train.distributed import Team
-from edge.train.epochs import Hooks, run_epochs
+from edge.train.epochs import Hooks, run_epochs, stale
 from edge.train.fit import Schedule, advance, begin, fit
 from edge.train.freeze import freeze, freeze_norms, layers, learn
-from edge.train.losses import loss_for
+from edge.train.losses.ciou import loss_for
 from edge.train.recipe import Recipe, changed
 from edge.train.schedule import learning_rate, read_drops
 from edge.train.session import open_session
-from edge.train.stopping import stale
 
 HW = (32, 48)
 CFG = """[net]

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from apps.training_start import shipped
 from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
 from edge.data.items import make_item
-from edge.data.scenes import render
+from edge.data.world.world import render
 from edge.errors import ArtifactError, DataError, MissingDependency
 from edge.letterbox import Letterbox
+from edge.models.builtin import NAMES
 from edge.models.checkpoint import save_safetensors
 from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
@@ -25,12 +25,11 @@ from edge.models.initialise import initialise
 from edge.runtime.backend import open_backend
 from edge.runtime.ops_cpu import preprocess
 from edge.spec import HeadSpec, InputContract, ModelSpec
-from edge.train.balance import class_weights, count_classes
 from edge.train.batches import BatchMaker, make_batch
-from edge.train.builtin import NAMES
-from edge.train.monitor import activations, dead_units, open_board
+from edge.train.journal import activations, dead_units, open_board
 from edge.train.pictures import read_pictures
-from edge.train.start import start
+from edge.train.session import class_weights, count_classes
+from edge.train.start import shipped, start
 from edge.train.transfer import load_from_input, transfer
 
 BODY = """[net]

@@ -1,7 +1,8 @@
 """Every call of ours exists, with that signature, in each TensorRT that we claim to serve.
 
 mypy --strict reads our files against stubs made from the releases' own Python bindings
-(tools/make_stubs.py). They are made once and kept; where the wheels cannot be had, this skips.
+(tools/stubs/make_stubs.py). They are made once and kept; where the wheels cannot be had, this
+skips.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ pytest.importorskip("pybind11_stubgen")
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ("10.3.0", "10.16.1", "11.4.0", "rtx-1.7.1")
-OURS = ("edge/runtime/backend_trt.py", "export/engine_child.py", "export/engine.py")
+OURS = ("edge/runtime/backend_trt.py", "export/engine/child.py", "export/engine/build.py")
 REMOVED = """
 from __future__ import annotations
 import tensorrt as trt
@@ -43,12 +44,12 @@ def _cache() -> Path:
 
 def _stubs(label: str) -> Path:
     """The folder for MYPYPATH; its name carries the makers' text, so a change makes it anew."""
-    makers = sorted((ROOT / "tools").glob("*stub*.py"))
+    makers = sorted((ROOT / "tools" / "stubs").glob("*stub*.py"))
     mark = hashlib.sha256(b"".join(path.read_bytes() for path in makers)).hexdigest()[:12]
     folder = _cache() / "trt-stubs" / mark
     if not (folder / label / "tensorrt" / "__init__.pyi").is_file():
         wheels = _cache() / "trt-wheels"
-        maker = [sys.executable, str(ROOT / "tools" / "make_stubs.py"), "--only", label]
+        maker = [sys.executable, str(ROOT / "tools" / "stubs" / "make_stubs.py"), "--only", label]
         done = subprocess.run(
             [*maker, "--out", str(folder), "--cache", str(wheels)],
             capture_output=True,

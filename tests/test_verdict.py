@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps import exporting, judging
-from apps.exporting import export_engine, print_export
-from apps.int8_loss import noisiest
-from apps.quick_timing import Quick
+from apps.commands.export import print_export
 from calibration.calibrate import calibrate
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError
-from export.head_noise import decibel
-from export.layer_report import LayerInfo
-from export.mixed import layer_names, write_mixed
-from export.verdict import Facts, decide, int8_share, off_grid
-from tests.small_models import picture, write_small
+from edge.measure.noise import decibel
+from edge.measure.turns import Quick
+from export import pipeline as exporting
+from export.engine.layer_report import LayerInfo
+from export.int8.mixed import layer_names, write_mixed
+from export.pipeline import export_engine
+from export.search import facts as judging
+from export.search.loss import noisiest
+from export.search.verdict import Facts, decide, int8_share, off_grid
+from tests.support.small_models import picture, write_small
 
 FEW = "scenes://?seed=500000&count=4"
 FACTS = Facts(

@@ -12,17 +12,17 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from apps.verify import verify
-from apps.verify_arguments import arguments, run
+from apps.commands.verify import arguments, run
 from edge.artifact import read_manifest
 from edge.detections import Detections
 from edge.errors import ArtifactError
-from export.onnx_writer import attach_manifest
-from export.quantize import write_half
-from export.verify import agreement, compare_tensors, first_departure, open_network
-from tests.painted import write_painted, write_painted_int8, write_pictures
-from tests.small_models import decibel, picture, write_small
-from tests.small_models import run as run_onnx
+from edge.measure.noise import agreement, compare_tensors, first_departure, open_network
+from export.compare import verify
+from export.graph.writer import attach_manifest
+from export.int8.quantize import write_half
+from tests.support.painted import write_painted, write_painted_int8, write_pictures
+from tests.support.small_models import decibel, picture, write_small
+from tests.support.small_models import run as run_onnx
 
 
 @pytest.fixture(scope="module")

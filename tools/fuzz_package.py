@@ -22,9 +22,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from rich.progress import track
 
-from edge.compress.codebook import Codebook
-from edge.compress.coding import CODINGS
-from edge.compress.package import parse_package, write_package
+from edge.edgez.codebook import Codebook
+from edge.edgez.coding import CODINGS
+from edge.edgez.package import parse_package, write_package
 from edge.errors import ArtifactError
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from edge.spec import HeadSpec, ModelSpec
-from edge.train.losses import Loss
+from edge.train.losses.ciou import Loss
 
 __all__ = ["distilled", "head_loss", "head_loss_root"]
 

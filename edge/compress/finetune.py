@@ -16,7 +16,7 @@ from edge.spec import ModelSpec
 from edge.train.augment import Augmentation, Labelled
 from edge.train.batches import BatchMaker, make_batch, prefetched
 from edge.train.fit import fit
-from edge.train.losses import loss_for
+from edge.train.losses.ciou import loss_for
 from edge.train.schedule import Schedule
 
 __all__ = ["FineTuning", "fine_tune", "measure_norms", "plain_batches"]

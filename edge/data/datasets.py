@@ -10,25 +10,17 @@ from urllib.parse import parse_qsl, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.data import scenes
 from edge.data.classes import match_classes
 from edge.data.coco import find_coco, read_coco
 from edge.data.image_files import read_image, turned_upright
 from edge.data.items import Dataset, Item, Label, images_in, make_item, thin
 from edge.data.kitti import read_kitti
 from edge.data.voc import find_voc, read_voc
+from edge.data.world import world as scenes
 from edge.data.yolo_txt import has_yolo_labels, read_yolo
 from edge.errors import DataError
 
-__all__ = [
-    "FRESH_SEED",
-    "Dataset",
-    "Item",
-    "load",
-    "match_classes",
-    "open_dataset",
-    "read_image",
-]
+__all__ = ["FRESH_SEED", "Dataset", "Item", "load", "match_classes", "open_dataset", "read_image"]
 
 # Scenes from here on are for evaluation; those below are free for training and calibration.
 FRESH_SEED = 5_000_000

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edge.artifact import write_atomic
+from edge.edgez.package import Package
 from edge.errors import ArtifactError
 from edge.models.class_names import class_names
 from edge.models.darknet import Darknet
@@ -23,7 +24,7 @@ from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig, squeezedet_spec
 from edge.optional import require
 from edge.spec import ModelSpec
 
-__all__ = ["load_safetensors", "save_safetensors"]
+__all__ = ["load_safetensors", "package_safetensors", "save_safetensors"]
 
 
 def save_safetensors(module: nn.Module, path: str | Path, spec: ModelSpec | None = None) -> None:
@@ -104,3 +105,15 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def package_safetensors(package: Package) -> bytes:
+    """The dense weights as a `.safetensors` file of `edge.models.checkpoint`.
+
+    Raises:
+        ArtifactError: damaged.
+        MissingDependency: safetensors is not installed.
+    """
+    save = require("safetensors.numpy").save
+    data: bytes = save(dict(package.tensors()), metadata=package.model)
+    return data

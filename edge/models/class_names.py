@@ -19,7 +19,6 @@ COCO = tuple(
     .strip()
     .split(", ")
 )
-
 VOC = tuple(
     (
         "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, "
@@ -28,7 +27,6 @@ VOC = tuple(
     .strip()
     .split(", ")
 )
-
 KITTI = ("car", "pedestrian", "cyclist")
 
 

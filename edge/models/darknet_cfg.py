@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from edge.errors import ArtifactError
 
-__all__ = ["DarknetCfg", "Section", "parse_cfg", "read_cfg"]
+__all__ = ["DarknetCfg", "Section", "parse_cfg", "read_cfg", "with_options"]
 
 T = TypeVar("T")
-
 # Darknet's short names (`string_to_layer_type` in its parser.c).
 _LONG_NAMES = {
     "avg": "avgpool",
@@ -159,3 +158,22 @@ def parse_cfg(text: str, source: str) -> DarknetCfg:
     if sections[0].type != "net":
         raise sections[0].error("the first section must be [net]")
     return DarknetCfg(source, text, sections[0], tuple(sections[1:]))
+
+
+def with_options(cfg: DarknetCfg, changes: Mapping[int, Mapping[str, object]]) -> DarknetCfg:
+    """`cfg` with options of some layers set, by layer number; all other text stays.
+
+    Doubled keys go, since readers differ on which of them counts.
+    """
+    lines: list[str] = []
+    index = -2
+    for raw in cfg.text.splitlines():
+        bare = "".join(raw.partition("#")[0].split())
+        new = changes.get(index, {}) if index >= 0 else {}
+        if bare.startswith("["):
+            index += 1
+            new = changes.get(index, {}) if index >= 0 else {}
+            lines += [raw, *(f"{key}={value}" for key, value in new.items())]
+        elif bare.startswith(";") or bare.partition("=")[0] not in new:
+            lines.append(raw)
+    return parse_cfg("\n".join(lines) + "\n", cfg.source)

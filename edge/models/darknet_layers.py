@@ -31,12 +31,9 @@ __all__ = ["BATCH_NORM_EPS", "Layer", "Shape", "build_layer"]
 
 # OpenCV's Darknet importer adds 1e-6 to the variance; Darknet adds .000001f to its root.
 BATCH_NORM_EPS = 1e-6
-
 Shape = tuple[int, int, int]
-
 # An ONNX file, a protobuf message, ends at 2 GiB; TensorRT's tensors too, in elements.
 _MOST_FLOATS = 2**29
-
 # Options that change the arithmetic and that this does not do, with their harmless values.
 _UNSUPPORTED = {
     "antialiasing": ("0",),
@@ -160,9 +157,6 @@ def _refuse_giant(section: Section, what: str, shape: tuple[int, ...]) -> None:
     if prod(shape) > _MOST_FLOATS:
         size = "x".join(map(str, shape))
         raise section.error(f"{what} would have {size} numbers; no more than 2^29 are possible")
-
-
-# The builders below take the picture's shape at the end of `shapes`, where index -1 finds it.
 
 
 def _before(section: Section) -> int:

@@ -16,7 +16,6 @@ from edge.errors import ArtifactError
 __all__ = ["Progress", "download"]
 
 Progress = Callable[[int, int], None]
-
 _CHUNK = 1 << 18
 _TIMEOUT_S = 30
 _NETWORK = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)

@@ -1,6 +1,6 @@
 """The graph of an ONNX file of edge as torch functions, for what learns from a file.
 
-Only what `export.onnx_writer` writes is read: one way in, the raw heads out. The meaning of each
+Only what `export.graph.writer` writes is read: one way in, the raw heads out. The meaning of each
 operation is that of the ONNX specification, opset 19.
 """
 

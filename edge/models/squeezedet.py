@@ -122,7 +122,6 @@ KITTI_CONFIG = SqueezeDetConfig(
         (72.0, 43.0),
     ),
 )
-
 # Upstream publishes no anchors for VOC; these are YOLOv2's clusters of VOC's boxes
 # (yolov2-voc.cfg, cells of 32 pixels at 416x416).
 VOC_CONFIG = SqueezeDetConfig(

@@ -124,9 +124,6 @@ def find_compiler() -> Compiler:
     return found
 
 
-# ---------------------------------------------------------------- NVRTC
-
-
 @cache
 def nvrtc() -> Compiler | None:
     """NVRTC from NVIDIA's wheel or the system, newest first; None where it is not."""
@@ -190,9 +187,6 @@ def _nvrtc_output(library: Any, program: ctypes.c_void_p, kind: str) -> bytes:
 def _result_name(library: Any, status: int) -> str:
     library.nvrtcGetErrorString.restype = ctypes.c_char_p
     return str(library.nvrtcGetErrorString(status).decode())
-
-
-# ---------------------------------------------------------------- nvcc
 
 
 @cache

@@ -25,7 +25,6 @@ from edge.optional import require
 __all__ = ["BINDINGS", "Call", "open_binding", "open_ctypes"]
 
 Call = Callable[..., Any]
-
 _LIBRARY = "libcuda.so.1"
 _ADVICE = {
     "CUDA_ERROR_NO_DEVICE": "no GPU is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES",
@@ -77,9 +76,6 @@ def _packed(*args: Any) -> tuple[tuple[Any, ...], Any]:
     return (kernel, *grid, *block, 0, stream, ctypes.addressof(places), 0), places
 
 
-# ---------------------------------------------------------------- cuda-python
-
-
 def _cuda_python() -> Call:
     try:
         driver: Any = importlib.import_module("cuda.bindings.driver")
@@ -107,8 +103,6 @@ def _cuda_python() -> Call:
 
     return call
 
-
-# ---------------------------------------------------------------- ctypes
 
 _INT, _SIZE, _ADDRESS, _HANDLE = ctypes.c_int, ctypes.c_size_t, ctypes.c_uint64, ctypes.c_void_p
 _UINT, _FLAGS, _BYTES, _FLOAT = ctypes.c_uint, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_float
@@ -195,9 +189,6 @@ def _check(library: ctypes.CDLL, function: str, status: int) -> None:
         name = ctypes.c_char_p()
         library.cuGetErrorName(status, ctypes.byref(name))
         raise _failed(function, (name.value or f"status {status}".encode()).decode())
-
-
-# ---------------------------------------------------------------- pycuda
 
 
 class _PyCuda:
@@ -343,8 +334,6 @@ def _error_names(library: ctypes.CDLL) -> dict[str, str]:
             names[(text.value or b"").decode()] = (name.value or b"").decode()
     return names
 
-
-# ---------------------------------------------------------------- which one
 
 BINDINGS: dict[str, tuple[str, Callable[[], Call]]] = {
     "cuda-python": ("cuda", _cuda_python),

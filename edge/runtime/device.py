@@ -43,9 +43,6 @@ _EXTERNAL = 1  # CU_EVENT_RECORD_EXTERNAL: a captured record tells the time, too
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: TensorRT may allocate meanwhile
 
 
-# ---------------------------------------------------------------- what is there
-
-
 @dataclass(frozen=True)
 class DriverFacts:
     """The first GPU and its driver: `name`, `compute_capability` (`SM87`), `driver` (`12.6`)."""
@@ -80,9 +77,6 @@ def _capability(call: Call, device: Any) -> tuple[int, int]:
 def _driver(call: Call) -> str:
     version = int(call("cuDriverGetVersion"))
     return f"{version // 1000}.{version % 1000 // 10}"
-
-
-# ---------------------------------------------------------------- the device
 
 
 def open_device(index: int = 0, *, binding: str | None = None) -> Device:
@@ -293,9 +287,6 @@ def _same_size(nbytes: int, array: NDArray[Any]) -> None:
 
 def _bytes_at(pointer: int, nbytes: int) -> NDArray[np.uint8]:
     return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(pointer))
-
-
-# ---------------------------------------------------------------- what it gives out
 
 
 class _Resource:

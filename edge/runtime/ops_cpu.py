@@ -20,7 +20,6 @@ from edge.spec import HeadSpec, InputContract, ModelSpec
 __all__ = ["MAX_CANDIDATES", "Decoder", "Preprocessor", "nms", "preprocess"]
 
 Array = NDArray[np.float32]
-
 # exp(20) cells is wider than any image; beyond it float32 overflows to inf.
 _MAX_LOG_SIZE = 20.0
 # Two factors of exp(40) fit float32; a logit beyond it has probability 0 anyhow.

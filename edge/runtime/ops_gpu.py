@@ -34,10 +34,8 @@ __all__ = [
 
 FrameFormat = Literal["bgr", "nv12", "yuyv"]
 """`bgr` (H, W, 3); `nv12` (H * 3 / 2, W): luma, then rows of U, V; `yuyv` (H, W, 2): Y U Y V."""
-
 CANDIDATES = 3000
 """The best that take part in suppression; the rest never reaches a report. As on the CPU."""
-
 _BLOCK = 128
 _WORD = 64  # boxes in a word of the overlap mask; kernels.cu
 _SLICES = 8  # threads that place one candidate; kernels.cu
@@ -101,9 +99,6 @@ class Kernels:
 def _three(sizes: Any) -> tuple[int, int, int]:
     x, y, z = (*sizes, 1, 1)[:3]
     return int(x), int(y), int(z)
-
-
-# ---------------------------------------------------------------- frame to tensor
 
 
 def taps(source: int, target: int, *, rows: bool = False) -> NDArray[np.int32]:
@@ -249,9 +244,6 @@ class _Address:
     pointer: int
 
 
-# ---------------------------------------------------------------- heads to candidates
-
-
 class Candidates:
     """What passed the threshold, on the device and in no order; `capacity` of them at most.
 
@@ -391,9 +383,6 @@ def _steps(head: HeadSpec, input_hw: tuple[int, int]) -> tuple[float, float]:
     if head.kind == "convdet":  # upstream SqueezeDet spreads them over W/(columns + 1) steps
         return width / (columns + 1), height / (rows + 1)
     return width / columns, height / rows
-
-
-# ---------------------------------------------------------------- candidates to detections
 
 
 class Suppressor:

@@ -25,17 +25,14 @@ __all__ = ["fold_weights", "is_quantized", "lower"]
 _MOVES = ("MaxPool", "Resize", "Slice", "Concat")
 _ACTIVATIONS = ("LeakyRelu", "Relu")
 _FLOAT, _UINT8 = 1, 2
-
 # How far a leaky activation's negative side may reach past what its quantizer holds: rare values,
 # which the slope makes small. Depthwise networks lose by it; `edge evaluate --fast-int8` beside the
 # plain command tells how much.
 _CLIPPED = 5.0
 _LEVELS = 128
-
 # A picture has three. Their INT8 kernel takes longer than the float one, pooling and quantizing
-# included (x86, `tools/benchmark_int8.py`; not measured on ARM).
+# included (x86, `tools/benchmarks/benchmark_int8.py`; not measured on ARM).
 _FEW_CHANNELS = 3
-
 Scale = tuple[str, str]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,8 @@ from edge.train.distributed import agree, mean
 from edge.train.fit import advance
 from edge.train.schedule import learning_rate
 from edge.train.session import Session, shape_of
-from edge.train.stopping import stale
 
-__all__ = ["Hooks", "run_epochs"]
+__all__ = ["Hooks", "run_epochs", "stale"]
 
 
 @dataclass(frozen=True)
@@ -120,3 +119,10 @@ def _write(session: Session, hooks: Hooks, entry: dict[str, Any]) -> None:
         save_checkpoint(session.run, hooks.checkpoint, facts)
     if hooks.done is not None:
         hooks.done(entry)
+
+
+def stale(scores: Sequence[float], patience: int) -> bool:
+    """Whether the best of `scores`, the last one newest, is `patience` or more scores old."""
+    if not scores:
+        return False
+    return len(scores) - 1 - max(range(len(scores)), key=scores.__getitem__) >= patience

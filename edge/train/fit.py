@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edge.train.freeze import learn
-from edge.train.losses import Loss
+from edge.train.losses.ciou import Loss
 from edge.train.schedule import Schedule, learning_rate
 
 __all__ = ["Batches", "Run", "Schedule", "advance", "begin", "fit", "follow", "learning_rate"]
@@ -137,7 +137,7 @@ def fit(
 
     Args:
         model: parts whose parameters need no gradient stay as they are.
-        loss: outputs and targets to the loss and its parts; see `edge.train.losses.loss_for`.
+        loss: outputs and targets to the loss and its parts; see `edge.train.losses.ciou.loss_for`.
         batches: each call gives images (N, 3, H, W) and targets (M, 6).
         schedule: steps and rates.
         report: gets a line of mean losses `every` steps.

@@ -12,7 +12,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from edge.data.scenes import Scene
+from edge.data.world.world import Scene
 from edge.letterbox import Letterbox
 from edge.spec import InputContract
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from edge.train.fit import Batches, Run, advance, begin
-from edge.train.losses import Loss
+from edge.train.losses.ciou import Loss
 from edge.train.quantized_network import QuantizedNetwork, Tensors
 from edge.train.schedule import Schedule
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from edge.data.items import Item
 from edge.errors import DataError
 from edge.spec import ModelSpec
-from edge.train.balance import class_weights
 from edge.train.batches import BatchMaker
 from edge.train.checkpoints import resume
 from edge.train.distributed import Team, parallel
 from edge.train.fit import Run, begin
 from edge.train.freeze import freeze, freeze_norms
-from edge.train.losses import Loss, loss_for
+from edge.train.losses.ciou import Loss, loss_for
 from edge.train.recipe import Recipe, schedule_of
 from edge.train.schedule import Schedule
 
-__all__ = ["Session", "open_session", "shape_of"]
+__all__ = ["Session", "class_weights", "count_classes", "open_session", "shape_of"]
 
 
 @dataclass(eq=False)
@@ -135,3 +137,27 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def _seen(run: Run, batch: int) -> int:
     return run.step * batch
+
+
+def count_classes(items: Sequence[Item], classes: int) -> list[int]:
+    """Objects of each class; regions do not count."""
+    every = [item.class_id[~item.crowd & (item.class_id >= 0)] for item in items]
+    return [
+        int(n) for n in np.bincount(np.concatenate([[], *every]).astype(int), minlength=classes)
+    ]
+
+
+def class_weights(counts: Sequence[int], power: float = 0.5, limit: float = 10.0) -> torch.Tensor:
+    """A weight (C,) for each class: its count to the power of -`power`, scaled so that the mean
+    over all objects is 1 and none is above `limit`; a class without objects has `limit`.
+
+    Raises:
+        ValueError: no objects at all.
+    """
+    number = torch.tensor(counts, dtype=torch.float64)
+    if number.sum() <= 0:
+        raise ValueError("no objects to weigh classes by")
+    rough = number.clamp(min=1) ** -power
+    weights = rough * number.sum() / (rough * number).sum()
+    weights[number == 0] = limit
+    return weights.clamp(max=limit).float()

@@ -10,18 +10,22 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from edge.artifact import write_atomic
+from edge.data.world.world import scene_set
 from edge.errors import ArtifactError
+from edge.models.builtin import NAMES, build
 from edge.models.checkpoint import save_safetensors
 from edge.models.darknet import Darknet
 from edge.models.darknet_weights import save_weights
+from edge.models.dense import load_dense
+from edge.models.folding import unfold_norms
 from edge.models.initialise import initialise
 from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig, squeezedet_spec
 from edge.models.zoo import ZOO, load_model
 from edge.spec import ModelSpec
-from edge.train.builtin import NAMES, build
+from edge.train.pool import make_pool
 from edge.train.transfer import transfer
 
-__all__ = ["Start", "start", "write_model"]
+__all__ = ["Start", "shipped", "start", "write_model"]
 
 
 class Start(NamedTuple):
@@ -109,3 +113,24 @@ def write_model(module: nn.Module, spec: ModelSpec, folder: Path, name: str) -> 
     write_atomic(cfg, module.cfg.text.encode())
     save_weights(module, weights)
     return [target, cfg, weights]
+
+
+# Clear of the scenes of training, from 100 000 on, and of evaluation, from five million on.
+_SCENES, _SEED = 16, 90_000
+
+
+def shipped(name: str, **options: Any) -> Start:
+    """A built-in detector with the weights of its ONNX file.
+
+    That file has no batch norms left; they come back with the statistics of some scenes, so that
+    the network computes the same and learns as it did.
+
+    Raises:
+        ArtifactError: the file is damaged, or an option of other models is given.
+    """
+    dense = load_dense(name, Path(), **options)
+    module, note = dense.module, f"the shipped weights of {name}"
+    if dense.normed is not None:
+        pool = make_pool(scene_set(_SCENES, _SEED), _SCENES, dense.spec.contract)
+        module = unfold_norms(module, dense.normed, pool.tensor(pool.images))
+    return Start(module, dense.spec, (note,))

@@ -1,0 +1,102 @@
+"""What the detector has to say about one frame, as sinks and pages receive it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.detections import Detections
+from edge.video.draw import colour, draw, ink
+from edge.video.frame import Frame, Image
+
+__all__ = ["Result"]
+
+
+@dataclass
+class _Drawing:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    image: Image | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Never changed once made, so that every thread may read it.
+
+    Attributes:
+        source: index of the source in the order of the command line.
+        name: of the source.
+        frame: the picture; empty (0, 0, 3) after `bare`.
+        detections: in pixels of the frame, best first.
+        classes: of the model.
+        track_id: (N,) int64 beside the detections, 0 where there is no track; None: no tracking.
+        age_ms: from capture until the detections were there.
+        stages_ms: of the detector.
+    """
+
+    source: int
+    name: str
+    frame: Frame
+    detections: Detections
+    classes: tuple[str, ...]
+    track_id: NDArray[np.int64] | None
+    age_ms: float
+    stages_ms: dict[str, float]
+    _drawing: _Drawing = field(default_factory=_Drawing, repr=False)
+
+    def picture(self) -> Image:
+        """The frame with its boxes; drawn once, whoever asks. Not to be written to."""
+        with self._drawing.lock:
+            if self._drawing.image is None:
+                image = draw(self.frame.image, self.detections, self.classes)
+                if self.track_id is not None:
+                    _draw_tracks(image, self.detections, self.track_id)
+                image.flags.writeable = False
+                self._drawing.image = image
+            return self._drawing.image
+
+    def bare(self) -> Result:
+        """Without the picture, for who keeps results and needs only their numbers."""
+        nothing = np.zeros((0, 0, 3), np.uint8)
+        return replace(self, frame=replace(self.frame, image=nothing), _drawing=_Drawing())
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of the events file; `docs/camera.md` has the schema."""
+        found = self.detections.to_json(self.classes)
+        if self.track_id is not None:
+            for one, track in zip(found, self.track_id.tolist(), strict=True):
+                one["track"] = track or None
+        wall = time.time() - (time.monotonic() - self.frame.captured)
+        return {
+            "time": datetime.fromtimestamp(wall, timezone.utc).isoformat(timespec="milliseconds"),
+            "source": self.name,
+            "frame": self.frame.index,
+            "age_ms": round(self.age_ms, 2),
+            "detections": found,
+        }
+
+
+def _draw_tracks(canvas: Image, found: Detections, track_id: NDArray[np.int64]) -> None:
+    """The number of each track, in the lower left corner of its box."""
+    height, width = canvas.shape[:2]
+    scale = max(0.4, max(height, width) / 1500)
+    stroke = max(1, round(scale * 1.6))
+    for box, label, track in zip(found.xyxy, found.class_id, track_id.tolist(), strict=True):
+        if not track:
+            continue
+        text = f"#{track}"
+        (wide, high), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, stroke)
+        left = int(np.clip(np.nan_to_num(box[0]), 0, max(0, width - wide)))
+        bottom = int(np.clip(np.nan_to_num(box[3]), high + below, height))
+        back = colour(int(label))
+        cv2.rectangle(canvas, (left, bottom - high - below), (left + wide, bottom), back, -1)
+        spot = (left, bottom - below)
+        cv2.putText(
+            canvas, text, spot, cv2.FONT_HERSHEY_SIMPLEX, scale, ink(back), stroke, cv2.LINE_AA
+        )

@@ -1,0 +1,280 @@
+"""The web server behind the dashboard: one request a connection, a thread for each, all bounded."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from apps.camera.live import LiveState
+from apps.dashboard.guard import Address, may_enter, own_host, security_headers
+from apps.dashboard.metrics import CONTENT_TYPE, metrics_text
+from apps.dashboard.sensors import sensor_reader
+
+__all__ = ["Server"]
+
+_PAGE = Path(__file__).with_name("page.html")
+_JSON = "application/json"
+_MOST_VISITORS = 100
+# For a whole request to come in, and for one answer or one picture to go out.
+_REQUEST_S, _SEND_S = 5.0, 5.0
+_SEND_BUFFER = 1 << 16
+_VIEW_FPS = 15.0
+_STILL_S = 5.0
+_FRESH_S = 0.5
+_WIDTHS = (480, 960, 1920)
+_QUALITY = 75
+
+
+class Server(ThreadingHTTPServer):
+    """Listens once made; answers between `serve_forever` and `end`.
+
+    Attributes:
+        live: what is shown; set before `serve_forever`.
+        stopping: set by `end`; streams look at it.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+    live: LiveState
+
+    def __init__(self, address: Address, token: str) -> None:
+        self.address_family = address.family
+        self.address, self.token = address, token
+        self.stopping = threading.Event()
+        self.page = _PAGE.read_text(encoding="utf-8")
+        self.page_headers = security_headers(self.page)
+        self._sensors = sensor_reader()
+        self._known: tuple[float, dict[str, Any], dict[str, Any]] = (0.0, {}, {})
+        self._polling = threading.Lock()
+        self._visitors: dict[socket.socket, float | None] = {}
+        self._counting = threading.Lock()
+        super().__init__((address.host, address.port), _Visit)
+
+    def server_bind(self) -> None:
+        """Without the look-up of a name, which waits for seconds where no name server answers."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = self.address.host, self.server_address[1]
+
+    def poll(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Snapshot and sensors, read at most twice a second whoever asks."""
+        with self._polling:
+            at, now, sensors = self._known
+            if not now or time.monotonic() - at > _FRESH_S:
+                now, sensors = self.live.snapshot(), self._sensors()
+                self._known = (time.monotonic(), now, sensors)
+            return now, sensors
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """One more visitor in a thread of its own, or none where there are too many."""
+        with self._counting:
+            full = len(self._visitors) >= _MOST_VISITORS
+            if not full:
+                self._visitors[request] = time.monotonic() + _REQUEST_S
+        if full:
+            with suppress(OSError):
+                request.setblocking(False)
+                request.send(b"HTTP/1.1 503 Too many visitors\r\nConnection: close\r\n\r\n")
+            super().shutdown_request(request)
+            return
+        request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        super().process_request(request, client_address)
+
+    def settled(self, request: socket.socket) -> None:
+        """The whole request of this visitor is here."""
+        with self._counting:
+            self._visitors[request] = None
+
+    def shutdown_request(self, request: Any) -> None:
+        """The visitor is served."""
+        with self._counting:
+            self._visitors.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Called several times a second: who sends its request byte by byte is let go."""
+        now = time.monotonic()
+        with self._counting:
+            late = [one for one, end in self._visitors.items() if end is not None and end < now]
+        _hang_up(late)
+
+    def end(self) -> None:
+        """Stop answering; whoever is connected is let go."""
+        self.stopping.set()
+        self.shutdown()
+        with self._counting:
+            left = list(self._visitors)
+        _hang_up(left)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A visitor that goes away is no news; anything else is."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+def _hang_up(visitors: list[socket.socket]) -> None:
+    for visitor in visitors:
+        # Its thread, waiting in a read or a write, wakes up and closes it.
+        with suppress(OSError):
+            visitor.shutdown(socket.SHUT_RDWR)
+
+
+class _Visit(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Server
+    server_version, sys_version = "edge", ""
+    protocol_version = "HTTP/1.1"
+    timeout = _SEND_S
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Not a word: a page asks every second."""
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """One line of text, whatever went wrong."""
+        self._answer(code, "text/plain; charset=utf-8", f"{message or 'Error'}\n".encode())
+
+    def do_GET(self) -> None:
+        """Answer; a visitor that does not read the answer is let go."""
+        self.server.settled(self.connection)
+        try:
+            self._check()
+        except TimeoutError:
+            # What is not read must not wait in the kernel either: close by a reset.
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            raise
+
+    def do_HEAD(self) -> None:
+        """The same without the body, for who watches over services."""
+        self.do_GET()
+
+    def _check(self) -> None:
+        """Who asks, and for what."""
+        parts = urlsplit(self.path)
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        given = query.get("token", "")
+        cookie = f"edge_{self.server.server_port}"
+        if not own_host(self.headers.get("Host", ""), self.server.address):
+            self.send_error(403, "open the dashboard by its IP address or by this machine's name")
+        elif not may_enter(self.server.token, cookie, dict(self.headers.items()), given):
+            self.send_error(401, "a token is needed: open the address that the app printed")
+        elif given and parts.path == "/":
+            self._remember(cookie, given)
+        else:
+            self._route(parts.path, query)
+
+    def _remember(self, cookie: str, token: str) -> None:
+        """The token goes into a cookie and out of the address bar."""
+        # Lax: a link in a message leads here too. A port of its own is no cookie's own.
+        crumb = f"{cookie}={token}; Path=/; HttpOnly; SameSite=Lax"
+        self._answer(303, "text/plain", b"", {"Location": "/", "Set-Cookie": crumb})
+
+    def _route(self, path: str, query: dict[str, str]) -> None:
+        plain: dict[str, Callable[[], None]] = {
+            "/": self._page,
+            "/state": partial(self._state, query),
+            "/metrics": self._metrics,
+            "/healthz": self._health,
+        }
+        kind, _, number = path.strip("/").partition("/")
+        count = self.server.live.source_count
+        if path in plain:
+            plain[path]()
+        elif kind in ("stream", "frame") and number.isdecimal() and int(number) < count:
+            (self._stream if kind == "stream" else self._frame)(int(number), _width(query))
+        else:
+            self.send_error(404, "there is nothing here")
+
+    def _answer(
+        self, code: int, kind: str, body: bytes, headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(code)
+        found = {**security_headers(), **(headers or {})}
+        found |= {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"}
+        if code == 401:
+            found["WWW-Authenticate"] = "Bearer"
+        for name, value in found.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _page(self) -> None:
+        page = self.server.page.encode()
+        self._answer(200, "text/html; charset=utf-8", page, self.server.page_headers)
+
+    def _state(self, query: dict[str, str]) -> None:
+        try:
+            after = float(query.get("after", 0))
+        except ValueError:
+            self.send_error(400, "after: a number of seconds")
+            return
+        now, sensors = self.server.poll()
+        series = self.server.live.series(after)
+        told = {"now": now, "sensors": sensors, "series": series}
+        self._answer(200, _JSON, json.dumps(told).encode())
+
+    def _metrics(self) -> None:
+        self._answer(200, CONTENT_TYPE, metrics_text(*self.server.poll()).encode())
+
+    def _health(self) -> None:
+        health = self.server.live.health()
+        self._answer(200 if health["alive"] else 503, _JSON, json.dumps(health).encode())
+
+    def _frame(self, source: int, width: int) -> None:
+        found = self.server.live.jpeg(source, _QUALITY, width)
+        if found is None:
+            self.send_error(503, "no frame yet")
+        else:
+            self._answer(200, "image/jpeg", found[1])
+
+    def _stream(self, source: int, width: int) -> None:
+        """Motion-JPEG (multipart/x-mixed-replace), always the newest frame, as fast as it is read.
+
+        The boundary after each picture goes with it: browsers show a picture when that has come.
+        """
+        self.send_response(200)
+        for name, value in security_headers().items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.wfile.write(b"--frame\r\n")
+        stopping, live, shown, due = self.server.stopping, self.server.live, 0, 0.0
+        while not stopping.wait(max(0.0, due - time.monotonic())):
+            number = live.wait(source, shown)
+            # Now and then the same picture: who has gone is noticed only by writing.
+            if number == shown and time.monotonic() < due + _STILL_S:
+                continue
+            found = live.jpeg(source, _QUALITY, width)
+            due = time.monotonic() + 1 / _VIEW_FPS
+            if found is not None:
+                shown = found[0]
+                head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(found[1])
+                self.wfile.write(head + found[1] + b"\r\n--frame\r\n")
+
+
+def _width(query: dict[str, str]) -> int:
+    """The offered width next to the asked one: few sizes, so that visitors share pictures."""
+    asked = query.get("width", "")
+    wanted = int(asked) if asked.isdecimal() and len(asked) < 6 else _WIDTHS[1]
+    return min(_WIDTHS, key=lambda width: abs(width - wanted))

@@ -1,0 +1,295 @@
+"""`.edgez`: a whole detector in one small file, read with numpy alone.
+
+All numbers are little-endian. A header: "EDGEZ", a version byte, the number of sections (uint16);
+for each section its kind and its coding (uint16), bytes stored and bytes decoded (uint32) and the
+CRC-32 of what is stored; the CRC-32 of the header so far. Then the sections, nothing between them.
+
+META      JSON: the manifest, what rebuilds the module, the tensors in order, the sha256 of their
+          dense bytes.
+GRAPH     optional: the ONNX graph without its weights, see `edge.edgez.graph`; zlib with
+          META as its dictionary.
+CODEBOOKS the centroids of every shared tensor, and the scales of its output channels if it has any.
+WEIGHTS   the codes of every shared tensor, in one of `edge.edgez.coding.CODINGS`.
+PLAIN     every other tensor: biases.
+
+Version 2 has scales, version 1 has none; a package is of the lowest version that holds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.artifact import write_atomic
+from edge.edgez.codebook import Codebook
+from edge.edgez.coding import CODINGS, decode, encode, smallest
+from edge.edgez.parts import Kind, Part, deflated, inflated, join_parts, part_of, split_parts
+from edge.edgez.tensors import Entry, as_half, entry_of, parse_entries
+from edge.errors import ArtifactError
+from edge.spec import Manifest
+
+__all__ = [
+    "LIMIT_BYTES",
+    "Package",
+    "PackageSizes",
+    "parse_package",
+    "read_package",
+    "write_package",
+]
+
+# Dense float32 bytes that a package may unfold to, unless the caller says otherwise.
+LIMIT_BYTES = 1 << 30
+Tensor = Codebook | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PackageSizes:
+    """Bytes of a package: `file` in all, and its sections by name; `coding` of the weights."""
+
+    file: int
+    sections: dict[str, int]
+    coding: str
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that was read and whose checksums are right; nothing of it is unfolded yet.
+
+    Attributes:
+        source: its path, for messages.
+        manifest: the detector; its precision is that of the dense model.
+        model: what rebuilds the torch module: the metadata of its `.safetensors`.
+        stages: how it was made, as `edge compress` told it.
+        entries: its tensors, in order.
+        coding: of the weights.
+        sections: bytes by name.
+    """
+
+    source: str
+    manifest: Manifest
+    model: dict[str, str]
+    stages: tuple[dict[str, Any], ...]
+    entries: tuple[Entry, ...]
+    coding: str
+    sections: dict[str, int]
+    _parts: Mapping[Kind, Part] = field(repr=False)
+    _meta: bytes = field(repr=False)
+    _sha256: str = field(repr=False)
+
+    @property
+    def dense_bytes(self) -> int:
+        """What the tensors take as float32."""
+        return 4 * sum(entry.size for entry in self.entries)
+
+    def graph(self) -> bytes | None:
+        """The ONNX graph without weights; None if the package carries none.
+
+        Raises:
+            ArtifactError: it cannot be decompressed.
+        """
+        part = self._parts.get(Kind.GRAPH)
+        return None if part is None else inflated(part, self.source, self._meta)
+
+    def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Every tensor, dense float32, in order; one at a time is held.
+
+        Raises:
+            ArtifactError: damaged; the last checksum is compared after the last tensor, so write
+                nothing for good before this has ended.
+        """
+        digest = hashlib.sha256()
+        for entry, tensor in self._coded():
+            dense = tensor.dense() if isinstance(tensor, Codebook) else tensor.astype(np.float32)
+            digest.update(np.ascontiguousarray(dense, "<f4").data)
+            yield entry.name, dense
+        if digest.hexdigest() != self._sha256:
+            raise ArtifactError(f"{self.source}: its weights are not those that were packed")
+
+    def coded(self) -> dict[str, Tensor]:
+        """Every tensor as it was given to `write_package`: to go on compressing from there."""
+        return {entry.name: tensor for entry, tensor in self._coded()}
+
+    def _coded(self) -> Iterator[tuple[Entry, Tensor]]:
+        shared = [entry for entry in self.entries if entry.layer is not None]
+        layers = [entry.layer for entry in shared if entry.layer is not None]
+        weights, books = self._parts[Kind.WEIGHTS], self._parts[Kind.CODEBOOKS]
+        codes = decode(weights.stored, layers, self.coding, self.source)
+        centroids = memoryview(inflated(books, self.source))
+        plain = memoryview(inflated(self._parts[Kind.PLAIN], self.source))
+        for entry in self.entries:
+            if entry.layer is None:
+                values, plain = entry.take(plain)
+                yield entry, values.reshape(entry.shape)
+            else:
+                values, centroids = entry.take(centroids)
+                yield entry, entry.book(values, next(codes))
+        # The codes' own check comes after their last layer.
+        for _ in codes:
+            raise ArtifactError(f"{self.source}: codes of more layers than it names")
+
+
+def write_package(
+    path: str | Path,
+    manifest: Manifest,
+    model: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+    *,
+    graph: bytes | None = None,
+    stages: Sequence[Mapping[str, Any]] = (),
+    coding: str = "auto",
+    half: bool = True,
+) -> PackageSizes:
+    """Write a package, whole or not at all.
+
+    Args:
+        manifest: of the dense FP32 model.
+        model: what rebuilds the torch module, all text.
+        tensors: the state dict in order; arrays are stored as float16 or float32.
+        graph: see `edge.edgez.graph.split_graph`.
+        coding: of the weights; `auto` takes the smallest.
+        half: store centroids and plain tensors as FP16 where that holds them; else all as FP32.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+        ValueError: no such coding, or a tensor that is no float.
+    """
+    stored = {name: as_half(tensor) if half else tensor for name, tensor in tensors.items()}
+    entries = tuple(entry_of(name, tensor) for name, tensor in stored.items())
+    books = [t for t in stored.values() if isinstance(t, Codebook)]
+    layers = [entry.layer for entry in entries if entry.layer is not None]
+    codes = [book.matrix() for book in books]
+    chosen, weights = (
+        smallest(layers, codes) if coding == "auto" else (coding, encode(layers, codes, coding))
+    )
+    meta = _meta_json(manifest, model, entries, stages, _digest(stored))
+    parts = [
+        deflated(Kind.META, meta),
+        deflated(
+            Kind.CODEBOOKS,
+            b"".join(
+                entry.bytes_of(stored[entry.name]) for entry in entries if entry.layer is not None
+            ),
+        ),
+        part_of(Kind.WEIGHTS, CODINGS.index(chosen), weights, 4 * sum(la.size for la in layers)),
+        deflated(
+            Kind.PLAIN,
+            b"".join(entry.bytes_of(stored[entry.name]) for entry in entries if not entry.layer),
+        ),
+    ]
+    if graph is not None:
+        parts.append(deflated(Kind.GRAPH, graph, meta))
+    data = join_parts(parts, 2 if any(entry.scaled for entry in entries) else 1)
+    write_atomic(Path(path), data)
+    return PackageSizes(len(data), {p.kind.name.lower(): len(p.stored) for p in parts}, chosen)
+
+
+def read_package(path: str | Path, limit_bytes: int = LIMIT_BYTES) -> Package:
+    """Read a package and check it, section by section, before anything of it is unfolded.
+
+    Args:
+        limit_bytes: of the dense model and of every section; larger packages are refused.
+
+    Raises:
+        ArtifactError: missing, foreign, damaged, of a newer version or too large.
+    """
+    source = str(path)
+    try:
+        if Path(path).stat().st_size > limit_bytes:
+            raise ArtifactError(f"{source}: larger than {limit_bytes} bytes, so no package")
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{source}: cannot be read: {error.strerror}") from error
+    return parse_package(data, source, limit_bytes)
+
+
+def parse_package(data: bytes, source: str, limit_bytes: int = LIMIT_BYTES) -> Package:
+    """`read_package` of bytes."""
+    parts = split_parts(data, source, limit_bytes)
+    meta = inflated(parts[Kind.META], source)
+    try:
+        fields: dict[str, Any] = json.loads(meta)
+        entries = parse_entries(fields["tensors"])
+        manifest = Manifest.from_json(json.dumps(fields["manifest"]), source)
+        model = {str(key): str(value) for key, value in fields["model"].items()}
+        stages = tuple(dict(stage) for stage in fields["stages"])
+        sha256 = str(fields["sha256"])
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{source}: its description cannot be read: {error!r:.200}") from error
+    _check_sizes(parts, entries, source, limit_bytes)
+    coding = parts[Kind.WEIGHTS].coding
+    if coding >= len(CODINGS):
+        raise ArtifactError(f"{source}: its weights are in coding {coding}; update edge")
+    sections = {kind.name.lower(): len(part.stored) for kind, part in parts.items()}
+    return Package(
+        source,
+        manifest,
+        model,
+        stages,
+        entries,
+        CODINGS[coding],
+        sections,
+        parts,
+        meta,
+        sha256,
+    )
+
+
+def _check_sizes(
+    parts: Mapping[Kind, Part], entries: Sequence[Entry], source: str, limit_bytes: int
+) -> None:
+    """The sections must be declared just as large as the tensors say, and that not too large."""
+    shared = [entry for entry in entries if entry.layer is not None]
+    wanted = {
+        Kind.WEIGHTS: 4 * sum(entry.size for entry in shared),
+        Kind.CODEBOOKS: sum(entry.stored_bytes for entry in shared),
+        Kind.PLAIN: sum(entry.stored_bytes for entry in entries if entry.layer is None),
+    }
+    for kind, size in wanted.items():
+        if parts[kind].decoded != size:
+            raise ArtifactError(
+                f"{source}: section {kind.name} is declared as {parts[kind].decoded} bytes and "
+                f"its tensors take {size}: damaged"
+            )
+    if 4 * sum(entry.size for entry in entries) > limit_bytes:
+        raise ArtifactError(f"{source}: unfolds to more than {limit_bytes} bytes; raise the limit")
+
+
+def _meta_json(
+    manifest: Manifest,
+    model: Mapping[str, str],
+    entries: Sequence[Entry],
+    stages: Sequence[Mapping[str, Any]],
+    sha256: str,
+) -> bytes:
+    fields = {
+        "manifest": asdict(manifest),
+        "model": dict(model),
+        "tensors": [entry.to_json() for entry in entries],
+        "stages": [dict(stage) for stage in stages],
+        "sha256": sha256,
+    }
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors.values():
+        dense = tensor.dense() if isinstance(tensor, Codebook) else tensor.astype(np.float32)
+        digest.update(np.ascontiguousarray(dense, "<f4").data)
+    return digest.hexdigest()

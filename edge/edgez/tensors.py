@@ -1,0 +1,151 @@
+"""The tensors of a package: what is said of each beforehand, and its plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.edgez.codebook import Codebook, as_matrix
+from edge.edgez.coding import Layer
+
+__all__ = ["Entry", "as_half", "entry_of", "parse_entries"]
+
+_TYPES: dict[str, np.dtype[Any]] = {"f2": np.dtype("<f2"), "f4": np.dtype("<f4")}
+_MOST_LEVELS = 1 << 12
+_MOST_ENTRIES = 1 << 12
+_MOST_AXES = 4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor.
+
+    Attributes:
+        name: in the state dict.
+        shape: of the tensor.
+        type: f2 or f4, of its stored numbers: centroids, or all of them.
+        layer: of a shared tensor.
+        scaled: whether a shared tensor has a scale for each output channel.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    layer: Layer | None
+    scaled: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return prod(self.shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of its plain numbers."""
+        numbers = self.size
+        if self.layer is not None:
+            numbers = self.layer.levels + (self.shape[0] if self.scaled else 0)
+        return numbers * _TYPES[self.type].itemsize
+
+    def take(self, stream: memoryview) -> tuple[NDArray[Any], memoryview]:
+        """Its plain numbers from the head of `stream`, and the rest of it."""
+        size = self.stored_bytes
+        return np.frombuffer(stream[:size], _TYPES[self.type]), stream[size:]
+
+    def book(self, numbers: NDArray[Any], code: NDArray[np.int64]) -> Codebook:
+        """A shared tensor from its plain numbers, centroids before scales, and its codes."""
+        assert self.layer is not None
+        values = numbers.astype(np.float32)
+        centroids, scale = values[: self.layer.levels], values[self.layer.levels :]
+        return Codebook(centroids, code.reshape(self.shape), scale if self.scaled else None)
+
+    def bytes_of(self, tensor: Codebook | NDArray[Any]) -> bytes:
+        """Its plain numbers as bytes."""
+        values = _numbers(tensor)
+        return np.ascontiguousarray(values, _TYPES[self.type]).tobytes()
+
+    def to_json(self) -> list[Any]:
+        """Name, shape, type; of a shared tensor also K, whether it is pruned, 1 if scaled."""
+        shared = [] if self.layer is None else [self.layer.levels, int(self.layer.pruned)]
+        return [self.name, list(self.shape), self.type, *shared, *[1] * self.scaled]
+
+
+def _numbers(tensor: Codebook | NDArray[Any]) -> NDArray[Any]:
+    """What is stored of a tensor beside its codes."""
+    if not isinstance(tensor, Codebook):
+        return tensor
+    if tensor.scale is None:
+        return tensor.centroids
+    return np.concatenate([tensor.centroids, tensor.scale])
+
+
+def as_half(tensor: Codebook | NDArray[Any]) -> Codebook | NDArray[Any]:
+    """The tensor with numbers that FP16 holds; as it is where they are beyond FP16's range."""
+    with np.errstate(over="ignore"):
+        half = _numbers(tensor).astype(np.float16)
+    if not np.isfinite(half).all():
+        return tensor
+    if isinstance(tensor, Codebook):
+        values = half.astype(np.float32)
+        scale = None if tensor.scale is None else values[tensor.levels :]
+        return Codebook(values[: tensor.levels], tensor.index, scale)
+    return half
+
+
+def entry_of(name: str, tensor: Codebook | NDArray[Any]) -> Entry:
+    """What a decoder must know of a tensor.
+
+    Raises:
+        ValueError: an array of anything but floats.
+    """
+    if isinstance(tensor, Codebook):
+        values = _numbers(tensor)
+        with np.errstate(over="ignore"):
+            exact = bool((values.astype(np.float16).astype(np.float32) == values).all())
+        layer = Layer(as_matrix(tensor.index.shape), tensor.levels, tensor.pruned)
+        scaled = tensor.scale is not None
+        return Entry(name, tensor.index.shape, "f2" if exact else "f4", layer, scaled)
+    if tensor.dtype.kind != "f":
+        raise ValueError(f"{name} is {tensor.dtype}; a package holds floats")
+    return Entry(name, tensor.shape, "f2" if tensor.dtype == np.float16 else "f4", None)
+
+
+def parse_entries(rows: Any) -> tuple[Entry, ...]:
+    """What `Entry.to_json` wrote.
+
+    Raises:
+        ValueError, TypeError: anything else.
+    """
+    if not isinstance(rows, list) or len(rows) > _MOST_ENTRIES:
+        raise ValueError(f"a list of at most {_MOST_ENTRIES} tensors is expected")
+    entries = tuple(_entry(row) for row in rows)
+    if len({entry.name for entry in entries}) != len(entries):
+        raise ValueError("two tensors of one name")
+    return entries
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    name, shape, kind, *shared = row
+    if not isinstance(name, str) or kind not in _TYPES or len(shape) > _MOST_AXES:
+        raise ValueError(f"no tensor: {str(row)[:80]}")
+    sides = tuple(_whole(side, 1, 1 << 31) for side in shape)
+    if not shared:
+        return Entry(name, sides, kind, None)
+    levels, pruned, *scaled = shared
+    if not sides:
+        raise ValueError(f"{name} is shared and has no axes")
+    if scaled not in ([], [1]):
+        raise ValueError(f"{name}: nothing is known of {str(scaled)[:40]}")
+    layer = Layer(as_matrix(sides), _whole(levels, 1, _MOST_LEVELS), bool(_whole(pruned, 0, 1)))
+    return Entry(name, sides, kind, layer, bool(scaled))
+
+
+def _whole(value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{str(value)[:20]} is no whole number of {low}..{high}")
+    return value

@@ -1,0 +1,135 @@
+"""Two artifacts on the same images, slice by slice: all, by size of the objects, by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from edge.data.datasets import Dataset
+from edge.data.items import Item
+from edge.data.metrics import ImageMatches, evaluate_detections
+from edge.detections import Detections
+from edge.errors import DataError
+from edge.measure.results import ClassResults, by_class
+from edge.measure.scores import best_threshold, f1_by_class, f1_curve, score_histogram, score_shift
+from edge.measure.statistics import average_precision, mean_precision, resample
+
+__all__ = ["SIZES", "compare_slices", "sized"]
+
+# COCO's ranges of object areas, square pixels: https://cocodataset.org/#detection-eval
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+_LIMIT = 100
+_DRAWS = 500
+Results = dict[str, ClassResults]
+
+
+def compare_slices(
+    dataset: Dataset,
+    before: Sequence[Detections],
+    now: Sequence[Detections],
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """mAP@.5 of two detectors on each slice, the difference with its 95 % interval, and scores.
+
+    Args:
+        dataset: in pixels; both sides ran over its items.
+
+    Returns:
+        `slices`: by name (`all`, `small`, `medium`, `large`, and `class NAME`) `before`, `now`,
+        `difference` (now - before) and `interval`; `scores`: `threshold` and `f1` at it of both,
+        `shift` (median over common boxes), `histogram` and `f1_by_class` of both.
+    """
+    names = tuple(classes)
+    matches = [evaluate_detections(dataset, list(side), names).matches for side in (before, now)]
+    whole = [by_class(found, len(dataset)) for found in matches]
+    slices = {"all": _difference(*whole)}
+    for size, (low, high) in SIZES.items():
+        sides = [sized(dataset, side, names, low, high) for side in (before, now)]
+        if sides[0] and sides[1]:
+            slices[size] = _difference(*sides)
+    for name in sorted(set(whole[0]) & set(whole[1])):
+        slices[f"class {name}"] = _difference(*({name: side[name]} for side in whole))
+    return {"slices": slices, "scores": _scores(matches, before, now)}
+
+
+def _difference(before: Results, now: Results) -> dict[str, Any]:
+    names = [name for name in before if name in now]
+    images = len(before[names[0]].boxes)
+    weights = np.vstack([np.ones((1, images)), resample(images, _DRAWS)])
+    if len(names) == 1:
+        sides = [average_precision(side[names[0]], weights) for side in (before, now)]
+    else:
+        sides = [mean_precision({n: side[n] for n in names}, weights) for side in (before, now)]
+    gained = sides[1] - sides[0]
+    spread = 1.96 * float(np.nanstd(gained[1:]))
+    at = float(gained[0])
+    return {
+        "before": round(float(sides[0][0]), 6),
+        "now": round(float(sides[1][0]), 6),
+        "difference": round(at, 6),
+        "interval": [round(at - spread, 6), round(at + spread, 6)],
+    }
+
+
+def sized(
+    dataset: Dataset,
+    detections: Sequence[Detections],
+    classes: tuple[str, ...],
+    low: float,
+    high: float,
+) -> Results:
+    """Results for objects of `low` to `high` square pixels, as COCO judges a size range.
+
+    Other objects need not be found, and a detection of another size that found nothing is no
+    false alarm. Empty where no object has such a size.
+    """
+    chosen = replace(dataset, items=tuple(_only(item, low, high) for item in dataset.items))
+    if not any(np.any(~(item.ignore | item.crowd)) for item in chosen.items):
+        return {}
+    try:
+        matches = evaluate_detections(chosen, list(detections), classes, _LIMIT).matches
+    except DataError:
+        return {}
+    number = {name: index for index, name in enumerate(classes)}
+    kept = [
+        _ignore_others(one, detections[one.image], number[one.name], low, high) for one in matches
+    ]
+    return by_class(kept, len(dataset))
+
+
+def _only(item: Item, low: float, high: float) -> Item:
+    return replace(item, ignore=item.ignore | (item.area < low) | (item.area > high))
+
+
+def _ignore_others(
+    one: ImageMatches, found: Detections, class_id: int, low: float, high: float
+) -> ImageMatches:
+    mine = found[found.class_id == class_id]
+    mine = mine[np.argsort(-mine.score, kind="stable")][:_LIMIT]
+    sides = np.clip(mine.xyxy[:, 2:] - mine.xyxy[:, :2], 0, None).astype(np.float64)
+    area = sides[:, 0] * sides[:, 1]
+    return replace(one, ignored=one.ignored | (~one.matched & ((area < low) | (area > high))))
+
+
+def _scores(
+    matches: Sequence[Sequence[ImageMatches]],
+    before: Sequence[Detections],
+    now: Sequence[Detections],
+) -> dict[str, Any]:
+    """Thresholds of the best F1, and how scores moved."""
+    result: dict[str, Any] = {
+        "shift": score_shift(before, now),
+        "histogram": {"before": score_histogram(before), "now": score_histogram(now)},
+    }
+    for side, found in zip(("before", "now"), matches, strict=True):
+        curve = f1_curve(found)
+        if curve.f1.any():
+            score = best_threshold(curve)
+            result[side] = {"threshold": score, "f1": round(curve.at(score), 5)}
+            result[side]["f1_by_class"] = {
+                name: round(float(one.at(score)), 5) for name, one in f1_by_class(found).items()
+            }
+    return result

@@ -1,0 +1,205 @@
+"""INT8 on the DLA of a Jetson with TensorRT 10.7 or older: the table's scales by the old way in.
+
+There a DLA reads no Q/DQ graph. It gets the FP32 graph with the table's gains and biases, and a
+scale for each tensor, not for convolutions' inputs alone: where one is missing, a layer leaves
+INT8 and with it the DLA.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.calibrate import SCENES, network_inputs
+from calibration.collect import activations
+from calibration.histogram import Histogram
+from calibration.table import CalibrationTable
+from calibration.threshold import METHODS, threshold
+from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.errors import ArtifactError
+from edge.optional import require
+from edge.reporting import phases
+from export.engine.build import DlaReport, DlaRequest, EngineReport, build_engine
+from export.graph.precision import shared_scales
+from export.graph.writer import attach_manifest
+from export.int8.float_graph import float_graph
+
+__all__ = ["build_dla_engine", "check_options", "dla_engine", "dla_facts", "every_threshold"]
+
+Array = NDArray[np.float32]
+# These only move values: on both sides stands one scale.
+_MOVES = ("MaxPool", "Resize", "Slice")
+
+
+def every_threshold(
+    source: str | Path,
+    table: CalibrationTable,
+    arrays: Iterable[tuple[str, Array]],
+    *,
+    threads: int | None = None,
+) -> dict[str, float]:
+    """Thresholds of all tensors of an FP32 file: the table's, and measured where it has none.
+
+    Args:
+        source: the FP32 ONNX file of the table.
+        arrays: (name, network input) pairs; none: only what follows from the table.
+
+    Raises:
+        CalibrationError: the table belongs to another graph or contract, or an activation is not
+            finite.
+    """
+    source = Path(source)
+    contract = read_manifest(source).spec.contract
+    table.check(sha256_of(source), contract.digest, str(source))
+    model = require("onnx").load(str(source))
+    known = _carried(model, shared_scales(model, dict(table.amax)))
+    missing = [n for node in model.graph.node for n in node.output if n not in known]
+    gains = {name: np.asarray(gain, np.float32) for name, gain in table.gains}
+    found = {name: Histogram() for name in missing}
+    for _, values in activations(source, missing, arrays, threads, gains) if missing else ():
+        for name, value in values:
+            found[name].add(value)
+    method = table.method if table.method in METHODS else "mse"
+    measured = {name: threshold(one, method) for name, one in found.items() if one.peak > 0}
+    return {**known, **measured}
+
+
+def _carried(model: Any, amax: dict[str, float]) -> dict[str, float]:
+    """`amax`, and the same for tensors that differ from one of them in place alone."""
+    result = dict(amax)
+    moves = [(n.input[0], n.output[0]) for n in model.graph.node if n.op_type in _MOVES]
+    for here, there in [*moves, *((b, a) for a, b in reversed(moves))]:
+        if here in result:
+            result.setdefault(there, result[here])
+    return result
+
+
+def build_dla_engine(
+    source: str | Path,
+    table: CalibrationTable,
+    target: str | Path,
+    *,
+    core: int = 0,
+    arrays: Iterable[tuple[str, Array]] = (),
+    workspace_mib: int | None = None,
+    timeout_s: float | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> EngineReport:
+    """Build an INT8 engine for a DLA, with FP16 and the GPU for what it cannot do.
+
+    Beside `target`, its manifest and its layer report, the calibration cache is left as
+    `NAME.engine.calib`.
+
+    Args:
+        source: the FP32 ONNX file of the table.
+        target: the engine (`.engine`).
+        core: of the DLA, from 0.
+        arrays: (name, network input) pairs, some of the calibration images; without them tensors
+            that no convolution reads have no scale, and their layers leave the DLA.
+        workspace_mib, timeout_s, progress: as `build_engine`.
+
+    Returns:
+        The report; `report.dla` says which layers left the DLA.
+
+    Raises:
+        BuildError: TensorRT is newer than 10.7 or TensorRT-RTX, has no such core, or refused.
+        CalibrationError: as `every_threshold`.
+        MissingDependency: no TensorRT here.
+        ValueError: `core` is negative.
+    """
+    if core < 0:
+        raise ValueError(f"core is {core}; the cores of a DLA count from 0")
+    source, target = Path(source), Path(target)
+    amax = every_threshold(source, table, arrays)
+    model = float_graph(require("onnx").load(str(source)), table)
+    attach_manifest(model, read_manifest(source))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dla-") as folder:
+            graph = Path(folder) / source.name
+            write_atomic(graph, model.SerializeToString())
+            return build_engine(
+                graph,
+                target,
+                builder="tensorrt",
+                workspace_mib=workspace_mib,
+                timeout_s=timeout_s,
+                progress=progress,
+                dla=DlaRequest(core, amax, source),
+            )
+    except OSError as error:
+        raise ArtifactError(f"{target}: cannot be written: {error.strerror}") from error
+
+
+# Of single tensors' ranges; each image gives thousands of values.
+_IMAGES = 32
+
+
+def check_options(
+    core: int, precision: str | None, builder: str, kept: object, sparse: bool = False
+) -> None:
+    """Refuse what a DLA cannot be built with.
+
+    Raises:
+        ArtifactError: names the option.
+    """
+    if core < 0:
+        raise ArtifactError(f"--dla {core}: the cores count from 0")
+    if precision != "int8":
+        raise ArtifactError("--dla builds in INT8, with FP16 where that cannot be; add --int8")
+    if builder not in ("auto", "tensorrt"):
+        raise ArtifactError(
+            f"--dla takes TensorRT 10.7 or older on the Jetson itself, not --builder {builder}"
+        )
+    if sparse:
+        raise ArtifactError("--sparse is for a GPU's tensor cores; leave it out with --dla")
+    if kept:
+        raise ArtifactError("a DLA takes its scales from a table, which keeps no layer out of INT8")
+
+
+def dla_engine(
+    source: Path,
+    table: CalibrationTable,
+    folder: Path,
+    *,
+    core: int,
+    calib: str | Path | None = None,
+    workspace_mib: int | None = None,
+) -> EngineReport:
+    """Build `folder/NAME.int8.dla.engine` from the FP32 file and its table.
+
+    Args:
+        calib: calibration images, for tensors that the table has no scale of; a table or None
+            takes the built-in scenes.
+
+    Raises:
+        BuildError, CalibrationError, DataError, MissingDependency: as `build_dla_engine`.
+    """
+    data = SCENES if calib is None or str(calib).endswith(".json") else calib
+    target = folder / f"{source.name.removesuffix('.onnx').removesuffix('.fp32')}.int8.dla.engine"
+    with phases("building for the DLA") as progress:
+        return build_dla_engine(
+            source,
+            table,
+            target,
+            core=core,
+            arrays=network_inputs(source, data, _IMAGES),
+            workspace_mib=workspace_mib,
+            progress=progress,
+        )
+
+
+def dla_facts(dla: DlaReport) -> dict[str, Any]:
+    """As JSON: `core`, `layers`, `left` ([name, type]), `unscaled`, `cache`."""
+    return {
+        "core": dla.core,
+        "layers": dla.layers,
+        "left": [list(layer) for layer in dla.left],
+        "unscaled": list(dla.unscaled),
+        "cache": str(dla.cache),
+    }

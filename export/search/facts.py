@@ -1,0 +1,167 @@
+"""INT8 beside FP16 on the target, right after they were made: the facts behind a verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.artifact import read_manifest, sha256_of
+from edge.errors import ArtifactError, BuildError, DeviceError, MissingDependency
+from edge.measure.frames import hold_frames
+from edge.measure.turns import Quick, quick_ms
+from edge.runtime.backend import open_backend
+from edge.runtime.device import driver_facts
+from export.int8.quantize import write_half
+from export.search.layer_cost import engine_layers
+from export.search.loss import Loss
+from export.search.verdict import Facts, Verdict, decide, int8_share
+
+__all__ = ["half_beside", "half_twin", "verdict_of"]
+
+Frames = Sequence[NDArray[np.uint8]]
+# From an FP16 graph to its engine; None where no engine can be built.
+Builder = Callable[[Path], Path | None]
+_FRAMES = 4
+_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Times by precision, and what the engine's layers tell."""
+
+    target: str
+    times: dict[str, Quick]
+    shares: tuple[float, float] | None = None
+    reformats: tuple[int, int] | None = None
+
+
+def half_beside(source: Path) -> Path | None:
+    """The FP16 twin of an FP32 ONNX file, written where it is missing or stale.
+
+    None where a weight lies beyond FP16's range.
+    """
+    target = source.with_name(source.name.replace(".fp32.onnx", ".fp16.onnx"))
+    if _parent(target) == sha256_of(source):
+        return target
+    try:
+        write_half(source, target)
+    except ArtifactError:
+        return None
+    return target
+
+
+def half_twin(graph: Path) -> Path | None:
+    """The FP16 file beside a quantized one that was made from the same FP32 file, if it is there.
+
+    It takes no package that a device does not have.
+    """
+    stem = graph.name.removesuffix(".onnx").removesuffix(".int8").removesuffix(".mixed")
+    half = graph.with_name(f"{stem}.fp16.onnx")
+    parent = _parent(half)
+    return half if parent is not None and parent == _parent(graph) else None
+
+
+def _parent(onnx: Path) -> str | None:
+    try:
+        return read_manifest(onnx).parent_sha256
+    except ArtifactError:
+        return None
+
+
+def verdict_of(
+    graph: Path,
+    half: Path | None,
+    loss: Loss,
+    *,
+    source: Path | None = None,
+    frames: Frames = (),
+    engine: Path | None = None,
+    build: Builder | None = None,
+    threads: int | None = None,
+) -> Verdict:
+    """Time an INT8 or mixed graph beside FP16 and say, with what it loses, which to ship.
+
+    Args:
+        half: FP16 twin of `graph`.
+        loss: of `graph`.
+        source: its FP32 file, a further rival on a CPU.
+        frames: to time on; by default of the built-in world.
+        engine: of `graph`; where its GPU is here, that is what is measured.
+        build: makes the FP16 engine beside it.
+
+    Raises:
+        ArtifactError: as `open_backend`; or there is nothing to compare with.
+    """
+    shown = list(frames[:_FRAMES]) or hold_frames(None, _FRAMES)[0]
+    measured = _measure(graph, half, source, shown, engine, build, threads)
+    shares, reformats = measured.shares, measured.reformats
+    return decide(
+        Facts(
+            target=measured.target,
+            on_engine=shares is not None,
+            engine_ms={name: round(one.engine_ms, 4) for name, one in measured.times.items()},
+            pipeline_ms={name: round(one.pipeline_ms, 4) for name, one in measured.times.items()},
+            kept=tuple(_kept(graph)),
+            int8_share=None if shares is None else round(shares[0], 4),
+            reformat_share=None if shares is None else round(shares[1], 4),
+            reformats=None if reformats is None else reformats[0],
+            layers=None if reformats is None else reformats[1],
+            **asdict(loss),
+        )
+    )
+
+
+def _kept(graph: Path) -> list[str]:
+    kept: list[str] = json.loads(dict(read_manifest(graph).arguments).get("keep", "[]"))
+    return kept
+
+
+def _measure(
+    graph: Path,
+    half: Path | None,
+    source: Path | None,
+    frames: Frames,
+    engine: Path | None,
+    build: Builder | None,
+    threads: int | None,
+) -> _Measured:
+    rivals = {kind: path for kind, path in (("fp16", half), ("fp32", source)) if path is not None}
+    why = "no TensorRT engine was measured"
+    if engine is not None and driver_facts() is None:
+        why = "no TensorRT engine was measured, for want of a GPU"
+    elif engine is not None:
+        try:
+            return _on_engine(engine, rivals, build, frames)
+        except (DeviceError, ArtifactError, MissingDependency, BuildError) as error:
+            why = f"no TensorRT engine was measured: {' '.join(str(error).split())[:120]}"
+    paths = {"int8": graph, **rivals}
+    if not rivals:
+        raise ArtifactError(f"{graph}: no FP16 or FP32 file beside it to compare with; {why}")
+    times = quick_ms(list(paths.values()), frames, seconds=_SECONDS, threads=threads)
+    name = times[graph].backend
+    return _Measured(f"{name}; {why}", {kind: times[path] for kind, path in paths.items()})
+
+
+def _on_engine(
+    engine: Path, rivals: Mapping[str, Path], build: Builder | None, frames: Frames
+) -> _Measured:
+    """The engine beside that of the first rival: FP16, or FP32 where FP16 cannot hold a weight."""
+    kind = next(iter(rivals), "")
+    rival = None if build is None or not kind else build(rivals[kind])
+    if rival is None:
+        raise BuildError("no FP16 engine to compare with")
+    with open_backend(engine) as backend:
+        layer_ms: Mapping[str, float] = dict(backend.layer_times())  # type: ignore[attr-defined]
+    times = quick_ms([engine, rival], frames, seconds=_SECONDS)
+    layers, summary = engine_layers(engine)
+    return _Measured(
+        times[engine].backend,
+        {"int8": times[engine], kind: times[rival]},
+        int8_share(layer_ms, layers),
+        (summary["reformats"], summary["layers"]),
+    )

@@ -1,0 +1,154 @@
+"""What a quantized graph loses against FP32, measured where it is made and kept in its manifest.
+
+A verdict needs it beside the times of the target, where neither the FP32 file nor pictures are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.calibrate import SCENES, network_inputs
+from calibration.table import CalibrationTable
+from edge.artifact import read_manifest
+from edge.errors import ArtifactError
+from edge.measure.noise import decibel, heads_of, noise_share
+from edge.measure.selection import Selection
+from edge.reporting import bar
+from edge.spec import Manifest
+from export.int8.mixed import annotate
+from export.search.search import FEW_PICTURES
+from export.search.sensitivity import measure_sensitivity
+from export.search.trials import judged
+from export.search.verdict import DROP, FLOOR_DB, off_grid
+
+__all__ = ["Loss", "known_loss", "measure_loss", "noisiest", "note_loss"]
+
+Array = NDArray[np.float32]
+_KEY = "int8_loss"
+_NOISE_IMAGES = 6
+# Layers are looked at one by one where the whole is as near to the floor as this.
+_MARGIN_DB = 3.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Accuracy lost, as in `export.search.verdict.Facts`; all but `off_grid` None where not
+    measured."""
+
+    head_db: float | None = None
+    noisy: tuple[tuple[str, float], ...] = ()
+    drop: tuple[float, float, float] | None = None
+    fp32_map50: float | None = None
+    pictures: int = FEW_PICTURES
+    budget: float | None = None
+    off_grid: float | None = None
+
+
+def measure_loss(
+    source: Path,
+    graph: Path,
+    table: CalibrationTable,
+    *,
+    calib: str | Path | None = None,
+    selection: Selection | None = None,
+    budget: float | None = None,
+    threads: int | None = None,
+) -> Loss:
+    """Noise at the heads, the layers behind it, and with labelled images mAP.
+
+    Args:
+        source: the FP32 ONNX file that `graph` was made from.
+        table: of `graph`.
+        calib: pictures for noise where there is no `selection`.
+        selection: labelled images.
+        budget: mAP that may be lost.
+
+    Raises:
+        ArtifactError, DataError: as `open_backend` and `network_inputs`.
+    """
+    arrays = _arrays(source, calib, selection)
+    head_db, noisy = noisiest(source, graph, table, arrays, threads)
+    facts: dict[str, Any] = {}
+    if selection is not None:
+        drop = judged(selection, source, graph, DROP if budget is None else budget)
+        facts = {
+            "drop": tuple(round(value, 6) for value in drop.interval),
+            "fp32_map50": round(drop.before, 6),
+            "pictures": drop.pictures,
+        }
+    return Loss(
+        head_db=round(head_db, 2),
+        noisy=noisy,
+        budget=budget,
+        off_grid=round(off_grid(source), 4),
+        **facts,
+    )
+
+
+def note_loss(graph: Path, loss: Loss) -> Manifest:
+    """Write it into the manifest of `graph`, for the machine that the graph goes to."""
+    return annotate(graph, **{_KEY: asdict(loss)})
+
+
+def known_loss(graph: Path) -> Loss:
+    """What `note_loss` wrote; nothing measured where it did not.
+
+    Raises:
+        ArtifactError: not an ONNX file of edge.
+    """
+    try:
+        noted = json.loads(dict(read_manifest(graph).arguments)[_KEY])
+        noted["noisy"] = tuple((str(name), float(db)) for name, db in noted["noisy"])
+        if noted["drop"] is not None:
+            noted["drop"] = tuple(map(float, noted["drop"]))
+        return Loss(**noted)
+    except KeyError:
+        return Loss()
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{graph}: {_KEY} in its manifest is damaged: {error}") from error
+
+
+def _arrays(source: Path, calib: str | Path | None, selection: Selection | None) -> list[Array]:
+    if selection is not None:
+        return selection.arrays(read_manifest(source).spec.contract, _NOISE_IMAGES)
+    data = SCENES if calib is None or Path(calib).is_file() else calib
+    inputs = islice(network_inputs(source, data, _NOISE_IMAGES), _NOISE_IMAGES)
+    return [array.copy() for _, array in inputs]
+
+
+def noisiest(
+    source: Path,
+    graph: Path,
+    table: CalibrationTable,
+    arrays: Sequence[Array],
+    threads: int | None = None,
+) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """Noise of a graph's heads in dB, and the layers that bring them under the floor.
+
+    These are the fewest that must stay out of INT8 for the heads to come back to `FLOOR_DB`, each
+    with the heads' dB when it alone is quantized; none where the heads are sound as they are.
+    """
+    share = noise_share(heads_of(source, arrays, threads), heads_of(graph, arrays, threads))
+    if decibel(share) >= FLOOR_DB:
+        return decibel(share), ()
+    with bar("noise of each layer") as advance:
+        found = measure_sensitivity(
+            source, table, arrays, kept=False, threads=threads, progress=advance
+        )
+    ranked = sorted(found.layers, key=lambda layer: -layer.alone_share)
+    left = sum(layer.alone_share for layer in ranked)
+    named = []
+    for layer in ranked:
+        if decibel(left) >= FLOOR_DB + _MARGIN_DB:
+            break
+        named.append((layer.name, round(layer.alone_db, 2)))
+        left -= layer.alone_share
+    return decibel(share), tuple(named)

@@ -1,0 +1,203 @@
+"""Train a built-in detector on the built-in world and write its asset.
+
+    python tools/train/train_builtin.py tiny-yolo-scenes --seed 7 --out runs/tiny-yolo-scenes
+
+    python tools/train/train_builtin.py tiny-yolo-scenes --start shipped --seed 8 --peak 5e-4 \
+        --out runs
+
+The same arguments, versions and processor give the same weights. OUT receives NAME.onnx,
+NAME.safetensors (with what rebuilds the network for further training) and NAME.log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from edge.data.datasets import FRESH_SEED, load, open_dataset
+from edge.data.metrics import Metrics, evaluate_detections
+from edge.data.world.world import scene_set
+from edge.models.builtin import NAMES, build
+from edge.models.checkpoint import load_safetensors, save_safetensors
+from edge.runtime.detector import Detector
+from edge.spec import ModelSpec
+from edge.train.distributed import device_of
+from edge.train.fit import Schedule, fit
+from edge.train.losses.ciou import KINDS, loss_for
+from edge.train.pool import make_pool
+from edge.train.start import shipped
+from export.graph.writer import write_onnx
+
+# Scenes of one seed stay clear of the next seed's, and all of those for evaluation.
+SEEDS_EACH = 100_000
+HIGHEST_SEED = FRESH_SEED // SEEDS_EACH - 2
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the three files")
+    parser.add_argument(
+        "--seed", type=int, default=7, help=f"0..{HIGHEST_SEED}; of weights, scenes and batches"
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=10_000, help="training scenes, kept in memory"
+    )
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument(
+        "--start", help="shipped, or a checkpoint whose fitting tensors to begin with"
+    )
+    parser.add_argument("--loss", choices=KINDS, default="ciou", help="or as the papers have it")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="faster where the CPU has AMX or AVX-512 BF16"
+    )
+    parser.add_argument("--images", type=int, default=500, help="fresh scenes for the evaluation")
+    options = parser.parse_args(argv)
+    if not 0 <= options.seed <= HIGHEST_SEED:
+        parser.error(f"--seed takes 0..{HIGHEST_SEED}: higher ones train on scenes that evaluate")
+    if options.scenes > SEEDS_EACH:
+        parser.error(f"--scenes takes {SEEDS_EACH} at most")
+    return options
+
+
+def reporter(log: Path) -> Callable[[str], None]:
+    """Print a line and append it to the log."""
+    log.write_text("", "utf-8")
+
+    def report(line: str) -> None:
+        print(line, flush=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    return report
+
+
+def begin_with(model: nn.Module, name: str, source: str) -> str:
+    """Copy what has the same name and shape in `source`; says how much that was."""
+    if source == "shipped":
+        begun = shipped(name)
+        model.load_state_dict(begun.module.state_dict())
+        return begun.notes[0]
+    checkpoint = Path(source)
+    mine, theirs = model.state_dict(), load_safetensors(checkpoint)[0].state_dict()
+    fitting = {
+        name: value
+        for name, value in theirs.items()
+        if name in mine and mine[name].shape == value.shape
+    }
+    model.load_state_dict(mine | fitting)
+    return f"{len(fitting)} of {len(mine)} tensors begin as in {checkpoint.name}"
+
+
+def train(
+    options: argparse.Namespace, model: nn.Module, spec: ModelSpec, report: Callable[[str], None]
+) -> nn.Module:
+    start = time.monotonic()
+    scenes = scene_set(options.scenes, (1 + options.seed) * SEEDS_EACH)
+    pool = make_pool(scenes, options.scenes, spec.contract)
+    report(f"{options.scenes} scenes rendered in {time.monotonic() - start:.0f} s")
+    rng = np.random.default_rng(options.seed)
+    schedule = Schedule(
+        options.steps, options.peak, min(200, options.steps // 10), bfloat16=options.bfloat16
+    )
+    device = device_of(options.device)
+    model = model.to(device, memory_format=torch.channels_last)
+    seen = 0
+    loss = loss_for(spec, options.loss, seen=lambda: seen)
+    with ThreadPoolExecutor(1) as painter:
+        ahead = [painter.submit(pool.batch, rng, options.batch) for _ in range(2)]
+
+        def batches() -> tuple[torch.Tensor, torch.Tensor]:
+            nonlocal seen
+            ahead.append(painter.submit(pool.batch, rng, options.batch))
+            images, targets = ahead.pop(0).result()
+            seen += options.batch
+            return images.to(device), targets.to(device)
+
+        model = fit(model, loss, batches, schedule, report)
+    return model.to("cpu", memory_format=torch.contiguous_format)
+
+
+def evaluate(artifact: Path, images: int) -> Metrics:
+    dataset = open_dataset(f"scenes://?count={images}")
+    found, items = [], []
+    with Detector.open(artifact, score=0.005, iou=0.45, multi_label=True) as detector:
+        for scene in dataset.items:
+            image, item = load(scene)
+            found.append(detector(image))
+            items.append(item)
+    return evaluate_detections(replace(dataset, items=tuple(items)), found)
+
+
+def describe(metrics: Metrics) -> list[str]:
+    lines = [
+        f"{metrics.images} fresh scenes: mAP@.5 {metrics.map50:.4f}  "
+        f"mAP@.5:.95 {metrics.map50_95:.4f}"
+    ]
+    for name, figures in metrics.by_class.items():
+        boxes = int(figures["boxes"])
+        lines.append(f"  {name:14s} AP@.5 {figures['ap50']:.4f}  {boxes} boxes")
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = options.out / options.name
+    report = reporter(stem.with_suffix(".log"))
+    report(
+        "python tools/train/train_builtin.py "
+        + " ".join(argv if argv is not None else sys.argv[1:])
+    )
+    versions = f"torch {torch.__version__}, OpenCV {cv2.__version__}, numpy {np.__version__}"
+    report(f"{versions}, Python {platform.python_version()}, {options.threads} threads")
+    model, spec, facts = build(options.name, options.seed)
+    report(f"{sum(p.numel() for p in model.parameters())} parameters")
+    if options.start:
+        report(begin_with(model, options.name, options.start))
+    start = time.monotonic()
+    model = train(options, model, spec, report)
+    report(f"trained in {(time.monotonic() - start) / 60:.1f} min")
+    settings = {
+        key: str(value) for key, value in vars(options).items() if key not in ("out", "start")
+    }
+    write(model, spec, {**settings, **facts}, stem, report)
+    for line in describe(evaluate(stem.with_suffix(".onnx"), options.images)):
+        report(line)
+    return 0
+
+
+def write(
+    model: nn.Module,
+    spec: ModelSpec,
+    arguments: dict[str, Any],
+    stem: Path,
+    report: Callable[[str], None],
+) -> None:
+    save_safetensors(model, stem.with_suffix(".safetensors"), spec)
+    artifact = stem.with_suffix(".onnx")
+    write_onnx(model, spec, artifact, arguments=arguments)
+    report(f"{artifact.name}: {artifact.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
