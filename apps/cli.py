@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import edge
 from apps.commands.examples import epilog
+from apps.commands.options import Target
 from apps.commands.terminal import Terminal
 from edge.errors import EdgeError
+from edge.files import protect
 from edge.reporting import listen
 
 __all__ = ["export_engine", "main"]
@@ -104,6 +107,17 @@ def export_engine(argv: Sequence[str] | None = None) -> int:
     return _run(parser, argv)
 
 
+def _inputs(args: argparse.Namespace) -> Iterator[Path]:
+    """Files that the arguments name, and those that belong to them; outputs are `Target`s."""
+    for value in vars(args).values():
+        for one in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(one, (str, Path)) and not isinstance(one, Target):
+                path = Path(one)
+                yield path
+                if path.suffix == ".cfg":
+                    yield from (path.with_suffix(".weights"), path.with_suffix(".names"))
+
+
 def _layout(name: str) -> dict[str, Any]:
     """Examples keep their lines."""
     return {"epilog": epilog(name), "formatter_class": argparse.RawDescriptionHelpFormatter}
@@ -116,7 +130,8 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     before = listen(Terminal())
     try:
-        return int(args.run(args))
+        with protect(_inputs(args)):
+            return int(args.run(args))
     except EdgeError as error:
         print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -16,11 +16,12 @@ from calibration.ranges import ChannelRange, channel_ranges
 from calibration.table import CalibrationTable
 from calibration.threshold import threshold
 from edge import __version__
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.data.datasets import open_dataset
 from edge.data.distinct import Seen, pictures
 from edge.data.items import Dataset, thin
 from edge.errors import CalibrationError
+from edge.files import sha256_of
 from edge.optional import require
 from edge.runtime.ops_cpu import Preprocessor
 from edge.spec import InputContract

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import make_folder
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, make_item, thin
 from edge.errors import DataError
+from edge.files import make_folder
 from edge.reporting import track
 from edge.video.disk import need_room
 from edge.video.signals import interrupting

@@ -9,8 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import write_atomic
 from edge.errors import CalibrationError
+from edge.files import write_json
 
 __all__ = ["CalibrationTable", "is_table", "read_table", "write_table"]
 
@@ -91,7 +91,7 @@ def write_table(table: CalibrationTable, target: str | Path) -> None:
     for name in _BY_NAME:
         data[name] = dict(getattr(table, name))
     document = {"key": table.key, **data}
-    write_atomic(Path(target), json.dumps(document, indent=1).encode())
+    write_json(document, Path(target))
 
 
 def read_table(source: str | Path) -> CalibrationTable:

@@ -1,29 +1,22 @@
-"""Artifacts on disk: their checksum, their manifest, and writing them whole or not at all."""
+"""Artifacts on disk: an ONNX file or an engine, and the manifest that says what it is."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import secrets
 from pathlib import Path
 
 from edge.errors import ArtifactError, EngineMismatch
+from edge.files import sha256_of
 from edge.onnx_metadata import read_manifest as read_onnx_manifest
 from edge.spec import Manifest
 
 __all__ = [
     "layers_path",
-    "make_folder",
     "manifest_path",
     "read_engine",
     "read_manifest",
     "rebuild_command",
-    "sha256_of",
-    "write_atomic",
 ]
-
-_CHUNK = 1 << 20
 
 
 def manifest_path(engine: Path) -> Path:
@@ -34,55 +27,6 @@ def manifest_path(engine: Path) -> Path:
 def layers_path(engine: Path) -> Path:
     """Where the layer report of an engine lies: `NAME.engine.layers.json`."""
     return engine.with_name(engine.name + ".layers.json")
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, as hexadecimal text.
-
-    Raises:
-        ArtifactError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and move it into place, so that no reader sees half a file.
-
-    Raises:
-        ArtifactError: the folder cannot be written; nothing is left behind.
-    """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def make_folder(folder: str | Path) -> Path:
-    """Make `folder` where it is missing, and those above it.
-
-    Raises:
-        ArtifactError: it cannot be made.
-    """
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(
-            f"{path}: no folder can be made: {error.strerror}; name another one"
-        ) from error
-    return path
 
 
 def read_manifest(artifact: str | Path) -> Manifest:
@@ -137,8 +81,6 @@ def _beside(engine: Path) -> Manifest:
         return Manifest.from_json(text, str(path))
     except ArtifactError as error:
         raise ArtifactError(f"{error}{again}") from error
-    except RecursionError:
-        raise ArtifactError(f"{path}: not a manifest of edge{again}") from None
 
 
 def _verify(engine: Path, manifest: Manifest, sha256: str) -> None:

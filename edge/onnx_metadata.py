@@ -38,10 +38,7 @@ def read_manifest(path: str | Path) -> Manifest:
             f"{path}: an ONNX file without a manifest of edge, so its classes, anchors and "
             "pre-processing are unknown; make one from the model's cfg: export-engine MODEL.cfg"
         )
-    try:
-        return Manifest.from_json(text, str(path))
-    except RecursionError:
-        raise ArtifactError(f"{path}: not a manifest of edge: nested too deeply") from None
+    return Manifest.from_json(text, str(path))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from math import isfinite
-from typing import Any, Literal, cast
+from typing import Literal
 
+from edge.decoding import decode, parse_json
 from edge.errors import ArtifactError
 
 __all__ = ["PRECISIONS", "HeadSpec", "InputContract", "Manifest", "ModelSpec", "TensorSpec"]
@@ -187,32 +188,12 @@ class Manifest:
         Raises:
             ArtifactError: `text` is not JSON, or misses or mistypes a field; names `source`.
         """
-        try:
-            data = json.loads(text)
-            if data.get("schema", 0) > SCHEMA:
-                raise ValueError(
-                    f"schema {data['schema']} is newer than {SCHEMA}, which this reads"
-                )
-            return _manifest(data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ArtifactError(f"{source}: not a manifest of edge: {error}") from error
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
-
-
-def _build(cls: type[Any], data: dict[str, Any]) -> Any:
-    names = {f.name for f in fields(cls)}
-    return cls(**{key: _tuple(value) for key, value in data.items() if key in names})
-
-
-def _manifest(data: dict[str, Any]) -> Manifest:
-    spec = dict(data["spec"])
-    spec["contract"] = _build(InputContract, spec["contract"])
-    spec["heads"] = tuple(_build(HeadSpec, head) for head in spec["heads"])
-    data = dict(data)
-    data["spec"] = _build(ModelSpec, spec)
-    for side in ("inputs", "outputs"):
-        data[side] = tuple(_build(TensorSpec, tensor) for tensor in data[side])
-    return cast(Manifest, _build(Manifest, data))
+        what = "a manifest of edge"
+        data = parse_json(text, source, what)
+        found = data.get("schema", 0) if isinstance(data, dict) else 0
+        if isinstance(found, int) and found > SCHEMA:
+            raise ArtifactError(
+                f"{source}: not {what}: schema {found} is newer than {SCHEMA}, which this reads; "
+                "update edge"
+            )
+        return decode(data, Manifest, source, what)

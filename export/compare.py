@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import read_manifest, write_atomic
+from edge.artifact import read_manifest
 from edge.data.datasets import load, open_dataset
 from edge.detections import Detections
 from edge.errors import ArtifactError
+from edge.files import write_json
 from edge.measure.noise import (
     LIMITS_DB,
     Network,
@@ -85,8 +85,7 @@ def verify(
         "agreement": {k: v if v == v else None for k, v in asdict(same).items()},
         "ok": departs is None,
     }
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

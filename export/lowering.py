@@ -10,9 +10,10 @@ from typing import Any
 
 from calibration.calibrate import SCENES
 from calibration.table import CalibrationTable, is_table, read_table, write_table
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.built_in import OF_SCENES
 from edge.errors import DataError, EdgeError
+from edge.files import sha256_of
 from edge.measure.selection import Selection
 from edge.reporting import say
 from edge.runtime.backend import open_backend

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from calibration.calibrate import IMAGES, check_readable
 from calibration.table import is_table
-from edge.artifact import make_folder, read_manifest, write_atomic
+from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN
 from edge.errors import ArtifactError
+from edge.files import make_folder, write_json
 from edge.reporting import say
 from edge.runtime.device import driver_facts
 from export.engine.builds import Build, engine_facts, engine_of
@@ -138,8 +138,7 @@ def export_engine(
     result["verdict"] = None
     if verdict and dla is None and manifest.precision in ("int8", "mixed"):
         result["verdict"] = _verdict(graph, made, build, result)
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN, PACKAGED
 from edge.edgez.graph import write_package_onnx
 from edge.errors import ArtifactError
+from edge.files import sha256_of, write_file
 from edge.optional import require
 from edge.spec import Manifest
 from export.graph.writer import attach_manifest, write_onnx
@@ -109,7 +110,7 @@ def _with_resize(source: Path, target: Path, manifest: Manifest, resize: Any) ->
     contract = replace(manifest.spec.contract, resize=resize)
     spec = replace(manifest.spec, contract=contract)
     attach_manifest(model, replace(manifest, spec=spec, parent_sha256=sha256_of(source)))
-    write_atomic(target, model.SerializeToString())
+    write_file(target, model.SerializeToString())
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 
 from apps import cli
+from edge.built_in import BUILT_IN
 
 CFG = """[net]
 width=32
@@ -328,3 +330,27 @@ def test_a_missing_folder_of_a_result_is_made(model: Path, tmp_path: Path) -> No
         cli.main(["share", str(model), "-o", str(tmp_path / "a.edgez"), "--json", str(target)]) == 0
     )
     assert json.loads(target.read_text())["file"] == str(tmp_path / "a.edgez")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "show {given} --json {given}",
+        "show {given} --json {link}",
+        "detect {given} {picture} --json {given} --draw {folder}",
+        "evaluate {given} --images 2 --json {given}",
+        "bench {given} --seconds 1 --rounds 2 --json {given}",
+    ],
+)
+def test_an_input_is_never_written_over(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, link, picture = tmp_path / "given.onnx", tmp_path / "link.json", tmp_path / "p.png"
+    shutil.copy(BUILT_IN["tiny-yolo-scenes"], given)
+    link.symlink_to(given)
+    cv2.imwrite(str(picture), np.zeros((64, 96, 3), np.uint8))
+    before = given.read_bytes()
+    names = {"given": given, "link": link, "picture": picture, "folder": tmp_path / "out"}
+    assert cli.main(command.format(**names).split()) == 2
+    assert "is an input of this command and is not written over" in capsys.readouterr().err
+    assert given.read_bytes() == before and link.is_symlink()

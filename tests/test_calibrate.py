@@ -20,8 +20,8 @@ from calibration.collect import collect, collect_arrays, conv_inputs
 from calibration.histogram import Histogram
 from calibration.table import read_table, write_table
 from calibration.threshold import METHODS, threshold
-from edge.artifact import sha256_of
 from edge.errors import CalibrationError, DataError
+from edge.files import sha256_of
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Preprocessor, preprocess
 from edge.spec import Manifest

@@ -15,8 +15,9 @@ import pytest
 
 from calibration.calibrate import calibrate, network_inputs
 from calibration.table import CalibrationTable
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.errors import BuildError, CalibrationError
+from edge.files import sha256_of
 from export.engine.dla import build_dla_engine, every_threshold
 from export.engine.legacy_cache import read_cache
 from export.graph.precision import convolutions, shared_scales

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.errors import ArtifactError, BuildError, MissingDependency
+from edge.files import sha256_of
 from edge.onnx_metadata import MANIFEST_KEY
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 from export.engine.build import available_builders, build_engine

@@ -19,9 +19,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.table import CalibrationTable, write_table
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN
 from edge.errors import BuildError, MissingDependency
+from edge.files import sha256_of
 from edge.models.zoo import load_model
 from edge.runtime.onnx_proto import model_class
 from edge.spec import InputContract

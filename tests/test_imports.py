@@ -216,7 +216,7 @@ for artifact in {artifacts!r}:
 def artifacts(tmp_path: Path) -> list[str]:
     """An FP32 and an INT8 file, made by the build side beforehand."""
     from calibration.table import CalibrationTable
-    from edge.artifact import sha256_of
+    from edge.files import sha256_of
     from export.graph.precision import convolutions
     from export.int8.quantize import write_int8
     from tests.support.small_models import write_small

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.artifact import read_manifest
 from edge.errors import ArtifactError, EngineMismatch
+from edge.files import sha256_of, write_file
 from edge.onnx_metadata import MANIFEST_KEY, read_metadata
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 
@@ -176,7 +177,7 @@ def test_an_engine_without_its_own_manifest_names_the_rebuild(
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(ArtifactError, match="taken"):
-        write_atomic(tmp_path / "taken", b"data")
-    write_atomic(tmp_path / "file", b"data")
+        write_file(tmp_path / "taken", b"data")
+    write_file(tmp_path / "file", b"data")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken"]
     assert (tmp_path / "file").read_bytes() == b"data"

@@ -15,11 +15,12 @@ import torch
 from apps.cli import main
 from calibration.calibrate import calibrate, network_inputs
 from calibration.table import CalibrationTable, read_table
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
 from edge.data.world.world import CLASSES
 from edge.errors import ArtifactError, CalibrationError
+from edge.files import sha256_of
 from edge.measure.noise import head_noise, heads_of
 from edge.models.onnx_steps import read_steps
 from edge.train.losses.ciou import loss_for

@@ -11,8 +11,9 @@ import onnx
 import pytest
 
 from calibration.table import CalibrationTable
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.errors import ArtifactError, CalibrationError
+from edge.files import sha256_of
 from edge.runtime.detector import Detector
 from export.graph.precision import convolutions
 from export.graph.writer import attach_manifest

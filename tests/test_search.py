@@ -208,7 +208,7 @@ def test_a_layer_beyond_half_stays_in_single(fp32: Path, tmp_path: Path) -> None
 def test_a_weight_beyond_half_names_the_file_and_leaves_none(
     fp32: Path, table: CalibrationTable, tmp_path: Path
 ) -> None:
-    from edge.artifact import sha256_of
+    from edge.files import sha256_of
 
     model = onnx.load(str(fp32))
     weight = convolutions(model)[0].input[1]

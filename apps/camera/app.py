@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -23,9 +22,9 @@ from apps.camera.sinks import SinkWorker
 from apps.camera.slots import Slots
 from apps.camera.watchdog import notify
 from edge import assets
-from edge.artifact import write_atomic
 from edge.edgez.graph import cached_package_onnx
 from edge.errors import ArtifactError
+from edge.files import write_json
 from edge.measure.host import fingerprint
 from edge.reporting import say
 from edge.runtime.backend import cpu_options
@@ -119,7 +118,7 @@ def camera(
         _close(session.captures, session.workers)
         result["sinks"] = [worker.facts() for worker in session.workers]
     if stats is not None:
-        write_atomic(Path(stats), json.dumps(result, indent=1).encode())
+        write_json(result, Path(stats))
     return result
 
 

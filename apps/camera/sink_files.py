@@ -15,8 +15,8 @@ from typing import IO
 import cv2
 
 from apps.camera.result import Result
-from edge.artifact import write_atomic
 from edge.errors import ArtifactError
+from edge.files import write_file
 from edge.video.disk import need_room
 
 __all__ = ["EventSink", "PictureSink"]
@@ -116,7 +116,7 @@ class PictureSink:
         done, data = cv2.imencode(".jpg", result.picture(), [cv2.IMWRITE_JPEG_QUALITY, 90])
         if not done:
             raise ArtifactError(f"{path}: OpenCV cannot encode this picture as JPEG")
-        write_atomic(path, data.tobytes())
+        write_file(path, data.tobytes())
         self._kept.append(path)
         while self._limit is not None and len(self._kept) > self._limit:
             self._kept.popleft().unlink(missing_ok=True)

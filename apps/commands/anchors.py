@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 from apps.charts.svg import Axis, Frame, circle, line, svg
 from apps.commands.options import count, json_option, size, target, words
 from apps.commands.terminal import show
-from edge.artifact import write_atomic
 from edge.data.datasets import open_dataset
 from edge.errors import DataError
+from edge.files import write_file, write_json
 from edge.reporting import say, track
 from edge.spec import InputContract
 from edge.train.anchors import box_sizes, kmeans_anchors, mean_iou, shape_iou
@@ -139,9 +138,8 @@ def anchors(
         tries = track(range(1, top + 1), "clustering", top)
         found = [(k, mean_iou(sizes, _cluster(sizes, k, seed, distance, data))) for k in tries]
         result["curve"] = [(k, round(value, 6)) for k, value in found]
-        write_atomic(Path(curve), _plot(found, count).encode())
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+        write_file(Path(curve), _plot(found, count).encode())
+    write_json(result, json_path)
     return result
 
 

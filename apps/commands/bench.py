@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from apps.commands.options import json_option
 from apps.commands.terminal import show
-from edge.artifact import write_atomic
 from edge.errors import DataError
+from edge.files import write_json
 from edge.reporting import say
 
 __all__ = ["arguments", "print_bench", "print_layers", "print_rebuilds", "run"]
@@ -78,7 +77,7 @@ def _rebuild(args: argparse.Namespace, options: dict[str, Any]) -> int:
     result = rebuild(args.artifacts[0], args.rebuilds, data=args.data, **options)
     print_rebuilds(result)
     if args.json:
-        write_atomic(Path(args.json), json.dumps(result, indent=1).encode())
+        write_json(result, Path(args.json))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from calibration.choose import Choice, choose_images
 from calibration.compare import TableDiff, compare_tables
 from calibration.stability import Stability, collect_groups, judge_stability
 from calibration.table import CalibrationTable, read_table, write_table
-from edge.artifact import read_manifest, write_atomic
+from edge.artifact import read_manifest
 from edge.data.datasets import open_dataset
 from edge.data.distinct import Seen, pictures
 from edge.data.items import Dataset
 from edge.data.overlap import overlap, refuse_overlap
 from edge.errors import CalibrationError
+from edge.files import write_file, write_json
 from edge.reporting import bar, say
 from export.int8.recipe import Recipe, run_calibration, tell_skipped
 
@@ -168,8 +168,7 @@ def calibrate_command(
     if stability or svg is not None:
         dataset = open_dataset(data or SCENES, limit=recipe.images)
         result["stability"] = _stability(source, dataset, made.table, svg)
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 
@@ -257,7 +256,7 @@ def _stability(
     found = judge_stability(groups, sizes, method)
     _print_stability(found)
     if svg is not None:
-        write_atomic(Path(svg), stability_svg(found).encode())
+        write_file(Path(svg), stability_svg(found).encode())
     return {
         "images": found.images,
         "enough": found.enough,
@@ -294,8 +293,7 @@ def diff_command(
     if found.noise_db:
         changes = ((name, f"{change:+.2f}") for name, change in found.noise_db)
         show("signal to noise", ("convolution", "change dB"), changes)
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(_diff_facts(found), indent=1).encode())
+    write_json(_diff_facts(found), json_path)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 
 from apps.commands.options import count, threads_option
 from apps.commands.terminal import show
-from edge.artifact import read_manifest, write_atomic
+from edge.artifact import read_manifest
 from edge.data.datasets import FRESH_SEED
 from edge.data.world.world import render
+from edge.files import write_file, write_json
 from edge.measure.bench import bench
 from edge.measure.evaluate import evaluate
 from edge.measure.host import fingerprint
@@ -93,7 +93,7 @@ def demo(
         for row, figures, one in zip(timed["rows"][1:], accuracy, exported, strict=True)
     ]
     result = {"host": fingerprint(), "scenes": images, "threads": threads, "rows": rows}
-    write_atomic(folder / "demo.json", json.dumps(result, indent=1).encode())
+    write_json(result, folder / "demo.json")
     picture = _picture(artifacts[2], folder / "detections.jpg")
     _print(result)
     say(f"picture: {picture}   figures: {folder / 'demo.json'}")
@@ -132,7 +132,7 @@ def _picture(artifact: Path, target: Path) -> Path:
     sheet = np.vstack([np.hstack(tiles[:2]), np.hstack(tiles[2:])])
     done, encoded = cv2.imencode(".jpg", sheet)
     if done:
-        write_atomic(target, encoded.tobytes())
+        write_file(target, encoded.tobytes())
     return target
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 
 from apps.commands.options import exact_option, json_option, threads_option, threshold_options
 from apps.commands.terminal import listing
-from edge.artifact import make_folder, write_atomic
 from edge.data.datasets import read_image
 from edge.data.items import images_in
 from edge.errors import ArtifactError, DataError
+from edge.files import make_folder, write_file, write_json
 from edge.reporting import say, track
 from edge.runtime.detector import Detector
 from edge.video.draw import draw
@@ -103,8 +102,7 @@ def detect(
             found.append({"image": str(path), "detections": detections.to_json(classes)})
             if target is not None:
                 _write_jpeg(target, draw(frame, detections, classes))
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(found, indent=1).encode())
+    write_json(found, json_path)
     print_detections(found)
     return found
 
@@ -143,7 +141,7 @@ def _write_jpeg(target: Path, picture: NDArray[np.uint8]) -> None:
     done, data = cv2.imencode(".jpg", picture)
     if not done:
         raise ArtifactError(f"{target}: OpenCV cannot encode {picture.shape} as JPEG")
-    write_atomic(target, data.tobytes())
+    write_file(target, data.tobytes())
 
 
 def print_detections(found: Sequence[dict[str, Any]], classes: int = 4) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+import types
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from edge.artifact import make_folder
+from edge import options
 from edge.errors import ArtifactError
+from edge.files import STDOUT, make_folder
+from edge.options import described
 
 __all__ = [
+    "Target",
+    "add_options",
     "count",
     "exact_option",
     "inner_share",
@@ -19,6 +26,7 @@ __all__ = [
     "keep_options",
     "model_options",
     "positive",
+    "read_options",
     "share",
     "size",
     "target",
@@ -28,10 +36,128 @@ __all__ = [
 ]
 
 
+Options = TypeVar("Options")
+Value = TypeVar("Value")
+
+
+def _checked(check: Callable[[str], Value]) -> Callable[[str], Value]:
+    def checked(text: str) -> Value:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise ArgumentTypeError(str(error)) from error
+
+    return checked
+
+
+# For argparse, which keeps the text of its own error alone.
+count = _checked(options.count)
+positive = _checked(options.positive)
+share = _checked(options.share)
+inner_share = _checked(options.inner_share)
+
+
+def add_options(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    kind: type[Any],
+    *,
+    leave_out: tuple[str, ...] = (),
+) -> None:
+    """Add the flags of an options dataclass; a field that is such a dataclass adds its own.
+
+    See `edge.options.option` for what a field may say. Help is the field's line in the docstring,
+    and names the default.
+
+    Args:
+        leave_out: names of fields that have no flag here.
+    """
+    texts, hints = described(kind), get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        told = field.metadata.get("option", {})
+        if field.name in leave_out or told.get("hidden") or not field.init:
+            continue
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            add_options(parser, hint, leave_out=leave_out)  # type: ignore[arg-type]
+        else:
+            _add_flag(parser, field, hint, texts[field.name].replace("%", "%%"))
+
+
+def read_options(args: argparse.Namespace, kind: type[Options], **given: Any) -> Options:
+    """Make the options that the flags of `add_options` say; `given` fields are not taken from them.
+
+    Raises:
+        ValueError: from the dataclass, where options do not go together.
+    """
+    hints, values = get_type_hints(kind), dict(given)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name in values or not field.init:
+            continue
+        if dataclasses.is_dataclass(hints[field.name]):
+            values[field.name] = read_options(args, hints[field.name])
+        elif hasattr(args, field.name):
+            value = getattr(args, field.name)
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _add_flag(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    field: dataclasses.Field[Any],
+    hint: Any,
+    text: str,
+) -> None:
+    told = field.metadata.get("option", {})
+    dashed = field.name.replace("_", "-")
+    if hint is bool:
+        flag = told.get("flag") or (f"--no-{dashed}" if field.default else f"--{dashed}")
+        action = "store_false" if field.default else "store_true"
+        _with_aliases(parser, flag, told, dest=field.name, action=action, help=text)
+        return
+    flag = told.get("flag") or f"--{dashed}"
+    kinds = [one for one in _kinds(hint) if one is not type(None)]
+    extra: dict[str, Any] = {"help": text, "metavar": told.get("metavar")}
+    if get_origin(kinds[0]) is Literal:
+        extra |= {"choices": get_args(kinds[0])}
+        if extra["metavar"] is None:
+            del extra["metavar"]
+    elif told.get("check"):
+        extra |= {"type": _checked(told["check"])}
+    elif get_origin(kinds[0]) is tuple:
+        extra |= {"type": words}
+    elif kinds[0] in (int, float):
+        extra |= {"type": kinds[0]}
+    if field.default is dataclasses.MISSING:
+        extra |= {} if not flag.startswith("-") else {"required": True}
+    else:
+        extra |= {"default": field.default}
+        if field.default is not None and field.default != ():
+            extra["help"] = f"{text} (default: %(default)s)"
+        if not flag.startswith("-"):
+            extra["nargs"] = "?"
+    if flag.startswith("-"):
+        extra["dest"] = field.name
+    _with_aliases(parser, flag, told, **extra)
+
+
+def _with_aliases(parser: Any, flag: str, told: dict[str, Any], **extra: Any) -> None:
+    parser.add_argument(*flag.split(), **extra)
+    for alias in told.get("aliases", ()):
+        hidden = {**extra, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+        parser.add_argument(alias, **{k: v for k, v in hidden.items() if k != "required"})
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
 def json_option(parser: argparse.ArgumentParser) -> None:
     """Where to write the result as JSON."""
     parser.add_argument(
-        "--json", type=target(), metavar="F", help="write the result there as JSON too"
+        "--json",
+        type=target(),
+        metavar="F",
+        help="write the result to this file as JSON (-: standard output)",
     )
 
 
@@ -99,38 +225,6 @@ def exact_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def count(text: str) -> int:
-    """A whole number from 1 on."""
-    value = int(text)
-    if value < 1:
-        raise ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def share(text: str) -> float:
-    """0 to 1, both ends included."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def inner_share(text: str) -> float:
-    """0 to 1, neither end included."""
-    value = float(text)
-    if not 0 < value < 1:
-        raise ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
 def size(text: str) -> tuple[int, int]:
     """Height and width of `288x512`."""
     try:
@@ -145,14 +239,20 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def target(suffix: str = "") -> Callable[[str], str]:
+class Target(str):
+    """The name of a file that a command writes, and so none of its inputs."""
+
+
+def target(suffix: str = "") -> Callable[[str], Target]:
     """A file to write, with `suffix`: what cannot be written is refused before the work begins.
 
     A missing folder is made.
     """
 
-    def check(text: str) -> str:
+    def check(text: str) -> Target:
         path = Path(text)
+        if path == STDOUT:
+            return Target(text)
         if not path.name.endswith(suffix):
             raise ArgumentTypeError(f"{text} does not end in {suffix}")
         if path.is_dir():
@@ -163,6 +263,6 @@ def target(suffix: str = "") -> Callable[[str], str]:
             raise ArgumentTypeError(str(error)) from error
         if not os.access(folder, os.W_OK):
             raise ArgumentTypeError(f"{text} cannot be written: {folder} takes no files")
-        return text
+        return Target(text)
 
     return check

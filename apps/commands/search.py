@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 from apps.commands.options import count, json_option, share, target, threads_option
 from apps.commands.terminal import show
 from calibration.table import read_table
-from edge.artifact import read_manifest, write_atomic
+from edge.artifact import read_manifest
 from edge.errors import ArtifactError
+from edge.files import write_json
 from edge.measure.selection import Selection
 from edge.reporting import say
 from export.engine.builds import Build, needed_engine
@@ -172,6 +172,5 @@ def search_command(
         "model": read_manifest(source).spec.name,
         "files": {"onnx": str(target), "precision_map": str(where)},
     }
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result

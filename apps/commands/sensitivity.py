@@ -8,7 +8,7 @@ from typing import Any
 
 from apps.commands.options import count, json_option, target, threads_option
 from apps.commands.terminal import show
-from edge.artifact import write_atomic
+from edge.files import write_file
 
 __all__ = ["arguments", "print_sensitivity", "run"]
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         json_path=args.json,
     )
     if args.plot is not None:
-        write_atomic(Path(args.plot), chart(result).encode())
+        write_file(Path(args.plot), chart(result).encode())
     print_sensitivity(result)
     return 0
 

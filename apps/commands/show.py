@@ -15,8 +15,9 @@ from apps.commands.options import json_option
 from apps.commands.show_package import package_facts, package_rows, print_package
 from apps.commands.terminal import listing, show
 from calibration.table import read_table
-from edge.artifact import layers_path, read_manifest, sha256_of, write_atomic
+from edge.artifact import layers_path, read_manifest
 from edge.errors import ArtifactError, MissingDependency
+from edge.files import sha256_of, write_json
 from edge.optional import require
 from edge.reporting import say
 from edge.spec import Manifest
@@ -71,8 +72,7 @@ def show_artifact(path: str | Path, json_path: str | Path | None = None) -> dict
         raise ArtifactError(f"{path}: not an .onnx, .engine, .edgez or .calib.json of edge")
     size, sha256 = path.stat().st_size, sha256_of(path)
     result = {"file": str(path), "bytes": size, "sha256": sha256, **facts}
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     print_artifact(result)
     return result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from apps.doctor.engines import check_engines
 from apps.doctor.machine import L4T, check_jetson, check_machine
 from apps.doctor.packages import check_onnxruntime, check_opencv, check_optional
 from apps.doctor.programs import program_checks
-from edge.artifact import write_atomic
+from edge.files import write_json
 from edge.measure.host import fingerprint
 
 __all__ = ["Check", "doctor"]
@@ -44,8 +43,7 @@ def doctor(json_path: str | Path | None = None) -> dict[str, Any]:
         "can_build_engines": any(name.startswith("builder ") for name in well),
         "checks": [asdict(check) for check in checks],
     }
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from apps.regress.camera_rounds import CameraRun, film
 from apps.regress.measurement import Measurement
 from apps.regress.suite import Entry, Suite, is_scenes
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.data.datasets import Dataset, load
 from edge.errors import ArtifactError, DataError
+from edge.files import sha256_of
 from edge.measure import sensors
 from edge.measure.accuracy import Accuracy, data_digest, labelled, open_exact, run_over, score
 from edge.measure.frames import hold_frames

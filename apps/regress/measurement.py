@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import write_atomic
 from edge.errors import DataError
+from edge.files import write_file
 from edge.measure import results as image_results
 from edge.measure.results import ClassResults
 from edge.measure.turns import Blocks, block_logs, whole
@@ -110,7 +110,7 @@ class Measurement:
 def write_measurements(measurements: Iterable[Measurement], target: str | Path) -> None:
     """Write JSON lines, all or none."""
     text = "".join(one.to_json() + "\n" for one in measurements)
-    write_atomic(Path(target), text.encode())
+    write_file(Path(target), text.encode())
 
 
 def read_measurements(source: str | Path) -> list[Measurement]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from apps.regress.gate import Gate
-from edge.artifact import write_atomic
+from edge.files import write_file
 
 __all__ = ["write_junit"]
 
@@ -35,7 +35,7 @@ def write_junit(suite: str, gates: Sequence[Gate], target: str | Path) -> None:
         else:
             ElementTree.SubElement(case, "system-out").text = f"{gate.verdict}: {gate.said}"
     ElementTree.indent(root)
-    write_atomic(Path(target), ElementTree.tostring(root, "utf-8", xml_declaration=True))
+    write_file(Path(target), ElementTree.tostring(root, "utf-8", xml_declaration=True))
 
 
 def _skips(gate: Gate) -> bool:

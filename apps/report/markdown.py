@@ -7,7 +7,7 @@ from pathlib import Path
 
 from apps.regress.gate import Gate
 from apps.regress.measurement import Measurement
-from edge.artifact import write_atomic
+from edge.files import write_file
 
 __all__ = ["markdown", "write_markdown"]
 
@@ -79,4 +79,4 @@ def write_markdown(
     target: str | Path,
 ) -> None:
     """Write `markdown` to a file."""
-    write_atomic(Path(target), markdown(suite, gates, now, before).encode())
+    write_file(Path(target), markdown(suite, gates, now, before).encode())

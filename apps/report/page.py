@@ -19,7 +19,7 @@ from apps.regress.suite import Entry, Suite
 from apps.report.gates import falls, gate_rows
 from apps.report.pictures import worst_images, worst_of
 from apps.report.plots import latency, noise, pareto, precision_recall, scores
-from edge.artifact import write_atomic
+from edge.files import write_file
 from edge.measure.noise import LIMITS_DB, first_departure
 from edge.measure.turns import flat
 
@@ -46,7 +46,7 @@ def write_report(
 ) -> None:
     """Write `report` to a file."""
     page = report(suite, gates, gathered, before, detectable)
-    write_atomic(Path(target), page.encode())
+    write_file(Path(target), page.encode())
 
 
 def report(

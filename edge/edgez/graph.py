@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import sha256_of, write_atomic
 from edge.cache import cache_root
 from edge.edgez.package import Package, read_package
 from edge.errors import ArtifactError
+from edge.files import sha256_of, write_file
 from edge.onnx_metadata import MANIFEST_KEY
 from edge.spec import Manifest
 
@@ -74,7 +74,7 @@ def write_package_onnx(source: str | Path, folder: Path) -> Path:
     package = read_package(source)
     manifest = replace(package.manifest, parent_sha256=sha256_of(Path(source)))
     target = folder / f"{manifest.spec.name}.fp32.onnx"
-    write_atomic(target, _model(package, manifest))
+    write_file(target, _model(package, manifest))
     return target
 
 

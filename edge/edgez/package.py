@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import write_atomic
 from edge.edgez.codebook import Codebook
 from edge.edgez.coding import CODINGS, decode, encode, smallest
 from edge.edgez.parts import Kind, Part, deflated, inflated, join_parts, part_of, split_parts
 from edge.edgez.tensors import Entry, as_half, entry_of, parse_entries
 from edge.errors import ArtifactError
+from edge.files import write_file
 from edge.spec import Manifest
 
 __all__ = [
@@ -186,7 +186,7 @@ def write_package(
     if graph is not None:
         parts.append(deflated(Kind.GRAPH, graph, meta))
     data = join_parts(parts, 2 if any(entry.scaled for entry in entries) else 1)
-    write_atomic(Path(path), data)
+    write_file(Path(path), data)
     return PackageSizes(len(data), {p.kind.name.lower(): len(p.stored) for p in parts}, chosen)
 
 

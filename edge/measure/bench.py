@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import write_atomic
 from edge.errors import DataError
+from edge.files import write_json
 from edge.measure.compare import compare_with, read_bench
 from edge.measure.frames import hold_frames
 from edge.measure.host import fingerprint
@@ -103,8 +102,7 @@ def bench(
     }
     if earlier is not None:
         result["comparison"] = compare_with(result, earlier)
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from edge.artifact import write_atomic
 from edge.data.items import Dataset
 from edge.data.metrics import evaluate_detections, voc_ap, voc_curves
 from edge.data.overlap import calibrated_on, overlap, refuse_overlap
 from edge.detections import Detections
 from edge.errors import ArtifactError
+from edge.files import write_json
 from edge.measure.accuracy import labelled, run_over
 from edge.measure.contracts import compare_contracts, other_contract, suspicion
 from edge.measure.slices import compare_slices
@@ -114,8 +113,7 @@ def evaluate(
         result["against"] = {"artifact": str(against), **compared}
     if try_contracts:
         result["contracts"] = compare_contracts(contracts, figures)
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from edge.artifact import write_atomic
 from edge.edgez.package import Package
 from edge.errors import ArtifactError
+from edge.files import write_file
 from edge.models.class_names import class_names
 from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
@@ -36,7 +36,7 @@ def save_safetensors(module: nn.Module, path: str | Path, spec: ModelSpec | None
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
     data = require("safetensors.torch").save(tensors, metadata=_metadata(module, spec))
-    write_atomic(Path(path), data)
+    write_file(Path(path), data)
 
 
 def load_safetensors(path: str | Path) -> tuple[nn.Module, ModelSpec]:

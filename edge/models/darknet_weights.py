@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edge.artifact import write_atomic
 from edge.errors import ArtifactError
+from edge.files import write_file
 from edge.models.darknet_layers import BATCH_NORM_EPS
 
 __all__ = ["Header", "count_floats", "load_weights", "save_weights"]
@@ -77,7 +77,7 @@ def save_weights(model: nn.Module, path: str | Path, header: Header | None = Non
     parts = [(header or Header()).pack()]
     for _, tensor in _tensors(model):
         parts.append(tensor.detach().cpu().numpy().astype("<f4").tobytes())
-    write_atomic(Path(path), b"".join(parts))
+    write_file(Path(path), b"".join(parts))
 
 
 def _header(data: bytes, path: str | Path) -> Header:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN, PACKAGED
 from edge.edgez.package import read_package
 from edge.errors import ArtifactError
+from edge.files import sha256_of
 from edge.models.builtin import build
 from edge.models.checkpoint import load_safetensors, package_safetensors
 from edge.models.folding import fold_norms, has_norms, without_norms

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import sha256_of
 from edge.errors import ArtifactError
+from edge.files import sha256_of
 
 __all__ = ["Progress", "download"]
 

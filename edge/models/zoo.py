@@ -8,10 +8,10 @@ from typing import Literal
 
 from torch import nn
 
-from edge.artifact import sha256_of, write_atomic
 from edge.built_in import BUILT_IN
 from edge.cache import cache_root
 from edge.errors import ArtifactError
+from edge.files import sha256_of, write_file
 from edge.models.cfgs import cfg_text
 from edge.models.checkpoint import load_safetensors
 from edge.models.class_names import class_names
@@ -133,7 +133,7 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
         raise ArtifactError(
             f"{name}: cannot be downloaded ({error}); put the file{size} {source}at {path}"
         ) from error
-    write_atomic(_record(path), f"{digest}  {path.name}\n".encode())
+    write_file(_record(path), f"{digest}  {path.name}\n".encode())
     return path
 
 

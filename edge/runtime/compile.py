@@ -21,9 +21,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import write_atomic
 from edge.cache import cache_root
 from edge.errors import ArtifactError, DeviceError, MissingDependency
+from edge.files import write_file
 
 __all__ = ["Compiler", "cache_folder", "compile_kernels", "find_compiler", "nvcc", "nvrtc"]
 
@@ -107,7 +107,7 @@ def _kept(path: Path) -> bytes | None:
 def _keep(path: Path, image: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, hashlib.sha256(image).digest() + image)
+        write_file(path, hashlib.sha256(image).digest() + image)
     except (OSError, ArtifactError):
         return  # a read-only home costs half a second at each start, nothing more
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edge.artifact import write_atomic
 from edge.errors import ArtifactError
+from edge.files import write_file
 from edge.optional import require
 from edge.train.fit import Run
 
@@ -37,7 +37,7 @@ def save_checkpoint(run: Run, path: str | Path, facts: Mapping[str, Any]) -> Non
     tensors["rng.torch"] = torch.get_rng_state()
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {"step": str(run.step), "facts": json.dumps(dict(facts))}
-    write_atomic(Path(path), require("safetensors.torch").save(plain, metadata=metadata))
+    write_file(Path(path), require("safetensors.torch").save(plain, metadata=metadata))
 
 
 def resume(run: Run, path: str | Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from edge.artifact import write_atomic
 from edge.data.world.world import scene_set
 from edge.errors import ArtifactError
+from edge.files import write_file
 from edge.models.builtin import NAMES, build
 from edge.models.checkpoint import save_safetensors
 from edge.models.darknet import Darknet
@@ -110,7 +110,7 @@ def write_model(module: nn.Module, spec: ModelSpec, folder: Path, name: str) -> 
     if not isinstance(module, Darknet):
         return [target]
     cfg, weights = target.with_suffix(".cfg"), target.with_suffix(".weights")
-    write_atomic(cfg, module.cfg.text.encode())
+    write_file(cfg, module.cfg.text.encode())
     save_weights(module, weights)
     return [target, cfg, weights]
 

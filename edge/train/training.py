@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from edge.artifact import make_folder, write_atomic
 from edge.built_in import BUILT_IN
 from edge.data.datasets import Dataset, match_classes, open_dataset
 from edge.data.items import Problem
 from edge.errors import ArtifactError, DataError
+from edge.files import make_folder, write_json
 from edge.reporting import track
 from edge.spec import ModelSpec
 from edge.train.distributed import Team, team
@@ -133,7 +132,7 @@ def train(
         result["seconds"] = round(time.monotonic() - began, 1)
         log(f"ended: {ended}")
         if json_path is not None and not members.rank:
-            write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+            write_json(result, Path(json_path))
         return result
 
 

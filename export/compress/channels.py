@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from edge.artifact import write_atomic
 from edge.compress.channels.dissect import scores
 from edge.compress.channels.importance import Importance, gamma, l1, taylor
 from edge.compress.channels.plan import PrunePlan
@@ -23,6 +22,7 @@ from edge.compress.finetune import FineTuning, measure_norms, plain_batches
 from edge.data.datasets import Dataset
 from edge.data.items import thin
 from edge.errors import CompressionError
+from edge.files import write_file
 from edge.measure.host import fingerprint
 from edge.models.folding import fold_norms, has_norms, unfold_norms
 from edge.models.zoo import LoadedModel
@@ -214,7 +214,7 @@ def finish(
     times = time_stages([s.artifact for s in stages], work.judged.items[0], work.choice.threads)
     files = save(stages[-1].module, stages[-1].spec, folder, name)
     files["plan"] = str(folder / f"{name}.plan.json")
-    write_atomic(Path(files["plan"]), plan.to_json(indent=1).encode())
+    write_file(Path(files["plan"]), plan.to_json(indent=1).encode())
     return {
         "name": name,
         "stages": [

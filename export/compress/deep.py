@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from edge.artifact import write_atomic
 from edge.compress.finetune import FineTuning
 from edge.compress.weights.deep import with_codebooks
 from edge.compress.weights.places import root_of_loss, weights_of_places
@@ -22,6 +20,7 @@ from edge.compress.weights.untrained import Seen
 from edge.edgez.codebook import Codebook
 from edge.edgez.tensors import as_half
 from edge.errors import ArtifactError
+from edge.files import write_json
 from edge.measure.accuracy import labelled
 from edge.models.checkpoint import save_safetensors
 from edge.models.dense import Dense, load_dense
@@ -112,8 +111,7 @@ def compress(
         "refit": seen is not None,
         "tuning": None if tuning is None else asdict(tuning),
     }
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edge.artifact import make_folder, write_atomic
 from edge.compress.channels.dissect import of_classes, only_classes
 from edge.compress.channels.importance import Importance
 from edge.compress.channels.plan import PrunePlan
 from edge.compress.channels.pruner import Target
 from edge.compress.channels.slicing import slice_classes
 from edge.compress.finetune import FineTuning
+from edge.files import make_folder, write_file, write_json
 from edge.measure.accuracy import labelled
 from edge.spec import ModelSpec
 from export.compress.channels import Choice, Work, finish, how_made
@@ -88,7 +87,7 @@ def dissect(
         result = finish([*stages, *more], work, plan, folder, stem)
         if draw is not None:
             plots = folder / f"{stem}.html"
-            write_atomic(plots, draw(stem, work.pruner.importance, plan).encode())
+            write_file(plots, draw(stem, work.pruner.importance, plan).encode())
             result["files"]["plots"] = str(plots)
     result |= {
         **how_made(model, data, train, choice, tuning, log),
@@ -96,8 +95,7 @@ def dissect(
         "profiled_images": min(len(pure), choice.images),
         "warning": _warning(loaded.spec, result["stages"]),
     }
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import torch
 
 from calibration.calibrate import SCENES
-from edge.artifact import write_atomic
 from edge.compress.weights.noise import NoiseSearch
 from edge.compress.weights.pictures import varied
 from edge.compress.weights.stage_bytes import bound_bytes
+from edge.files import write_json
 from edge.models.dense import load_dense
 from edge.reporting import say, ticking
 from export.compress.pack import pack
@@ -101,8 +100,7 @@ def compress_to_noise(
                 for path, book in books.items()
             ],
         }
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from edge.artifact import make_folder, write_atomic
 from edge.edgez.codebook import Codebook
 from edge.edgez.graph import split_graph, write_package_onnx
 from edge.edgez.package import Package, PackageSizes, Tensor, read_package, write_package
 from edge.errors import MissingDependency
+from edge.files import make_folder, write_file
 from edge.models.checkpoint import package_safetensors, save_safetensors
 from edge.optional import require
 from edge.reporting import say
@@ -97,14 +97,14 @@ def unpack(source: str | Path, output: str | Path = "out") -> dict[str, str]:
 
 def _trainable(package: Package, folder: Path) -> dict[str, str]:
     path = folder / f"{package.manifest.spec.name}.safetensors"
-    write_atomic(path, package_safetensors(package))
+    write_file(path, package_safetensors(package))
     files = {"safetensors": str(path)}
     if package.model.get("family") == "darknet":
         module: Any = require("edge.models.checkpoint").load_safetensors(path)[0]
         cfg, weights = path.with_suffix(".cfg"), path.with_suffix(".weights")
-        write_atomic(cfg, package.model["cfg"].encode())
+        write_file(cfg, package.model["cfg"].encode())
         require("edge.models.darknet_weights").save_weights(module, weights)
         names = path.with_suffix(".names")
-        write_atomic(names, "".join(f"{n}\n" for n in package.manifest.spec.classes).encode())
+        write_file(names, "".join(f"{n}\n" for n in package.manifest.spec.classes).encode())
         files |= {"cfg": str(cfg), "weights": str(weights), "names": str(names)}
     return files

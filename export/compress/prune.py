@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edge.artifact import make_folder, write_atomic
 from edge.compress.channels.pruner import Target, read_plan
 from edge.compress.finetune import FineTuning
 from edge.errors import CompressionError
+from edge.files import make_folder, write_json
 from edge.measure.accuracy import labelled
 from export.compress.channels import Choice, Work, finish, how_made
 from export.compress.source import load_prunable, needed
@@ -84,6 +83,5 @@ def prune(
         stem = name or f"{loaded.spec.name}-pruned"
         result = finish([before, *stages], work, chosen, folder, stem)
     result |= how_made(model, data, train, choice, tuning, log)
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result

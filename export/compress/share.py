@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from edge.artifact import write_atomic
 from edge.compress.weights.deep import with_codebooks
 from edge.compress.weights.sharing import share_weights, sharing_rate
 from edge.edgez.codebook import Codebook
 from edge.edgez.tensors import as_half
+from edge.files import write_json
 from edge.measure.accuracy import labelled
 from edge.models.dense import load_dense
 from export.compress.pack import pack
@@ -87,8 +86,7 @@ def share(
             "rate": dense.bytes / sizes.file,
             "map50": [before.facts["map50"], after.facts["map50"]] if before and after else None,
         }
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from edge.artifact import sha256_of
 from edge.built_in import BUILT_IN, OF_SCENES
 from edge.errors import ArtifactError, DataError
+from edge.files import sha256_of
 from edge.models.checkpoint import load_safetensors
 from edge.models.zoo import LoadedModel, load_model
 from edge.train.start import shipped

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from edge.artifact import write_atomic
 from edge.compress.finetune import FineTuning, fine_tune
 from edge.data.datasets import Dataset, Item, load
 from edge.data.metrics import Metrics, evaluate_detections
+from edge.files import write_file
 from edge.measure.accuracy import detect
 from edge.measure.turns import open_runner, opencv_threads, take_turns, warm_up
 from edge.models.darknet import Darknet
@@ -130,6 +130,6 @@ def save(module: nn.Module, spec: ModelSpec, folder: Path, name: str) -> dict[st
     files["onnx"] = str(onnx)
     if isinstance(module, Darknet):
         names = folder / f"{name}.names"
-        write_atomic(names, "".join(f"{label}\n" for label in spec.classes).encode())
+        write_file(names, "".join(f"{label}\n" for label in spec.classes).encode())
         files["names"] = str(names)
     return files

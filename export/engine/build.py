@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import edge
-from edge.artifact import layers_path, manifest_path, sha256_of, write_atomic
+from edge.artifact import layers_path, manifest_path
 from edge.errors import ArtifactError, BuildError
+from edge.files import sha256_of, write_file, write_json
 from edge.onnx_metadata import read_manifest
 from edge.spec import Manifest
 from export.engine.float_part import FloatPart, is_quantized, write_float_part
@@ -194,7 +195,7 @@ def build_engine(
             source = _with(source, part)
         manifest = _manifest(source, sha256_of(plan), parent_sha256, request, done)
         if dla is not None:
-            write_atomic(_cache_path(target), cache.read_bytes())
+            write_file(_cache_path(target), cache.read_bytes())
         _place(plan, target, manifest, done)
     return replace(_report(target, manifest, done), sparse=found, float_part=part)
 
@@ -293,12 +294,12 @@ def _place(plan: Path, target: Path, manifest: Manifest, done: dict[str, Any]) -
         report["sparsity"] = done["sparsity"]
     if done.get("dla"):
         report["dla"] = done["dla"]
-    write_atomic(layers_path(target), json.dumps(report, indent=1).encode())
+    write_json(report, layers_path(target))
     try:
         os.replace(plan, target)
     except OSError as error:
         raise ArtifactError(f"{target}: cannot be written: {error.strerror}") from error
-    write_atomic(manifest_path(target), manifest.to_json(indent=1).encode())
+    write_file(manifest_path(target), manifest.to_json(indent=1).encode())
 
 
 def _report(target: Path, manifest: Manifest, done: dict[str, Any]) -> EngineReport:

@@ -20,8 +20,9 @@ from calibration.collect import activations
 from calibration.histogram import Histogram
 from calibration.table import CalibrationTable
 from calibration.threshold import METHODS, threshold
-from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.artifact import read_manifest
 from edge.errors import ArtifactError
+from edge.files import sha256_of, write_file
 from edge.optional import require
 from edge.reporting import phases
 from export.engine.build import DlaReport, DlaRequest, EngineReport, build_engine
@@ -122,7 +123,7 @@ def build_dla_engine(
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dla-") as folder:
             graph = Path(folder) / source.name
-            write_atomic(graph, model.SerializeToString())
+            write_file(graph, model.SerializeToString())
             return build_engine(
                 graph,
                 target,

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.artifact import write_atomic
 from edge.errors import ArtifactError, MissingDependency
+from edge.files import write_file
 from edge.spec import InputContract, Manifest
 from export.graph.half_float import half_floats
 
@@ -62,7 +62,7 @@ def write_float_part(onnx: Path, manifest: Manifest, target: Path) -> FloatPart:
         return FloatPart("fp32", reason=str(error))
     except KeyError as error:
         raise ArtifactError(f"{onnx}: its graph is damaged: nothing makes {error}") from error
-    write_atomic(target, model)
+    write_file(target, model)
     return FloatPart("fp16", single)
 
 

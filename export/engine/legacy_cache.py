@@ -13,8 +13,8 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from edge.artifact import write_atomic
 from edge.errors import CalibrationError
+from edge.files import write_file
 
 __all__ = ["cache_text", "read_cache", "version_number", "write_cache"]
 
@@ -56,7 +56,7 @@ def write_cache(amax: Mapping[str, float], version: str, target: str | Path) -> 
         ArtifactError: `target` cannot be written.
         CalibrationError, ValueError: as `cache_text`.
     """
-    write_atomic(Path(target), cache_text(amax, version).encode())
+    write_file(Path(target), cache_text(amax, version).encode())
 
 
 def read_cache(source: str | Path) -> dict[str, float]:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.errors import ArtifactError
+from edge.files import sha256_of
 from edge.measure.accuracy import accuracy, labelled
 from edge.measure.bench import bench
 from edge.reporting import say

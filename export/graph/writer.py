@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edge
-from edge.artifact import write_atomic
 from edge.errors import ArtifactError
+from edge.files import write_file
 from edge.onnx_metadata import MANIFEST_KEY
 from edge.optional import require
 from edge.spec import Manifest, ModelSpec, TensorSpec
@@ -139,7 +139,7 @@ def write_onnx(
     model.producer_name, model.producer_version = "edge", edge.__version__
     _check(onnx, model, spec.name)
     attach_manifest(model, manifest)
-    write_atomic(Path(target), model.SerializeToString())
+    write_file(Path(target), model.SerializeToString())
     return manifest
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from calibration.table import CalibrationTable
-from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.artifact import read_manifest
 from edge.errors import ArtifactError
+from edge.files import sha256_of, write_file, write_json
 from edge.optional import require
 from edge.spec import Manifest
 from export.graph.precision import convolutions
@@ -81,7 +82,7 @@ def write_mixed(
         raise ArtifactError(f"{source}: {error}; keep it in fp32") from error
     manifest = replace(manifest, arguments=(*manifest.arguments, ("fp16", json.dumps(half))))
     attach_manifest(model, manifest)
-    write_atomic(Path(target), model.SerializeToString())
+    write_file(Path(target), model.SerializeToString())
     return manifest
 
 
@@ -146,7 +147,7 @@ def annotate(onnx: str | Path, **arguments: Any) -> Manifest:
     manifest = replace(manifest, arguments=tuple(every.items()))
     model = require("onnx").load(str(path))
     attach_manifest(model, manifest)
-    write_atomic(path, model.SerializeToString())
+    write_file(path, model.SerializeToString())
     return manifest
 
 
@@ -161,7 +162,7 @@ def write_map(
         **facts,
         "layers": {name: layers.get(name, "int8") for name in layer_names(source)},
     }
-    write_atomic(Path(target), json.dumps(document, indent=1).encode())
+    write_json(document, Path(target))
 
 
 def read_map(path: str | Path, source: str | Path) -> dict[str, str]:

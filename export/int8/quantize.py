@@ -13,9 +13,10 @@ import numpy as np
 
 from calibration.equalise import apply_gains
 from calibration.table import CalibrationTable
-from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.artifact import read_manifest
 from edge.data.overlap import DIGITS, HASHES_KEY, IMAGES_KEY
 from edge.errors import ArtifactError, CalibrationError
+from edge.files import sha256_of, write_file
 from edge.onnx_metadata import LOW_KEY
 from edge.optional import require
 from edge.spec import Manifest, Precision
@@ -149,5 +150,5 @@ def _write(
         arguments=tuple((name, json.dumps(value)) for name, value in arguments.items()),
     )
     attach_manifest(model, written)
-    write_atomic(Path(target), model.SerializeToString())
+    write_file(Path(target), model.SerializeToString())
     return written

@@ -9,12 +9,13 @@ from pathlib import Path
 from calibration.calibrate import IMAGES, SCENES, Calibration, calibrate_dataset, inputs_of
 from calibration.table import CalibrationTable, read_table
 from edge import __version__
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.built_in import OF_SCENES
 from edge.data.datasets import open_dataset
 from edge.data.distinct import Seen, pictures
 from edge.data.items import Dataset, thin
 from edge.errors import CalibrationError
+from edge.files import sha256_of
 from edge.reporting import bar, say
 from export.int8.adaround import round_if_better
 from export.int8.best import calibrate_best

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 import edge
 from calibration.ranges import channel_ranges
 from calibration.table import CalibrationTable
-from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.artifact import read_manifest
 from edge.errors import ArtifactError, CalibrationError
+from edge.files import sha256_of, write_file
 from edge.optional import require
 from export.graph.precision import convolutions, shared_scales
 from export.graph.writer import attach_manifest
@@ -125,7 +126,7 @@ def write_trained(
     attach_manifest(
         model, replace(manifest, parent_sha256=parent, arguments=tuple(recorded.items()))
     )
-    write_atomic(target, model.SerializeToString())
+    write_file(target, model.SerializeToString())
     ranges = channel_ranges(target, (("", array) for array in arrays[:_RANGE_IMAGES]))
     return CalibrationTable(
         amax=tuple(prepared.settle(trained.amax()).items()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 
 from calibration.calibrate import calibrate, network_inputs
 from calibration.table import CalibrationTable, read_table, write_table
-from edge.artifact import make_folder, read_manifest, write_atomic
+from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
 from edge.errors import ArtifactError, CalibrationError, DataError
+from edge.files import make_folder, write_json
 from edge.measure.evaluate import evaluate
 from edge.measure.noise import head_noise, heads_of
 from edge.optional import require
@@ -106,8 +106,7 @@ def qat(
         **_judge(prepared, files["int8"], held, val),
         "seconds": round(time.monotonic() - started, 1),
     }
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import read_manifest, sha256_of
+from edge.artifact import read_manifest
 from edge.errors import ArtifactError, BuildError, DeviceError, MissingDependency
+from edge.files import sha256_of
 from edge.measure.frames import hold_frames
 from edge.measure.turns import Quick, quick_ms
 from edge.runtime.backend import open_backend

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from calibration.calibrate import network_inputs
 from calibration.table import CalibrationTable, read_table
-from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.artifact import read_manifest
 from edge.data.datasets import open_dataset
+from edge.files import sha256_of, write_json
 from edge.measure.noise import decibel, heads_of, noise_share
 from edge.measure.selection import Selection
 from edge.reporting import bar, say
@@ -174,8 +174,7 @@ def sensitivity(
         **{key: value for key, value in asdict(found).items() if key != "layers"},
         "layers": [asdict(layer) for layer in found.layers],
     }
-    if json_path is not None:
-        write_atomic(Path(json_path), json.dumps(result, indent=1).encode())
+    write_json(result, json_path)
     return result
 
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from calibration.table import CalibrationTable
-from edge.artifact import sha256_of
+from edge.files import sha256_of
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 from export.graph.writer import attach_manifest
 from export.int8.quantize import write_int8

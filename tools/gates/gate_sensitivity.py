@@ -18,7 +18,6 @@ With `--resume` every trial is written as it ends; a run that was stopped goes o
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,9 @@ from gate_latency import Timing, latency_trials
 from gate_trials import Trials, read, summary
 
 from apps.commands.terminal import show
-from edge.artifact import read_manifest, sha256_of, write_atomic
+from edge.artifact import read_manifest
 from edge.errors import EdgeError
+from edge.files import sha256_of, write_json
 from edge.measure.accuracy import data_digest, labelled
 from edge.measure.host import fingerprint
 
@@ -137,7 +137,7 @@ def main() -> int:
     print_tables(lines, tables)
     if args.json is not None:
         result = {"settings": lines[0], **tables}
-        write_atomic(args.json, json.dumps(result, indent=1).encode())
+        write_json(result, args.json)
     return 0
 
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import write_atomic
 from edge.errors import DataError
+from edge.files import write_file
 
 __all__ = ["Trials", "interval", "summary"]
 
@@ -39,7 +39,7 @@ class Trials:
             return
         self.lines = read(path)
         # What a killed run left of its last line must not run into the next.
-        write_atomic(path, "".join(json.dumps(one) + "\n" for one in self.lines).encode())
+        write_file(path, "".join(json.dumps(one) + "\n" for one in self.lines).encode())
         known = self.lines[0]
         for name in sorted({*start, *known}):
             if start.get(name) != known.get(name):

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import write_atomic
+from edge.files import write_json
 from edge.runtime.device import open_device
 
 WHOLE_S = 560.0
@@ -181,7 +181,7 @@ def main(arguments: list[str]) -> int:
         short = left < 10
         result[step] = {"skipped": "no time left"} if short else run(step, min(limit_s, left))
         result["verdict"] = verdict(result)
-        write_atomic(target, json.dumps(result, indent=1).encode())
+        write_json(result, target)
         summary = json.dumps(result[step])
         print(f"{step}: {summary if len(summary) < 600 else summary[:600] + ' ...'}", flush=True)
     print(json.dumps(result["verdict"], indent=1))

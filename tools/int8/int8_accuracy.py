@@ -17,7 +17,6 @@ the very images of the evaluation, which favours them.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 import time
@@ -35,8 +34,9 @@ import numpy as np
 from apps.commands.terminal import Terminal, show
 from calibration.calibrate import network_inputs
 from calibration.threshold import METHODS
-from edge.artifact import read_manifest, write_atomic
+from edge.artifact import read_manifest
 from edge.errors import EdgeError
+from edge.files import write_json
 from edge.measure.accuracy import OPTIONS, labelled, run_over, score
 from edge.measure.results import ClassResults
 from edge.measure.statistics import mean_precision, resample
@@ -335,7 +335,7 @@ def main() -> None:
             tables.append(measure(name, root, pairs, args))
         _print(tables[-1], args)
     if args.json:
-        write_atomic(Path(args.json), json.dumps(tables, indent=1).encode())
+        write_json(tables, Path(args.json))
 
 
 if __name__ == "__main__":

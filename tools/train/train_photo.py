@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from edge.artifact import write_atomic
 from edge.data.datasets import Dataset, load, open_dataset
 from edge.data.metrics import Metrics, evaluate_detections
+from edge.files import write_file
 from edge.models.blocks import DarknetMaxPool
 from edge.models.checkpoint import save_safetensors
 from edge.models.initialise import initialise
@@ -113,7 +113,7 @@ class Run:
         tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
         facts = {"step": self.step, "seconds": self.seconds, "best": self.best}
         metadata = {"run": json.dumps(facts)}
-        write_atomic(path, require("safetensors.torch").save(tensors, metadata=metadata))
+        write_file(path, require("safetensors.torch").save(tensors, metadata=metadata))
 
     def resume(self, path: Path) -> None:
         with require("safetensors").safe_open(str(path), framework="pt") as file:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from edge.artifact import write_atomic
 from edge.compress.channels.cost import ConvShape, Cost, Site
 from edge.errors import CompressionError
+from edge.files import write_file
 from edge.optional import require
 
 __all__ = [
@@ -147,7 +147,7 @@ def write_table(table: LatencyTable, path: str | Path) -> None:
     """Write the table as JSON."""
     rows = [{**asdict(shape), "ms": ms} for shape, ms in sorted(table.rows.items())]
     document = {"schema": _SCHEMA, "host": table.host, "rows": rows}
-    write_atomic(Path(path), json.dumps(document).encode())
+    write_file(Path(path), json.dumps(document).encode())
 
 
 def read_table(path: str | Path) -> LatencyTable:
