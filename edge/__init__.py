@@ -1,6 +1,22 @@
-"""edge: trained Tiny-YOLO and SqueezeDet detectors to verified INT8/FP16 TensorRT engines."""
+"""edge: trained detectors to verified INT8/FP16 TensorRT engines, with an honest report.
+
+The public names of the library, for frames and results:
+
+    import edge
+
+    with edge.Detector.open("out/yolo.int8.onnx") as detector, edge.open_source("0") as source:
+        for frame in source:
+            found = detector(frame.image)
+            edge.draw(frame.image, found, detector.spec.classes)
+
+`calibration` and `export` have the names that make artifacts. `import edge` needs NumPy alone; what
+needs more is imported when its name is first used.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from edge.detections import Detections
 from edge.errors import (
@@ -18,6 +34,11 @@ from edge.errors import (
 from edge.letterbox import Letterbox
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 
+if TYPE_CHECKING:
+    from edge.measure.evaluate import evaluate
+    from edge.runtime.detector import Detector
+    from edge.video.draw import draw
+
 __all__ = [
     "ArtifactError",
     "BuildError",
@@ -26,6 +47,7 @@ __all__ = [
     "CompressionError",
     "DataError",
     "Detections",
+    "Detector",
     "DeviceError",
     "EdgeError",
     "EngineMismatch",
@@ -37,6 +59,21 @@ __all__ = [
     "ModelSpec",
     "TensorSpec",
     "__version__",
+    "draw",
+    "evaluate",
 ]
 
 __version__ = "0.2.0"
+
+# Names whose modules need OpenCV or onnxruntime, imported when they are first used.
+_LAZY = {
+    "Detector": "edge.runtime.detector",
+    "draw": "edge.video.draw",
+    "evaluate": "edge.measure.evaluate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'edge' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
