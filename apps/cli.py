@@ -90,7 +90,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`edge COMMAND`; the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C."""
-    parser = _Parser(prog="edge", description=edge.__doc__, **_layout(""))
+    about = "Turn a trained detector into an INT8 or FP16 engine that is measured, and run it."
+    parser = _Parser(prog="edge", description=about, **_layout(""))
     parser.add_argument("--version", action="version", version=f"edge {edge.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, entry in _COMMANDS.items():
