@@ -419,6 +419,50 @@ def test_sums_of_large_products_do_not_overflow(tmp_path: Path) -> None:
             assert decibel(wanted, one) > LOWERED_DB
 
 
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "precise", "name"),
+    [
+        ("x86_64", "flags : fpu avx2 avx512_vnni\n", False, "(avx512_vnni)"),
+        ("x86_64", "flags : fpu avx2 avx_vnni\n", False, "(avx_vnni)"),
+        ("x86_64", "flags : avx512_vnni amx_int8\n", False, "(amx_int8)"),
+        ("x86_64", "flags : fpu avx2 avx512f\n", True, "without VNNI"),
+        ("x86_64", "flags : fpu avx2\n\nflags : avx512_vnni\n", True, "without VNNI"),
+        ("AMD64", None, True, "without VNNI"),
+        ("aarch64", "Features : fp asimd asimddp i8mm\n", False, "(i8mm)"),
+        ("aarch64", "Features : fp asimd\n", False, "INT8 kernels"),
+        ("arm64", None, False, "INT8 kernels"),
+    ],
+)
+def test_only_a_cpu_whose_sums_overflow_gets_the_slower_int8_kernels(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    cpuinfo: str | None,
+    precise: bool,
+    name: str,
+) -> None:
+    manifest = write_small(tmp_path / "a.onnx")
+    model = onnx.load(str(tmp_path / "a.onnx"))
+    int8 = insert_qdq(model, ranges(model, picture((48, 64))))
+    attach_manifest(int8, manifest)
+    onnx.save(int8, str(tmp_path / "b.onnx"))
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr("edge.runtime.cpu.CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    entries: dict[str, str] = {}
+
+    class Recorded(onnxruntime.SessionOptions):  # type: ignore[misc]
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            entries[key] = value
+            super().add_session_config_entry(key, value)
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Recorded)
+    with OrtBackend(tmp_path / "b.onnx", threads=1) as backend:
+        assert backend.name.endswith(name)
+    assert (entries.get("session.x64quantprecision") == "1") is precise
+
+
 def test_the_small_schema_carries_every_other_field_along(networks: Networks) -> None:
     for model in networks[:2]:
         data = bytes_of(model)

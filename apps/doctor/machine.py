@@ -12,6 +12,7 @@ from pathlib import Path
 from apps.doctor.check import Check
 from apps.doctor.programs import jetson_checks, run_program
 from edge.measure.host import fingerprint
+from edge.runtime.cpu import CPUINFO, INT8_FLAGS, int8_flags
 from export.engine.process import memory_available_mib
 
 __all__ = [
@@ -26,12 +27,6 @@ __all__ = [
 
 BOARD = Path("/proc/device-tree/model")
 L4T = Path("/etc/nv_tegra_release")
-CPUINFO = Path("/proc/cpuinfo")
-# By machine: flags of /proc/cpuinfo whose instructions multiply INT8, the fastest first.
-_INT8_FLAGS = {
-    "x86_64": ("amx_int8", "avx512_vnni", "avx_vnni"),
-    "aarch64": ("i8mm", "asimddp"),
-}
 # https://developer.nvidia.com/embedded/jetpack-archive: the release of L4T by JetPack's.
 _JETPACK = {"32": "4", "35": "5", "36": "6", "38": "7"}
 _LEAST_MIB = 1024
@@ -53,10 +48,7 @@ def check_machine() -> Iterable[Check]:
 def int8_instructions() -> Check:
     """Whether the CPU multiplies INT8 faster than floats."""
     name = "INT8 instructions of the CPU"
-    wanted = _INT8_FLAGS.get(platform.machine(), ())
-    text = CPUINFO.read_text(errors="replace") if CPUINFO.is_file() else ""
-    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    found = [flag for flag in wanted if lines and flag in lines[0].split()]
+    wanted, found = INT8_FLAGS.get(platform.machine(), ()), int8_flags(CPUINFO)
     if found:
         return Check(name, "ok", ", ".join(found))
     sought = f"none of {', '.join(wanted)}" if wanted else f"unknown for {platform.machine()}"

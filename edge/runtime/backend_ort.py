@@ -14,6 +14,7 @@ from edge.artifact import read_manifest
 from edge.errors import ArtifactError, EdgeError
 from edge.onnx_metadata import LOW_KEY, read_metadata
 from edge.optional import require
+from edge.runtime.cpu import int8_flags, int8_sums_overflow
 from edge.runtime.ort_lowering import fold_weights, is_quantized, lower
 
 __all__ = ["OrtBackend"]
@@ -52,9 +53,8 @@ class OrtBackend:
         options.log_severity_level = 3
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, profile
-        if rearrange:
-            # Elsewhere than on x86 without VNNI this changes nothing; there sums of INT8 products
-            # overflow in onnxruntime's faster kernels.
+        if rearrange and int8_sums_overflow():
+            # Kernels whose sums do not overflow; with VNNI they would only take twice as long.
             options.add_session_config_entry("session.x64quantprecision", "1")
         if exact:
             # onnxruntime 1.31 drops a ReLU in front of a quantizer once weights are constants.
@@ -105,7 +105,15 @@ def _prepared(path: Path, exact: bool) -> tuple[bytes, str]:
     if exact:
         return fold_weights(model), ", Q/DQ as written"
     low = json.loads(read_metadata(path).get(LOW_KEY, "{}"))
-    return lower(model, low), ", INT8 kernels"
+    return lower(model, low), f", INT8 kernels{_instructions()}"
+
+
+def _instructions() -> str:
+    """Which instructions the INT8 kernels rest on, for the backend's name."""
+    if int8_sums_overflow():
+        return " without VNNI"
+    flags = int8_flags()
+    return f" ({flags[0]})" if flags else ""
 
 
 def _first(error: Exception) -> str:
