@@ -70,7 +70,7 @@ def measure_features(
     onnx = Path(onnx)
     spec = read_manifest(onnx).spec
     tensors = conv_inputs(require("onnx").load(str(onnx)))
-    heads = [head.tensor for head in spec.heads]
+    heads = list(spec.tensors)
     decode = Decoder(spec, multi_label=True)
     rows: list[tuple[str, list[float], Array, Array]] = []
     for name, values in activations(onnx, list(dict.fromkeys([*tensors, *heads])), arrays, threads):

@@ -35,11 +35,15 @@ class Letterbox:
             return Letterbox(source_hw, contract.hw, contract.hw, (0, 0))
         into_h, into_w = contract.hw
         # Integer arithmetic as in Darknet's letterbox_image: the tight side fills exactly.
+        # Twice the fraction plus one half rounds to the nearest.
+        nearest = contract.rounding == "nearest"
         if into_w * height < into_h * width:
-            resized = (max(1, height * into_w // width), into_w)
+            resized = (max(1, (2 * height * into_w + nearest * width) // (2 * width)), into_w)
         else:
-            resized = (into_h, max(1, width * into_h // height))
+            resized = (into_h, max(1, (2 * width * into_h + nearest * height) // (2 * height)))
         pad = ((into_w - resized[1]) // 2, (into_h - resized[0]) // 2)
+        if contract.placement == "top left":
+            pad = (0, 0)
         return Letterbox(source_hw, contract.hw, resized, pad)
 
     @property

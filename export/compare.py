@@ -24,7 +24,7 @@ from edge.measure.noise import (
     open_network,
 )
 from edge.optional import require
-from edge.runtime.ops_cpu import Decoder, Preprocessor, nms
+from edge.runtime.ops_cpu import Decoder, Preprocessor
 from edge.spec import ModelSpec
 
 __all__ = ["verify"]
@@ -123,6 +123,7 @@ def _detect(
     found = []
     for array, fit in arrays:
         tensors = network.run(array)
-        boxes = nms(decode([tensors[head.tensor] for head in spec.heads], score), 0.45, 300)
+        boxes = decode([tensors[name] for name in spec.tensors], score)
+        boxes = decode.suppress(boxes, 0.45, 300)
         found.append(Detections(fit.to_source(boxes.xyxy), boxes.score, boxes.class_id))
     return found

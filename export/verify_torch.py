@@ -34,7 +34,7 @@ def open_torch(model: str | Path, **options: Any) -> Network:
         makers.clear()
         with torch.no_grad():
             heads = module(torch.from_numpy(np.ascontiguousarray(tensor)))
-        names = [head.tensor for head in spec.heads]
+        names = list(spec.tensors)
         outputs = {
             name: head.numpy().copy()
             for name, head in zip(names, heads if len(names) > 1 else _one(heads), strict=True)
@@ -42,7 +42,7 @@ def open_torch(model: str | Path, **options: Any) -> Network:
         return {**shown, **outputs}
 
     contract = spec.contract
-    heads = frozenset(head.tensor for head in spec.heads)
+    heads = frozenset(spec.tensors)
     return Network(str(model), "fp32", run, {}, (1, 3, *contract.hw), contract.digest, heads)
 
 

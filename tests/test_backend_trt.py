@@ -33,7 +33,7 @@ SPEC = ModelSpec(
     "darknet",
     ("car",),
     InputContract((4, 6)),
-    (HeadSpec("sum", "yolo", (4, 6), ((4.0, 2.5),)),),
+    (HeadSpec.of_grid("sum", "yolo", (4, 6), ((4.0, 2.5),)),),
 )
 MANIFEST = Manifest(
     SPEC,

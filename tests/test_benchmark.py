@@ -40,7 +40,11 @@ class Timed:
         self.path, self.options = path, options
         contract = InputContract((64, 96), "stretch")
         spec = ModelSpec(
-            path.stem, "darknet", ("cat",), contract, (HeadSpec("head", "yolo", (2, 3), ((9, 9),)),)
+            path.stem,
+            "darknet",
+            ("cat",),
+            contract,
+            (HeadSpec.of_grid("head", "yolo", (2, 3), ((9, 9),)),),
         )
         sides = (TensorSpec("image", (1, 3, 64, 96)),), (TensorSpec("head", (1, 6, 2, 3)),)
         labels = ("random weights",) if path.stem.endswith("r") else ()

@@ -26,7 +26,7 @@ class Painted:
 
     def __init__(self) -> None:
         contract = InputContract((64, 64), "stretch")
-        head = HeadSpec("head", "yolo", (2, 2), ((20.0, 20.0),))
+        head = HeadSpec.of_grid("head", "yolo", (2, 2), ((20.0, 20.0),))
         spec = ModelSpec("painted", "darknet", ("cat", "dog"), contract, (head,))
         sides = (TensorSpec("image", (1, 3, 64, 64)),), (TensorSpec("head", (1, 7, 2, 2)),)
         self.manifest = Manifest(spec, "fp32", *sides, labels=("random weights",))

@@ -139,13 +139,16 @@ def _other_classes(manifest: Manifest) -> Manifest:
 
 
 def _other_grid(manifest: Manifest) -> Manifest:
-    heads = tuple(replace(head, grid_hw=(1, 1)) for head in manifest.spec.heads)
+    heads = tuple(head.at_grid((1, 1)) for head in manifest.spec.heads)
     return replace(manifest, spec=replace(manifest.spec, heads=heads))
 
 
 def _other_tensor(manifest: Manifest) -> Manifest:
-    first = replace(manifest.spec.heads[0], tensor="gone")
-    return replace(manifest, spec=replace(manifest.spec, heads=(first, *manifest.spec.heads[1:])))
+    first, *rest = manifest.spec.heads
+    (columns,) = first.layout.tensors
+    gone = replace(first.layout, tensors=(replace(columns, tensor="gone"),))
+    heads = (replace(first, layout=gone), *rest)
+    return replace(manifest, spec=replace(manifest.spec, heads=heads))
 
 
 def _swapped(manifest: Manifest) -> Manifest:

@@ -30,7 +30,7 @@ SPEC = ModelSpec(
     "darknet",
     ("car", "van"),
     InputContract((SIDE, SIDE)),
-    (HeadSpec("head", "yolo", (SIDE, SIDE), ((4.0, 2.5),)),),
+    (HeadSpec.of_grid("head", "yolo", (SIDE, SIDE), ((4.0, 2.5),)),),
 )
 CONVOLUTIONS = ("body.0.conv", "body.1.conv", "head.conv")
 

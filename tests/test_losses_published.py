@@ -28,7 +28,7 @@ def spec_of(*heads):
 
 def region_spec(activation="softmax"):
     anchors = ((10.0, 12.0), (30.0, 24.0))
-    return spec_of(HeadSpec("a", "region", (4, 6), anchors, class_activation=activation))
+    return spec_of(HeadSpec.of_grid("a", "region", (4, 6), anchors, class_activation=activation))
 
 
 def yolo_spec():
@@ -36,7 +36,7 @@ def yolo_spec():
     shapes = (((8.0, 9.0), (12.0, 20.0)), ((24.0, 20.0),), ((50.0, 40.0), (70.0, 60.0)))
     return spec_of(
         *(
-            HeadSpec(f"h{i}", "yolo", g, a)
+            HeadSpec.of_grid(f"h{i}", "yolo", g, a)
             for i, (g, a) in enumerate(zip(grids, shapes, strict=True))
         )
     )
@@ -44,7 +44,7 @@ def yolo_spec():
 
 def convdet_spec():
     anchors = ((10.0, 12.0), (40.0, 24.0))
-    return spec_of(HeadSpec("c", "convdet", (3, 5), anchors, class_activation="softmax"))
+    return spec_of(HeadSpec.of_grid("c", "convdet", (3, 5), anchors, class_activation="softmax"))
 
 
 def some_targets(seed, images=2, each=3):
@@ -318,10 +318,12 @@ def test_yolov1_is_equation_3_of_the_paper():
 def differentiable():
     """Name, loss of one tensor, and a small tensor for it."""
     targets = some_targets(9, images=1, each=2)
-    small = HeadSpec("a", "region", (2, 3), ((20.0, 22.0),), class_activation="softmax")
+    small = HeadSpec.of_grid("a", "region", (2, 3), ((20.0, 22.0),), class_activation="softmax")
     region = spec_of(small)
-    yolo = spec_of(HeadSpec("a", "yolo", (2, 3), ((20.0, 22.0),), scale_xy=1.5))
-    squeeze = spec_of(HeadSpec("a", "convdet", (2, 3), ((20.0, 22.0),), class_activation="softmax"))
+    yolo = spec_of(HeadSpec.of_grid("a", "yolo", (2, 3), ((20.0, 22.0),), scale_xy=1.5))
+    squeeze = spec_of(
+        HeadSpec.of_grid("a", "convdet", (2, 3), ((20.0, 22.0),), class_activation="softmax")
+    )
     one = some_outputs(region, 1, images=1)[0]
     no_rescore = {"rescore": False, "seen": 0}
     yield "region", lambda x: region_loss([x], targets, region, **no_rescore)[0], one
@@ -364,18 +366,18 @@ def test_gradients_are_those_of_the_loss(case):
 @pytest.mark.parametrize("kind", ["yolo", "region", "yolov1 still", "squeezedet still"])
 def test_torchs_own_gradient_check_agrees(kind):
     targets = some_targets(9, images=1, each=2)
-    head = HeadSpec("a", "yolo", (2, 2), ((20.0, 22.0),))
+    head = HeadSpec.of_grid("a", "yolo", (2, 2), ((20.0, 22.0),))
     if kind == "yolo":
         spec = spec_of(head)
         x = some_outputs(spec, 4, images=1)[0].requires_grad_()
         assert torch.autograd.gradcheck(lambda v: yolov3_loss([v], targets, spec)[0], x)
     elif kind == "region":
-        spec = spec_of(HeadSpec("a", "region", (2, 2), ((20.0, 22.0),), "softmax"))
+        spec = spec_of(HeadSpec.of_grid("a", "region", (2, 2), ((20.0, 22.0),), "softmax"))
         x = some_outputs(spec, 4, images=1)[0].requires_grad_()
         call = lambda v: region_loss([v], targets, spec, 0, rescore=False)[0]  # noqa: E731
         assert torch.autograd.gradcheck(call, x)
     elif kind == "squeezedet still":
-        spec = spec_of(HeadSpec("a", "convdet", (2, 2), ((20.0, 22.0),), "softmax"))
+        spec = spec_of(HeadSpec.of_grid("a", "convdet", (2, 2), ((20.0, 22.0),), "softmax"))
         whole = some_outputs(spec, 4, images=1)[0]
         x = whole[:, :4].clone().requires_grad_()
         call = lambda v: squeezedet_loss(torch.cat([v, whole[:, 4:]], 1), targets, spec)[0]  # noqa: E731
@@ -436,7 +438,7 @@ def test_another_input_size_changes_the_grid_and_not_the_anchors():
         spec.classes,
         InputContract((2 * H, 2 * W)),
         tuple(
-            HeadSpec(h.tensor, h.kind, (2 * h.grid_hw[0], 2 * h.grid_hw[1]), h.anchors)
+            HeadSpec.of_grid(h.tensor, h.kind, (2 * h.grid_hw[0], 2 * h.grid_hw[1]), h.anchors)
             for h in spec.heads
         ),
     )

@@ -24,7 +24,7 @@ SPEC = ModelSpec(
     "darknet",
     ("car", "Fußgänger"),
     InputContract((8, 8)),
-    (HeadSpec("head", "yolo", (8, 8), ((4.0, 2.5),)),),
+    (HeadSpec.of_grid("head", "yolo", (8, 8), ((4.0, 2.5),)),),
 )
 MANIFEST = Manifest(
     SPEC,

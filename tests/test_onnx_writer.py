@@ -129,7 +129,7 @@ def chain(*layers: nn.Module, hw: tuple[int, int] = (48, 32)) -> Any:
     with torch.no_grad():
         shape = net.eval()(torch.zeros(1, 3, *hw))[0].shape
     name = f"body.{len(layers) - 1}"
-    head = HeadSpec(name, "yolo", (shape[2], shape[3]), ((9.0, 9.0),))
+    head = HeadSpec.of_grid(name, "yolo", (shape[2], shape[3]), ((9.0, 9.0),))
     return net, ModelSpec("net", "darknet", ("a", "b"), InputContract(hw), (head,))
 
 
@@ -152,7 +152,7 @@ def test_a_norm_is_not_folded_where_its_convolution_is_read_twice(tmp_path: Path
             return (self.add(found, self.norm(found)),)
 
     torch.manual_seed(0)
-    head = HeadSpec("add", "yolo", (8, 8), ((9.0, 9.0),))
+    head = HeadSpec.of_grid("add", "yolo", (8, 8), ((9.0, 9.0),))
     spec = ModelSpec("net", "darknet", ("a", "b"), InputContract((8, 8)), (head,))
     model = assert_equals_torch(Net().eval(), spec, tmp_path / "a.onnx")
     assert sorted(operations(model)) == ["Add", "BatchNormalization", "Conv"]
@@ -276,8 +276,10 @@ def test_heads_that_are_not_the_outputs_are_refused(tmp_path: Path) -> None:
     one, two = spec.heads
     refused(module, replace(spec, heads=(two, one)), tmp_path, "the spec decodes")
     refused(module, replace(spec, heads=(one,)), tmp_path, "the spec decodes")
-    refused(module, replace(spec, heads=(replace(one, tensor="x"), two)), tmp_path, "spec decodes")
-    wrong = replace(one, grid_hw=(one.grid_hw[0] + 1, one.grid_hw[1]))
+    layout = replace(one.layout, tensors=(replace(one.layout.tensors[0], tensor="x"),))
+    gone = replace(one, layout=layout)
+    refused(module, replace(spec, heads=(gone, two)), tmp_path, "spec decodes")
+    wrong = one.at_grid((one.grid_hw[0] + 1, one.grid_hw[1]))
     refused(module, replace(spec, heads=(wrong, two)), tmp_path, "do not fit the spec")
     refused(module, replace(spec, classes=("a", "b", "c")), tmp_path, "do not fit the spec")
 
@@ -309,7 +311,7 @@ def test_a_module_that_computes_outside_of_modules_is_refused(tmp_path: Path) ->
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
             return (self.conv(images * 2),)
 
-    head = HeadSpec("conv", "yolo", (8, 8), ((9.0, 9.0),))
+    head = HeadSpec.of_grid("conv", "yolo", (8, 8), ((9.0, 9.0),))
     spec = ModelSpec("net", "darknet", ("a", "b"), InputContract((8, 8)), (head,))
     with pytest.raises((EdgeError, ValueError), match="mul"):
         write_onnx(Net(), spec, tmp_path / "a.onnx")

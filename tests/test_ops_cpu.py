@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from edge.detections import Detections
 from edge.letterbox import Letterbox
 from edge.runtime.ops_cpu import Decoder, Preprocessor, nms, preprocess
-from edge.spec import HeadSpec, InputContract, ModelSpec
+from edge.spec import HeadSpec, InputContract, ModelSpec, ScoreCoding
 from tests.support.tolerances import BLOB_ATOL, BOX_ATOL_PX, DECODE_RTOL
 
 RNG = np.random.default_rng(7)
@@ -252,7 +252,7 @@ CLASSES = ("a", "b", "c", "d")
 
 def model(kind: str, activation: str, scale_xy: float = 1.0, grids: Any = ((3, 5),)) -> ModelSpec:
     heads = tuple(
-        HeadSpec(f"head{i}", kind, grid, ANCHORS[: 3 - i], activation, scale_xy)
+        HeadSpec.of_grid(f"head{i}", kind, grid, ANCHORS[: 3 - i], activation, scale_xy)
         for i, grid in enumerate(grids)
     )
     return ModelSpec("net", "darknet", CLASSES, InputContract((96, 160)), heads)
@@ -390,7 +390,7 @@ def test_a_gate_leaves_the_same_as_no_gate() -> None:
 def test_raw_outputs_that_do_not_fit_are_refused() -> None:
     spec = DECODERS["yolo of two heads, scaled"]
     raw = heads_of(spec)
-    with pytest.raises(ValueError, match="1 raw outputs for 2 heads"):
+    with pytest.raises(ValueError, match="1 raw outputs for heads that read 2"):
         Decoder(spec)(raw[:1], 0.1)
     with pytest.raises(ValueError):
         Decoder(spec)([raw[0][:, :-1], raw[1]], 0.1)
@@ -398,8 +398,8 @@ def test_raw_outputs_that_do_not_fit_are_refused() -> None:
 
 def test_heads_of_different_activations_are_refused() -> None:
     spec = DECODERS["yolo of two heads, scaled"]
-    mixed = (spec.heads[0], replace(spec.heads[1], class_activation="softmax"))
-    with pytest.raises(ValueError, match="different class activations"):
+    mixed = (spec.heads[0], replace(spec.heads[1], score=ScoreCoding("softmax")))
+    with pytest.raises(ValueError, match="different codings"):
         Decoder(replace(spec, heads=mixed))
 
 

@@ -149,7 +149,7 @@ ANCHORS = ((10.0, 14.0), (23.0, 27.0), (37.0, 58.0))  # each head begins with an
 def model(kind: Any, activation: Any, classes: int = 4, scale_xy: float = 1.0) -> ModelSpec:
     grids = ((3, 5), (6, 7), (1, 1))
     heads = tuple(
-        HeadSpec(f"head{i}", kind, grid, ANCHORS[i:], activation, scale_xy)
+        HeadSpec.of_grid(f"head{i}", kind, grid, ANCHORS[i:], activation, scale_xy)
         for i, grid in enumerate(grids)
     )
     names = tuple(f"c{i}" for i in range(classes))

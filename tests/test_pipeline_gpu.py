@@ -29,7 +29,7 @@ SPEC = ModelSpec(
     "darknet",
     ("a", "b", "c"),
     InputContract(HW),
-    tuple(HeadSpec(f"head{i}", "yolo", grid, ANCHORS) for i, grid in enumerate(GRIDS)),
+    tuple(HeadSpec.of_grid(f"head{i}", "yolo", grid, ANCHORS) for i, grid in enumerate(GRIDS)),
 )
 SHAPES = {"images": (1, 3, *HW)} | {f"head{i}": (1, 16, *grid) for i, grid in enumerate(GRIDS)}
 MANIFEST = Manifest(

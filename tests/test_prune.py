@@ -235,9 +235,9 @@ def test_norms_measured_anew_are_the_pictures_own() -> None:
 
 
 HEADS = (
-    HeadSpec("a", "yolo", (3, 4), ((9.0, 9.0), (5.0, 5.0))),
-    HeadSpec("a", "region", (3, 4), ((9.0, 9.0), (5.0, 5.0)), class_activation="softmax"),
-    HeadSpec("a", "convdet", (3, 4), ((9.0, 9.0), (5.0, 5.0)), class_activation="softmax"),
+    HeadSpec.of_grid("a", "yolo", (3, 4), ((9.0, 9.0), (5.0, 5.0))),
+    HeadSpec.of_grid("a", "region", (3, 4), ((9.0, 9.0), (5.0, 5.0)), class_activation="softmax"),
+    HeadSpec.of_grid("a", "convdet", (3, 4), ((9.0, 9.0), (5.0, 5.0)), class_activation="softmax"),
 )
 
 

@@ -112,7 +112,14 @@ def test_manifest_size_and_checksum_are_the_files(
     assert result["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert result["contract_digest"] == loaded.spec.contract.digest
     out = capsys.readouterr().out
-    for fact in ("random weights", "10x14 23x27", "1x3x32x64", "seed 0", result["sha256"], "yolo"):
+    for fact in (
+        "random weights",
+        "10x14 23x27",
+        "1x3x32x64",
+        "seed 0",
+        result["sha256"],
+        "sigmoid",
+    ):
         assert fact in out
 
 

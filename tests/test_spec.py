@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields, replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -11,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import ArtifactError
-from edge.spec import PRECISIONS, HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
+from edge.spec import (
+    PRECISIONS,
+    BoxCoding,
+    Columns,
+    HeadSpec,
+    InputContract,
+    Layout,
+    Level,
+    Manifest,
+    ModelSpec,
+    ScoreCoding,
+    TensorSpec,
+)
 
 side = st.integers(1, 5000)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -26,9 +39,11 @@ contracts = st.builds(
     channel_order=st.sampled_from(("RGB", "BGR")),
     mean=triple,
     scale=triple,
+    placement=st.sampled_from(("centre", "top left")),
+    rounding=st.sampled_from(("down", "nearest")),
 )
-heads = st.builds(
-    HeadSpec,
+own_heads = st.builds(
+    HeadSpec.of_grid,
     tensor=text,
     kind=st.sampled_from(("region", "yolo", "convdet")),
     grid_hw=st.tuples(side, side),
@@ -36,6 +51,47 @@ heads = st.builds(
     class_activation=st.sampled_from(("softmax", "sigmoid", "linear")),
     scale_xy=finite,
 )
+levels = st.builds(
+    Level,
+    grid_hw=st.tuples(side, side),
+    anchors=st.lists(st.tuples(finite, finite), min_size=1, max_size=4).map(tuple),
+    stride=st.none() | st.floats(1, 128),
+)
+foreign_heads = st.builds(
+    HeadSpec,
+    st.builds(
+        Layout,
+        tensors=st.just((Columns("boxes", ("other", "box")), Columns("scores", ("classes",)))),
+        axis=st.sampled_from(("first", "last")),
+        anchors=st.sampled_from(("outer", "inner")),
+        shared_classes=st.booleans(),
+        suppressed=st.booleans(),
+    ),
+    st.builds(
+        BoxCoding,
+        form=st.sampled_from(("grid", "priors", "distances")),
+        levels=st.lists(levels, min_size=1, max_size=3).map(tuple),
+        activation=st.sampled_from(("sigmoid", "tanh", "none")),
+        stretch=finite,
+        shift=finite,
+        margin=st.integers(0, 1),
+        size=st.sampled_from(("exp", "sigmoid", "none")),
+        squared=st.booleans(),
+        variances=st.tuples(finite, finite),
+        clip=st.booleans(),
+        unit=st.sampled_from(("cells", "pixels", "input")),
+        order=st.sampled_from(("xy", "yx")),
+    ),
+    st.builds(
+        ScoreCoding,
+        classes=st.sampled_from(("sigmoid", "softmax", "none")),
+        objectness=st.sampled_from(("sigmoid", "none")),
+        powers=st.tuples(st.floats(0.1, 2), st.floats(0.1, 2)),
+        background=st.sampled_from(("first", "last", None)),
+        first_label=st.integers(0, 1),
+    ),
+)
+heads = own_heads | foreign_heads
 specs = st.builds(
     ModelSpec,
     name=text,
@@ -62,7 +118,7 @@ manifests = st.builds(
 )
 
 CONTRACT = InputContract((416, 320))
-HEAD = HeadSpec("head", "yolo", (13, 10), ((10.0, 14.0), (23.0, 27.0)))
+HEAD = HeadSpec.of_grid("head", "yolo", (13, 10), ((10.0, 14.0), (23.0, 27.0)))
 SPEC = ModelSpec("net", "darknet", ("cat", "dog"), CONTRACT, (HEAD,))
 MANIFEST = Manifest(
     SPEC,
@@ -91,6 +147,8 @@ def test_manifest_survives_json_whole(manifest: Manifest) -> None:
         {"channel_order": "BGR"},
         {"mean": (0.0, 0.0, 1e-9)},
         {"scale": (1 / 255, 1 / 255, 1 / 256)},
+        {"placement": "top left"},
+        {"rounding": "nearest"},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -104,7 +162,8 @@ def test_every_field_of_the_contract_goes_into_the_digest() -> None:
     object.__setattr__(other, "interpolation", "cubic")
     assert other.digest != CONTRACT.digest
     tested = {"hw", "resize", "pad_value", "channel_order", "mean", "scale", "interpolation"}
-    assert {field.name for field in fields(InputContract)} == tested
+    later = {"placement", "rounding"}
+    assert {field.name for field in fields(InputContract)} == tested | later
 
 
 def test_equal_contracts_have_one_digest() -> None:
@@ -114,7 +173,10 @@ def test_equal_contracts_have_one_digest() -> None:
 
 
 def test_digest_is_stable_between_processes_and_versions() -> None:
-    canonical = json.dumps(asdict(CONTRACT), sort_keys=True, separators=(",", ":"))
+    fields_of_then = asdict(CONTRACT)
+    del fields_of_then["placement"], fields_of_then["rounding"]
+    canonical = json.dumps(fields_of_then, sort_keys=True, separators=(",", ":"))
+    assert CONTRACT.digest == sha256(canonical.encode()).hexdigest()
     assert '"mean":[0.0,0.0,0.0]' in canonical
     assert InputContract((416, 320)).digest == CONTRACT.digest
     assert CONTRACT.digest == "7d6533d812869405e1e72c25021fe859aaa13d7fe08a01b0d0a72d64182b2bfb"
@@ -168,12 +230,24 @@ def _without(path: tuple[Any, ...], value: object = None) -> str:
         (("precision",), "int4"),
         (("inputs",), 5),
         (("spec", "heads"), []),
-        (("spec", "heads", 0, "kind"), "ssd"),
-        (("spec", "heads", 0, "anchors"), []),
-        (("spec", "heads", 0, "anchors"), [[1.0, [2.0]]]),
-        (("spec", "heads", 0, "anchors"), [[1.0]]),
-        (("spec", "heads", 0, "anchors"), [[1.0, float("nan")]]),
-        (("spec", "heads", 0, "grid_hw"), [0, 4]),
+        (("spec", "heads", 0, "layout"), None),
+        (("spec", "heads", 0, "layout", "axis"), "middle"),
+        (("spec", "heads", 0, "layout", "anchors"), "beside"),
+        (("spec", "heads", 0, "layout", "tensors"), []),
+        (("spec", "heads", 0, "layout", "tensors", 0, "holds"), []),
+        (("spec", "heads", 0, "layout", "tensors", 0, "holds"), ["box", "box", "classes"]),
+        (("spec", "heads", 0, "layout", "tensors", 0, "holds"), ["box", "angle"]),
+        (("spec", "heads", 0, "box", "form"), "polar"),
+        (("spec", "heads", 0, "box", "activation"), "relu"),
+        (("spec", "heads", 0, "box", "levels"), []),
+        (("spec", "heads", 0, "box", "levels", 0, "anchors"), []),
+        (("spec", "heads", 0, "box", "levels", 0, "anchors"), [[1.0, [2.0]]]),
+        (("spec", "heads", 0, "box", "levels", 0, "anchors"), [[1.0]]),
+        (("spec", "heads", 0, "box", "levels", 0, "anchors"), [[1.0, float("nan")]]),
+        (("spec", "heads", 0, "box", "levels", 0, "grid_hw"), [0, 4]),
+        (("spec", "heads", 0, "box", "levels", 0, "stride"), 0),
+        (("spec", "heads", 0, "score", "classes"), "relu"),
+        (("spec", "heads", 0, "score", "powers"), [0, 1]),
         (("spec", "classes"), []),
         (("spec", "contract", "hw"), [0, 4]),
         (("spec", "contract", "hw"), ["a", "b"]),
@@ -186,6 +260,54 @@ def _without(path: tuple[Any, ...], value: object = None) -> str:
 def test_missing_and_wrong_fields_are_refused(path: tuple[Any, ...], value: object) -> None:
     with pytest.raises(ArtifactError, match="not a manifest"):
         Manifest.from_json(_without(path, value))
+
+
+def old_head(**changed: Any) -> dict[str, Any]:
+    """A head as manifests of schema 1 have it."""
+    return {
+        "tensor": "head",
+        "kind": "yolo",
+        "grid_hw": [13, 10],
+        "anchors": [[10.0, 14.0], [23.0, 27.0]],
+        "class_activation": "sigmoid",
+        "scale_xy": 1.0,
+        **changed,
+    }
+
+
+def of_schema_1(**changed: Any) -> str:
+    data = json.loads(MANIFEST.to_json()) | {"schema": 1}
+    data["spec"]["heads"] = [old_head(**changed)]
+    for later in ("placement", "rounding"):
+        del data["spec"]["contract"][later]
+    return json.dumps(data)
+
+
+def test_manifests_of_schema_1_are_read() -> None:
+    assert replace(Manifest.from_json(of_schema_1()), schema=MANIFEST.schema) == MANIFEST
+    head = Manifest.from_json(of_schema_1(kind="convdet", class_activation="softmax")).spec.heads[0]
+    assert head.kind == "convdet" and head.score.classes == "softmax"
+    head = Manifest.from_json(of_schema_1(kind="region", class_activation="linear")).spec.heads[0]
+    assert head.score.classes == "none"
+    head = Manifest.from_json(of_schema_1(scale_xy=1.05)).spec.heads[0]
+    assert head.kind == "yolo" and head.scale_xy == head.box.stretch == 1.05
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "ssd"},
+        {"anchors": []},
+        {"anchors": [[1.0, [2.0]]]},
+        {"anchors": [[1.0]]},
+        {"anchors": [[1.0, float("nan")]]},
+        {"grid_hw": [0, 4]},
+        {"class_activation": "relu"},
+    ],
+)
+def test_wrong_fields_of_schema_1_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match="not a manifest"):
+        Manifest.from_json(of_schema_1(**wrong))
 
 
 @pytest.mark.parametrize(

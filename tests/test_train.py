@@ -38,14 +38,14 @@ HW = (64, 96)
 
 
 def yolo_spec(scale_xy=2.0):
-    small = HeadSpec("a", "yolo", (8, 12), ((10.0, 12.0), (16.0, 30.0)), scale_xy=scale_xy)
-    large = HeadSpec("b", "yolo", (4, 6), ((40.0, 24.0),), scale_xy=scale_xy)
+    small = HeadSpec.of_grid("a", "yolo", (8, 12), ((10.0, 12.0), (16.0, 30.0)), scale_xy=scale_xy)
+    large = HeadSpec.of_grid("b", "yolo", (4, 6), ((40.0, 24.0),), scale_xy=scale_xy)
     return ModelSpec("tiny", "darknet", ("x", "y", "z"), InputContract(HW), (small, large))
 
 
 def convdet_spec():
     anchors = ((10.0, 12.0), (16.0, 30.0), (40.0, 24.0))
-    head = HeadSpec("c", "convdet", (4, 6), anchors, class_activation="softmax")
+    head = HeadSpec.of_grid("c", "convdet", (4, 6), anchors, class_activation="softmax")
     return ModelSpec("tiny", "squeezedet", ("x", "y", "z"), InputContract(HW, "stretch"), (head,))
 
 

@@ -194,7 +194,7 @@ def kitti(folder, lines):
 
 
 def car_spec(resize="letterbox", hw=(40, 40)):
-    head = HeadSpec("h", "yolo", (5, 5), ((8.0, 8.0),))
+    head = HeadSpec.of_grid("h", "yolo", (5, 5), ((8.0, 8.0),))
     return ModelSpec("cars", "darknet", ("car", "bus"), InputContract(hw, resize), (head,))
 
 
@@ -259,7 +259,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_data_without_boxes_is_ref
 @pytest.mark.parametrize("name", ["coco/val", "bccd", "aix", "kitti"])
 def test_every_format_of_labels_gives_batches(edge_data, name):
     dataset = open_dataset(edge_data / name, limit=3)
-    head = HeadSpec("h", "yolo", (8, 8), ((16.0, 16.0),))
+    head = HeadSpec.of_grid("h", "yolo", (8, 8), ((16.0, 16.0),))
     spec = ModelSpec("any", "darknet", dataset.classes, InputContract((64, 64)), (head,))
     pictures, _, items = read_pictures(dataset, spec)
     images, targets = make_batch(BatchMaker(pictures, spec, len(pictures), seed=0), 0)

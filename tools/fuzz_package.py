@@ -48,7 +48,7 @@ class Result:
 def tiny_package(coding: str = "ans") -> bytes:
     """A package of two small shared layers and their biases."""
     rng = np.random.default_rng(0)
-    head = HeadSpec("b", "yolo", (2, 2), ((8.0, 8.0),))
+    head = HeadSpec.of_grid("b", "yolo", (2, 2), ((8.0, 8.0),))
     spec = ModelSpec("tiny", "darknet", ("a",), InputContract((32, 32)), (head,))
     tensors: dict[str, Codebook | np.ndarray] = {}
     for name, shape in (("a", (8, 3, 3, 3)), ("b", (6, 8, 1, 1))):

@@ -54,7 +54,7 @@ def camera(
     baseline: str | Path | None = None,
     baseline_share: float = 0.2,
     score: float | None = None,
-    iou: float = 0.45,
+    iou: float | None = None,
     threads: int | None = None,
     exact: bool = False,
     track: bool = False,
@@ -190,7 +190,7 @@ def _lanes(path: Path, sources: Sequence[Source], threads: int | None) -> int:
 
 
 def _detector(
-    path: Path, sources: Sequence[Source], *, score: float | None, iou: float, **cpu: Any
+    path: Path, sources: Sequence[Source], *, score: float | None, iou: float | None, **cpu: Any
 ) -> Detector:
     detector = Detector.open(path, score=score, iou=iou, **cpu_options(path, **cpu))
     # The first run of a session is slow; no frame shall wait for it.

@@ -29,7 +29,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=float, default=5.0, metavar="N", help="of each artifact (%(default)s)")
     add("--rounds", type=int, default=10, metavar="N", help="turns of each (%(default)s)")
     add("--score", type=float, default=0.25, metavar="S", help="leave out lower (%(default)s)")
-    add("--iou", type=float, default=0.45, metavar="I", help="of suppression (%(default)s)")
+    add(
+        "--iou",
+        type=float,
+        metavar="I",
+        help="IoU above which two boxes of one class count as one object (0.45, or what an "
+        "imported network was made for)",
+    )
     add("--threads", type=int, default=2, metavar="N", help="CPU threads (%(default)s)")
     add("--cores", type=_numbers, default=[], metavar="0,1", help="stay on these CPU cores")
     add("--layers", action="store_true", help="show which layers take the time")

@@ -75,7 +75,13 @@ def _detector_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the time for the baseline; 1: on every frame (%(default)s)",
     )
     add("--score", type=_share, metavar="S", help="leave out lower (the artifact's own, or 0.25)")
-    add("--iou", type=_share, default=0.45, metavar="I", help="of suppression (%(default)s)")
+    add(
+        "--iou",
+        type=_share,
+        metavar="I",
+        help="IoU above which two boxes of one class count as one object (0.45, or what an "
+        "imported network was made for)",
+    )
     threads_option(parser)
     add("--exact-int8", action="store_true", help="Q/DQ graphs as TensorRT computes them")
     add("--track", action="store_true", help="number the objects and count them")

@@ -60,7 +60,7 @@ def detect(
     images: Sequence[str | Path],
     *,
     score: float | None = None,
-    iou: float = 0.45,
+    iou: float | None = None,
     multi_label: bool = False,
     json_path: str | Path | None = None,
     draw_dir: str | Path | None = None,

@@ -184,9 +184,9 @@ def threshold_options(parser: argparse.ArgumentParser, score: float | None) -> N
     parser.add_argument(
         "--iou",
         type=share,
-        default=0.45,
         metavar="I",
-        help="boxes of one class that overlap more count as one (%(default)s)",
+        help="IoU above which two boxes of one class count as one object (0.45, or what an "
+        "imported network was made for)",
     )
 
 

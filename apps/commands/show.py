@@ -20,7 +20,7 @@ from edge.errors import ArtifactError, MissingDependency
 from edge.files import sha256_of, write_json
 from edge.optional import require
 from edge.reporting import say
-from edge.spec import Manifest
+from edge.spec import BoxCoding, Manifest, ScoreCoding
 
 __all__ = ["arguments", "print_artifact", "run", "show_artifact"]
 
@@ -208,17 +208,34 @@ def _print_network(result: dict[str, Any]) -> None:
         *(package_rows(result) if result["kind"] == "package" else ()),
     ]
     listing(Path(result["file"]).name, ("", ""), rows)
-    heads = [
+    listing("heads", ("tensors", "candidates", "boxes", "anchors, pixels", "scores"), _heads(spec))
+
+
+def _heads(spec: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each head: its three parts, in the words of `edge.spec`."""
+    return [
         (
-            head["tensor"],
-            head["kind"],
-            f"{head['grid_hw'][1]}x{head['grid_hw'][0]}",
-            " ".join(f"{w:g}x{h:g}" for w, h in head["anchors"]),
-            head["class_activation"],
+            ", ".join(
+                f"{t['tensor']} ({', '.join(t['holds'])})" for t in head["layout"]["tensors"]
+            ),
+            ", ".join(f"{x['grid_hw'][1]}x{x['grid_hw'][0]}" for x in head["box"]["levels"])
+            or f"{head['layout']['rows']} rows",
+            _set(head["box"], ("levels", "form")),
+            "; ".join(
+                " ".join(f"{w:g}x{h:g}" for w, h in level["anchors"])
+                for level in head["box"]["levels"]
+            ),
+            _set(head["score"], ()),
         )
         for head in spec["heads"]
     ]
-    listing("heads", ("tensor", "kind", "grid", "anchors, pixels", "classes"), heads)
+
+
+def _set(part: dict[str, Any], skip: Sequence[str]) -> str:
+    """The fields that are not at their defaults."""
+    default = asdict(BoxCoding("corners") if "form" in part else ScoreCoding())
+    own = [f"{key} {part[key]}" for key in part if key not in skip and part[key] != default[key]]
+    return ", ".join([*([part["form"]] if "form" in part else [part["classes"]]), *own])
 
 
 def _file_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -256,8 +273,9 @@ def _tensors(tensors: Sequence[dict[str, Any]]) -> str:
 def _frames(contract: dict[str, Any]) -> str:
     height, width = contract["hw"]
     mean, scale = (" ".join(f"{v:g}" for v in contract[key]) for key in ("mean", "scale"))
+    where = {"centre": "", "top left": " at the top left"}[contract["placement"]]
     return (
-        f"{contract['resize']} to {width}x{height}, {contract['interpolation']}, "
+        f"{contract['resize']} to {width}x{height}{where}, {contract['interpolation']}, "
         f"{contract['channel_order']}, pad {contract['pad_value']}, (p - {mean}) * {scale}"
     )
 

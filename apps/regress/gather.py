@@ -114,8 +114,7 @@ def gather(suite: Suite, dataset: Dataset, digest: str) -> Gathered:
     _judge(suite, dataset, gathered)
     for entry in suite.entries:
         gathered.noises[entry.name] = _noise(entry, suite, dataset)
-        heads = read_manifest(entry.path).spec.heads
-        gathered.heads[entry.name] = {head.tensor for head in heads}
+        gathered.heads[entry.name] = set(read_manifest(entry.path).spec.tensors)
     runners, warnings, gathered.camera = _time(suite)
     for entry in suite.entries:
         gathered.measurements[entry.name] = _measurement(

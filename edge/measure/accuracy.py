@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 # A low score keeps the whole curve; an anchor counts for each of its classes, as in Darknet.
-OPTIONS: dict[str, Any] = {"score": 0.005, "iou": 0.45, "limit": 500, "multi_label": True}
+OPTIONS: dict[str, Any] = {"score": 0.005, "limit": 500, "multi_label": True}
 
 
 @dataclass(frozen=True, eq=False)

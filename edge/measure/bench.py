@@ -37,7 +37,7 @@ def bench(
     frames: int | None = None,
     rounds: int = ROUNDS,
     score: float = 0.25,
-    iou: float = 0.45,
+    iou: float | None = None,
     threads: int = 2,
     cores: Sequence[int] = (),
     compare: str | Path | None = None,
@@ -125,7 +125,7 @@ def _start(
     path: Path,
     held: Sequence[NDArray[np.uint8]],
     score: float,
-    iou: float,
+    iou: float | None,
     threads: int,
 ) -> Runner:
     runner = open_runner(path, held[0], threads, score=score, iou=iou)

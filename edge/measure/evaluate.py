@@ -35,7 +35,7 @@ def evaluate(
     *,
     images: int | None = None,
     score: float = 0.005,
-    iou: float = 0.45,
+    iou: float | None = None,
     limit: int = 500,
     multi_label: bool = True,
     threads: int | None = None,
@@ -51,7 +51,7 @@ def evaluate(
     Args:
         data: as `open_dataset` takes it; `scenes` are fresh ones of the built-in world.
         images: take at most so many, spread evenly.
-        score, iou, limit: of the detector; a low score keeps the whole curve.
+        score, iou, limit: of the `Detector`; a low score keeps the whole curve.
         multi_label: let an anchor count for each of its classes, as Darknet's own evaluation does.
         threads: of the CPU backend.
         exact: run a Q/DQ graph as TensorRT computes it, not on the CPU's own INT8 kernels.
@@ -101,6 +101,7 @@ def evaluate(
             "voc": _voc(dataset, found[0], spec.classes),
             "data": dataset.source,
             **options,
+            "iou": detectors[0].iou,
             "skipped": skipped,
             "dropped": dataset.dropped,
             "calibrated_on": seen,

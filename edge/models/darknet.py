@@ -200,7 +200,7 @@ def _head_spec(head: _Head, hw: tuple[int, int]) -> HeadSpec:
     if region:
         _refuse_odd_regions(section)
     softmax = region and section.integer("softmax", 0)
-    return HeadSpec(
+    return HeadSpec.of_grid(
         tensor=head.tensor,
         kind="region" if region else "yolo",
         grid_hw=(rows, columns),

@@ -252,7 +252,11 @@ def _heads(config: SqueezeDetConfig) -> tuple[HeadSpec, ...]:
     for _ in range(1 + len(config.pools)):
         grid = _halved(grid)
     if not config.pyramid:
-        return (HeadSpec("convdet", "convdet", grid, config.anchors, class_activation="softmax"),)
+        return (
+            HeadSpec.of_grid(
+                "convdet", "convdet", grid, config.anchors, class_activation="softmax"
+            ),
+        )
     levels = len(config.pyramid)
     each = len(config.anchors) // levels
     heads = []
@@ -260,5 +264,5 @@ def _heads(config: SqueezeDetConfig) -> tuple[HeadSpec, ...]:
         factor = 2.0 ** (levels - 2 - level)
         hw = (int(grid[0] * factor), int(grid[1] * factor))
         anchors = config.anchors[level * each : (level + 1) * each]
-        heads.append(HeadSpec(f"pyramid.head{level}", "yolo", hw, anchors, scale_xy=2.0))
+        heads.append(HeadSpec.of_grid(f"pyramid.head{level}", "yolo", hw, anchors, scale_xy=2.0))
     return tuple(heads)

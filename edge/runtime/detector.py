@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge.detections import Detections
 from edge.errors import ArtifactError
+from edge.reporting import say
 from edge.runtime.backend import Backend, open_backend
 from edge.runtime.pipeline_cpu import HostPipeline
 from edge.spec import InputContract, Manifest, ModelSpec
@@ -18,6 +19,7 @@ from edge.spec import InputContract, Manifest, ModelSpec
 __all__ = ["Detector"]
 
 _SCORE = 0.25
+_IOU = 0.45
 
 
 class Detector:
@@ -36,7 +38,7 @@ class Detector:
         backend: Backend,
         *,
         score: float | None = None,
-        iou: float = 0.45,
+        iou: float | None = None,
         limit: int = 300,
         contract: InputContract | None = None,
         multi_label: bool = False,
@@ -46,6 +48,7 @@ class Detector:
 
         Args:
             score: by default what was fitted to the artifact, else 0.25.
+            iou: by default what the network was made for, where that is known, else 0.45.
             device: of an engine alone, see `DevicePipeline`: `layout`, `use_graph`.
 
         Raises:
@@ -60,7 +63,9 @@ class Detector:
         _check_bindings(backend.manifest)
         fitted = backend.manifest.score
         self.score = score if score is not None else _SCORE if fitted is None else fitted
-        self.backend, self.iou, self.limit = backend, iou, limit
+        made_for = backend.manifest.iou
+        self.iou = iou if iou is not None else _IOU if made_for is None else made_for
+        self.backend, self.limit = backend, limit
         self.contract = contract
         self.pipeline: Any = _pipeline(backend, contract, limit, multi_label, device)
 
@@ -69,7 +74,7 @@ class Detector:
         artifact: str | Path,
         *,
         score: float | None = None,
-        iou: float = 0.45,
+        iou: float | None = None,
         limit: int = 300,
         contract: InputContract | None = None,
         multi_label: bool = False,
@@ -80,7 +85,8 @@ class Detector:
         Args:
             score: detections at or below it are left out, 0..1; by default what was fitted to the
                 artifact, else 0.25.
-            iou: two boxes of a class that overlap more count as one, 0..1.
+            iou: two boxes of a class that overlap more count as one, 0..1; by default what the
+                network was made for, where that is known, else 0.45.
             limit: detections per frame at most.
             contract: overrides the artifact's own, for trying another; same input size.
             multi_label: see `Decoder`; evaluations use it, a camera does not.
@@ -151,7 +157,11 @@ def _pipeline(
     multi_label: bool,
     device: dict[str, Any],
 ) -> Any:
-    if not backend.on_device:
+    spec = backend.manifest.spec
+    foreign = any(head.kind == "foreign" for head in spec.heads)
+    if backend.on_device and foreign:
+        say(f"{spec.name}: the GPU's kernels do not read its heads; the CPU decodes them")
+    if not backend.on_device or foreign:
         if device:
             raise ValueError(f"{backend.name} has no {', '.join(sorted(device))}")
         return HostPipeline(backend, contract, multi_label=multi_label)
@@ -162,11 +172,10 @@ def _pipeline(
 
 def _check_bindings(manifest: Manifest) -> None:
     """Heads and outputs must tell one story, in one order, or decoding reads foreign numbers."""
-    classes = len(manifest.spec.classes)
-    heads = [(head.tensor, (head.channels(classes), *head.grid_hw)) for head in manifest.spec.heads]
-    outputs = [(tensor.name, tensor.shape[1:]) for tensor in manifest.outputs]
-    if heads != outputs:
+    wrong = manifest.misfit()
+    if wrong:
+        outputs = [(tensor.name, tensor.shape[1:]) for tensor in manifest.outputs]
         raise ArtifactError(
-            f"{manifest.spec.name}: its heads decode {heads}, the graph's outputs are {outputs}; "
+            f"{manifest.spec.name}: its heads decode {wrong}, the graph's outputs are {outputs}; "
             "export the model again"
         )

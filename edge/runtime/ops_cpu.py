@@ -6,7 +6,11 @@ buffers, `Decoder` its grids.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +19,7 @@ from numpy.typing import NDArray
 from edge.detections import Detections
 from edge.letterbox import Letterbox
 from edge.runtime.ort_nms import kept_by_class
-from edge.spec import HeadSpec, InputContract, ModelSpec
+from edge.spec import BoxCoding, HeadSpec, Holds, InputContract, ModelSpec
 
 __all__ = ["MAX_CANDIDATES", "Decoder", "Preprocessor", "nms", "preprocess"]
 
@@ -125,66 +129,169 @@ def _exponentials(picked: Array, top: Array) -> Array:
     return rows
 
 
+class _Part(NamedTuple):
+    """One kind of columns in one tensor: where it begins, and columns to the next anchor."""
+
+    source: int
+    column: int
+    step: int
+    width: int
+
+
 class _Head:
     """One head's constants and how its candidates are picked.
 
-    `table` (3, 2, anchors * cells) holds for each candidate what its box is made of, in pixels of
-    the network's input: origin and step of its centre, and half its anchor, across and down.
+    `table` (3, 2, candidates) holds for each candidate what its box is made of, in pixels of the
+    network's input: origin and step of its centre, and half its anchor, across and down. A head
+    without levels has none.
+
+    Args:
+        first: number of its first tensor among all heads' tensors.
     """
 
-    def __init__(self, head: HeadSpec, classes: int, contract: InputContract) -> None:
-        self.kind, self.classes = head.kind, classes
-        self.count, (rows, columns) = len(head.anchors), head.grid_hw
-        self.cells = rows * columns
-        self.shape = (self.count, 5 + classes, self.cells)
-        height, width = contract.hw
-        at = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=2).reshape(-1, 2)
-        anchors = np.asarray(head.anchors, np.float64)[:, None]
-        if head.kind == "convdet":
-            # Upstream SqueezeDet spreads the anchors' centres over W/(columns + 1) steps.
-            origin, step = (at + 1) * (width / (columns + 1), height / (rows + 1)), anchors
-        else:
-            stride = np.array((width / columns, height / rows))
-            origin = (at - (head.scale_xy - 1) / 2) * stride
-            step = (head.scale_xy * stride)[None, None]
-        parts = [np.broadcast_to(part, (self.count, self.cells, 2)) for part in (origin, step)]
-        parts.append(np.broadcast_to(anchors / 2, parts[0].shape))
-        table = np.concatenate(parts, axis=2).reshape(-1, 3, 2).transpose(1, 2, 0)
-        self.table = np.ascontiguousarray(table, np.float32)
-        self._nothing = np.empty((0, 5 + classes), np.float32), self.table[:, :, :0]
-        self._passed = np.empty((self.count, self.cells), np.bool_)
+    def __init__(self, head: HeadSpec, first: int, classes: int, contract: InputContract) -> None:
+        self.count = head.side_by_side
+        self.rows = head.candidates // self.count
+        self._last = head.layout.axis == "last"
+        self._exact = self.count > 1 or head.kind != "foreign"
+        each = [(head.columns(tensor, classes), tensor.tensor) for tensor in head.layout.tensors]
+        self._needed = [
+            (number, needed * self.rows, tensor, needed)
+            for number, (needed, tensor) in enumerate(each, first)
+        ]
+        self._parts = _parts(head, first, classes)
+        order = [kind for kind in _ORDER if kind in self._parts]
+        # Columns that lie side by side already are taken in one go.
+        chosen = [self._parts[kind] for kind in order]
+        width = sum(part.width for part in chosen)
+        self._together = all(
+            left.source == right.source
+            and left.column + left.width == right.column
+            and left.step == right.step
+            for left, right in pairwise(chosen)
+        )
+        self._picks = [chosen[0]._replace(width=width)] if self._together else chosen
+        self._objectness = self._parts.get("objectness")
+        self._objectness_at = chosen[0].width if self._together else 0
+        self._softmax = head.score.classes == "softmax"
+        background = head.score.background
+        self._real = slice(background == "first", -1 if background == "last" else None)
+        self.table = _table(head, contract) if head.box.levels else None
+        nowhere = None if self.table is None else self.table[:, :, :0]
+        self._nothing = np.empty((0, width), np.float32), nowhere
+        self._passed = np.empty((self.count, self.rows), np.bool_)
         self._passed_flat = self._passed.reshape(-1)
 
-    def pick(self, raw: NDArray[Any], gate: float) -> tuple[Array, Array]:
-        """Raw numbers (M, 4 + 1 + C) of what can pass `gate` (a logit), and its table (3, 2, M).
+    def _view(self, raw: Sequence[NDArray[Any]], part: _Part) -> NDArray[Any]:
+        """(anchors, width, rows) of one kind, without a copy."""
+        array = np.ascontiguousarray(raw[part.source])
+        item = array.itemsize
+        across, down = (self.rows, 1) if self._last else (1, array.size // self.rows)
+        view: NDArray[Any] = np.ndarray(
+            (self.count, part.width, self.rows),
+            array.dtype,
+            array,
+            part.column * across * item,
+            (part.step * across * item, across * item, down * item),
+        )
+        return view
 
-        A score is objectness times class probability, so objectness alone can rule a box out,
-        before its classes are looked at.
+    def pick(
+        self, raw: Sequence[NDArray[Any]], gates: tuple[float, float]
+    ) -> tuple[Array, Array | None]:
+        """Raw numbers (M, columns) of what can pass, by `_ORDER`, and its table (3, 2, M).
+
+        A score is a product, so objectness alone can rule a box out before its classes are looked
+        at: `gates` are the least raw objectness and the least raw class.
+
+        Raises:
+            ValueError: a tensor's size is not the spec's.
         """
-        if self.kind == "convdet":
-            return self._pick_convdet(raw, gate)
-        grid = raw.reshape(self.shape)
-        np.greater(grid[:, 4], gate, out=self._passed)
+        self._check(raw)
+        views = [self._view(raw, part) for part in self._picks]
+        whole = views[0]
+        if self._objectness is not None:
+            own = whole if self._together else self._view(raw, self._objectness)
+            np.greater(own[:, self._objectness_at], gates[0], out=self._passed)
+        else:
+            own = self._view(raw, self._parts["classes"])
+            np.greater(self._top(own), gates[1], out=self._passed)
         index = self._passed_flat.nonzero()[0]
         if not len(index):
             return self._nothing
-        anchor, cell = np.divmod(index, self.cells)
-        return grid[anchor, :, cell], self.table.take(index, axis=2)
+        anchor, row = np.divmod(index, self.rows)
+        table = None if self.table is None else self.table.take(index, axis=2)
+        if self._together:
+            return whole[anchor, :, row], table
+        return np.concatenate([view[anchor, :, row] for view in views], axis=1), table
 
-    def _pick_convdet(self, raw: NDArray[Any], gate: float) -> tuple[Array, Array]:
-        """Upstream's layout: all class logits, all confidences, all deltas; each by anchor."""
-        k, c = self.count, self.classes
-        flat = raw.reshape(k * (c + 5), self.cells)
-        confidence = flat[k * c : k * (c + 1)]
-        np.greater(confidence, gate, out=self._passed)
-        index = self._passed_flat.nonzero()[0]
-        if not len(index):
-            return self._nothing
-        anchor, cell = np.divmod(index, self.cells)
-        classes = flat[: k * c].reshape(k, c, self.cells)[anchor, :, cell]
-        deltas = flat[k * (c + 1) :].reshape(k, 4, self.cells)[anchor, :, cell]
-        parts = (deltas, confidence[anchor, cell, None], classes)
-        return np.concatenate(parts, axis=1), self.table.take(index, axis=2)
+    def _check(self, raw: Sequence[NDArray[Any]]) -> None:
+        for number, size, tensor, needed in self._needed:
+            given = raw[number].size
+            if given == size:
+                continue
+            # Maps have no columns that are not counted for; rows may have, such as landmarks.
+            if self._exact or given % self.rows or given < size:
+                raise ValueError(
+                    f"{tensor} of shape {raw[number].shape} has not {self.rows} candidates of "
+                    f"{needed} columns"
+                )
+
+    def _top(self, classes: NDArray[Any]) -> NDArray[Any]:
+        """(anchors, rows): the best class's raw number, of softmax its log probability."""
+        top: NDArray[Any] = classes[:, self._real].max(axis=1)
+        if self._softmax:
+            most = classes.max(axis=1)
+            top = top - most - np.log(np.exp(classes - most[:, None]).sum(axis=1))
+        return top
+
+
+# What a picked candidate's numbers are, in this order.
+_ORDER: tuple[Holds, ...] = ("box", "objectness", "classes", "label")
+
+
+def _parts(head: HeadSpec, first: int, classes: int) -> dict[str, _Part]:
+    """Where each kind of columns lies; `classes` without a column are left out."""
+    parts: dict[str, _Part] = {}
+    side_by_side = head.layout.anchors == "kinds"
+    for source, tensor in enumerate(head.layout.tensors, first):
+        widths = [head.width(kind, classes) for kind in tensor.holds]
+        shared = [kind == "classes" and head.layout.shared_classes for kind in tensor.holds]
+        own = sum(width for width, one in zip(widths, shared, strict=True) if not one)
+        column = 0
+        for kind, width, one in zip(tensor.holds, widths, shared, strict=True):
+            step = 0 if one else width if side_by_side else own
+            if kind != "other":
+                parts[kind] = _Part(source, column, step, width)
+            column += width * (head.side_by_side if side_by_side and not one else 1)
+    return parts
+
+
+def _table(head: HeadSpec, contract: InputContract) -> Array:
+    """(3, 2, candidates): see `_Head`."""
+    box, whole = head.box, np.array(contract.hw[::-1], np.float64)
+    levels = []
+    for level in box.levels:
+        rows, columns = level.grid_hw
+        grid = np.array((columns, rows))
+        at = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=2).reshape(-1, 2)
+        stride = whole / (grid + box.margin) if level.stride is None else np.full(2, level.stride)
+        centre = (at + box.shift) * stride
+        anchors = np.asarray(level.anchors, np.float64)
+        if box.clip:
+            centre, anchors = np.clip(centre, 0, whole), np.clip(anchors, 0, whole)
+        step = {"cells": stride, "pixels": np.ones(2), "input": whole}[box.unit]
+        if box.form == "grid":
+            centre = centre - (box.stretch - 1) / 2 * stride
+            step = box.stretch * stride
+        parts = np.empty((len(anchors), len(at), 3, 2))
+        parts[:, :, 0] = centre
+        parts[:, :, 1] = box.variances[0] * anchors[:, None] if box.form == "priors" else step
+        parts[:, :, 2] = anchors[:, None] / 2
+        if head.layout.anchors == "inner":
+            parts = parts.swapaxes(0, 1)
+        levels.append(parts.reshape(-1, 3, 2))
+    return np.ascontiguousarray(np.concatenate(levels).transpose(1, 2, 0), np.float32)
 
 
 def _every_class(logits: Array, objectness: Array, score: float) -> tuple[Any, Any, Array]:
@@ -200,7 +307,7 @@ def _every_class(logits: Array, objectness: Array, score: float) -> tuple[Any, A
 def _best_score(logits: Array, top: Array, rows: Array, activation: str) -> Array:
     """Score (M,) of the best class: `rows` of `_exponentials`, `top` the class's logit."""
     scores: Array = rows[4] * rows[5]
-    if activation == "linear":
+    if activation == "none":
         np.divide(top, rows[4], out=scores)
     elif activation == "softmax":
         away = np.exp(np.maximum(logits - top[:, None], -_MAX_LOGIT))
@@ -224,46 +331,141 @@ def _boxes(rows: Array, table: Array, logistic: bool) -> Array:
     return rows[:4]
 
 
-class Decoder:
-    """Raw heads to `Detections` in input pixels, before suppression.
+def _sigmoid(values: Array) -> Array:
+    limited: Array = np.exp(np.minimum(-values, _MAX_LOGIT))
+    limited += 1
+    return np.reciprocal(limited, out=limited)
 
-    Formulas: region arXiv:1612.08242 section 2, yolo arXiv:1804.02767 section 2.1,
-    convdet arXiv:1612.01051 equation 1.
+
+def _softmax(values: Array, axis: int) -> Array:
+    away: Array = np.exp(values - values.max(axis=axis, keepdims=True))
+    away /= away.sum(axis=axis, keepdims=True)
+    return away
+
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "sigmoid": _sigmoid,
+    "softmax": partial(_softmax, axis=1),
+    "tanh": np.tanh,
+    "exp": lambda values: np.exp(np.minimum(values, _MAX_LOG_SIZE)),
+    "none": lambda values: values,
+}
+
+
+def _corners(box: BoxCoding, raw: Array, table: Array | None, whole: Array) -> Array:
+    """Corners (4, M) xyxy in pixels of the network's input, of raw numbers (M, 4 or 4 * bins).
+
+    Args:
+        table: (3, 2, M), see `_Head`; None for a head without levels.
+        whole: (2, 1), width and height of the input.
+    """
+    if box.bins:
+        weights = _softmax(raw.reshape(len(raw), 4, box.bins), axis=2)
+        raw = (weights @ np.arange(box.bins, dtype=np.float32)).astype(np.float32)
+    sides: Any = np.asarray(raw.T, np.float32)
+    if box.order == "yx":
+        sides = sides[[1, 0, 3, 2]]
+    first, second = sides[:2], sides[2:]
+    if table is None or box.form in ("corners", "centre"):
+        unit: Any = whole if box.unit == "input" else np.float32(1)
+        first, second = first * unit, second * unit
+        if box.form == "centre":
+            first, second = first - second / 2, first + second / 2
+        return np.concatenate((first, second))
+    origin, step, half = table
+    if box.form == "distances":
+        return np.concatenate((origin - step * first, origin + step * second))
+    if box.form == "priors":
+        half = half * _ACTIVATIONS["exp"](second * np.float32(box.variances[1]))
+    else:
+        first, factor = _ACTIVATIONS[box.activation](first), _ACTIVATIONS[box.size](second)
+        half = half * (np.square(2 * factor) if box.squared else factor)
+    centre = origin + step * first
+    return np.concatenate((centre - half, centre + half))
+
+
+class Decoder:
+    """Raw heads to `Detections` in input pixels, before suppression; what they mean says the spec.
 
     Args:
         spec: the detector.
-        multi_label: logistic classes do not exclude each other: let each of an anchor's classes
+        multi_label: logistic classes do not exclude each other: let each of a candidate's classes
             be a detection, as Darknet's own evaluation does, not only its best. No effect on
-            softmax heads.
+            softmax heads and on rows with a label.
     """
 
     def __init__(self, spec: ModelSpec, *, multi_label: bool = False) -> None:
-        self._heads = [_Head(head, len(spec.classes), spec.contract) for head in spec.heads]
-        activations = {head.class_activation for head in spec.heads}
-        if len(activations) != 1:
-            raise ValueError(f"{spec.name}: heads of different class activations: {activations}")
-        self._activation = activations.pop()
-        kinds = {head.kind == "convdet" for head in spec.heads}
-        if len(kinds) != 1:
-            raise ValueError(f"{spec.name}: convdet heads beside others")
-        self._logistic = not kinds.pop()
-        self._multi_label = multi_label and self._activation == "sigmoid"
+        classes, contract, first = len(spec.classes), spec.contract, 0
+        self._heads: list[_Head] = []
+        for head in spec.heads:
+            self._heads.append(_Head(head, first, classes, contract))
+            first += len(head.tensors)
+        self._tensors, self._classes = first, classes
+        self._box, self._score = spec.heads[0].box, spec.heads[0].score
+        self._held = spec.heads[0].layout.held
+        self.suppressed = spec.heads[0].layout.suppressed
+        self._whole: Array = np.array(contract.hw[::-1], np.float32)[:, None]
+        for head in spec.heads[1:]:
+            alike = replace(head.box, levels=self._box.levels) == self._box
+            if not alike or head.score != self._score or head.layout.held != self._held:
+                raise ValueError(
+                    f"{spec.name}: heads of different codings: {head.box}, {head.score} and "
+                    f"{self._box}, {self._score}"
+                )
+        background = self._score.background
+        self._real = slice(background == "first", -1 if background == "last" else None)
+        own = {head.kind for head in spec.heads}
+        logistic = {"sigmoid", "none"} if "foreign" in own else {"sigmoid"}
+        self._multi_label = (
+            multi_label and self._score.classes in logistic and "label" not in self._held
+        )
+        # Our own heads have all their exponentials in one call.
+        self._fused = "foreign" not in own
+        self._logistic = own != {"convdet"}
 
-    def __call__(self, raw: list[NDArray[Any]], score: float) -> Detections:
-        """What scores above `score`; raw head i is (1, channels, h, w).
+    def __call__(self, raw: Sequence[NDArray[Any]], score: float) -> Detections:
+        """What scores above `score`; raw output i is that of `spec.tensors[i]`.
 
         Raises:
-            ValueError: the number of heads or a head's size is not the spec's.
+            ValueError: the number of outputs or an output's size is not the spec's.
         """
-        if len(raw) != len(self._heads):
-            raise ValueError(f"{len(raw)} raw outputs for {len(self._heads)} heads")
-        gate = float(np.log(score / (1 - score))) if 0 < score < 1 else -np.inf
-        parts = [head.pick(array, gate) for head, array in zip(self._heads, raw, strict=True)]
-        parts = [part for part in parts if len(part[0])]
+        if len(raw) != self._tensors:
+            raise ValueError(f"{len(raw)} raw outputs for heads that read {self._tensors}")
+        gates = self._gates(score)
+        parts = [part for head in self._heads if len((part := head.pick(raw, gates))[0])]
         if not parts:
             return Detections.empty()
-        picked = np.concatenate([part[0] for part in parts])
-        table = np.concatenate([part[1] for part in parts], axis=2)
+        picked = parts[0][0] if len(parts) == 1 else np.concatenate([part[0] for part in parts])
+        tables = [part[1] for part in parts if part[1] is not None]
+        table = np.concatenate(tables, axis=2) if tables else None
+        if self._fused and table is not None:
+            corners, scores, label = self._decode_fused(picked, table, score)
+        else:
+            corners, scores, label = self._decode(picked, table, score)
+        found = Detections(corners.T, scores, label)
+        # A NaN fails every comparison, so it leaves here or above, in a side or in a score.
+        sided = corners[2:] > corners[:2]
+        return found if sided.all() else found[sided.all(axis=0)]
+
+    def _gates(self, score: float) -> tuple[float, float]:
+        """The least raw objectness and the least raw class that `score` takes."""
+        gates = []
+        activations = (self._score.objectness, self._score.classes)
+        for activation, power in zip(activations, self._score.powers, strict=True):
+            # Room for the rounding of a root.
+            least = score if power == 1 else score ** (1 / power) * 0.99999 if score > 0 else score
+            if activation == "sigmoid":
+                gates.append(float(np.log(least / (1 - least))) if 0 < least < 1 else -np.inf)
+            elif activation == "softmax":
+                gates.append(float(np.log(least)) - 1e-5 if least > 0 else -np.inf)
+            else:
+                gates.append(least)
+        return gates[0], gates[1]
+
+    def _decode_fused(
+        self, picked: Array, table: Array, score: float
+    ) -> tuple[Array, Array, NDArray[Any]]:
+        """Corners (4, K), scores and classes of what passes; for our own heads."""
         logits = picked[:, 5:]
         label: Any = logits.argmax(axis=1)
         top = logits[np.arange(len(label)), label]
@@ -273,15 +475,53 @@ class Decoder:
         if self._multi_label:
             passed, label, scores = _every_class(logits, rows[4], score)
         else:
-            scores = _best_score(logits, top, rows, self._activation)
+            scores = _best_score(logits, top, rows, self._score.classes)
             passed = (scores > score).nonzero()[0]
             label, scores = label.take(passed), scores.take(passed)
         rows, table = rows.take(passed, axis=1), table.take(passed, axis=2)
-        corners = _boxes(rows, table, self._logistic)
-        found = Detections(corners.T, scores, label)
-        # A NaN fails every comparison, so it leaves here or above, in a side or in a score.
-        sided = corners[2:] > corners[:2]
-        return found if sided.all() else found[sided.all(axis=0)]
+        return _boxes(rows, table, self._logistic), scores, label
+
+    def _decode(
+        self, picked: Array, table: Array | None, score: float
+    ) -> tuple[Array, Array, NDArray[Any]]:
+        """Corners (4, K), scores and classes of what passes; for any head."""
+        picked = np.asarray(picked, np.float32)
+        coding, held = self._score, self._held
+        width = 4 * max(1, self._box.bins)
+        rest = picked[:, width:]
+        scores: Any = np.ones(len(picked), np.float32)
+        label: Any = np.zeros(len(picked), np.int64)
+        if "objectness" in held:
+            scores = _ACTIVATIONS[coding.objectness](rest[:, 0]) ** np.float32(coding.powers[0])
+            rest = rest[:, 1:]
+        passed: Any = None
+        if "label" in held:
+            scores = scores * _ACTIVATIONS[coding.classes](rest[:, :1])[:, 0]
+            # A number that is no class, a NaN too, becomes one that no model has.
+            named = np.nan_to_num(rest[:, -1], nan=-1e9, posinf=-1e9, neginf=-1e9)
+            label = np.rint(named).astype(np.int64) - coding.first_label
+            scores[(label < 0) | (label >= self._classes)] = 0
+        elif "classes" in held:
+            of = _ACTIVATIONS[coding.classes](rest)[:, self._real] ** np.float32(coding.powers[1])
+            each = of * scores[:, None]
+            if self._multi_label:
+                passed, label = np.nonzero(each > score)
+                scores = each[passed, label]
+            else:
+                label = each.argmax(axis=1)
+                scores = each[np.arange(len(label)), label]
+        if passed is None:
+            passed = (scores > score).nonzero()[0]
+            label, scores = label.take(passed), scores.take(passed)
+        table = None if table is None else table.take(passed, axis=2)
+        boxes = picked[:, :width].take(passed, axis=0)
+        return _corners(self._box, boxes, table, self._whole), scores, label
+
+    def suppress(self, found: Detections, iou: float, limit: int) -> Detections:
+        """`nms`; what the graph has suppressed itself is only put in order, the best first."""
+        if not self.suppressed:
+            return nms(found, iou, limit)
+        return found[(-found.score).argsort(kind="stable")[:limit]]
 
 
 def nms(found: Detections, iou: float = 0.45, limit: int = 300) -> Detections:

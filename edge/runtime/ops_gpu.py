@@ -40,7 +40,7 @@ _BLOCK = 128
 _WORD = 64  # boxes in a word of the overlap mask; kernels.cu
 _SLICES = 8  # threads that place one candidate; kernels.cu
 _KEEPERS = 256  # threads of the one block that suppresses
-_ACTIVATIONS = {"softmax": 0, "sigmoid": 1, "linear": 2}
+_ACTIVATIONS = {"softmax": 0, "sigmoid": 1, "none": 2}
 _HEAD = np.dtype(  # Head of kernels.cu
     [("raw", np.int64)]
     + [(name, np.int32) for name in ("first", "end", "anchors", "columns", "cells")]

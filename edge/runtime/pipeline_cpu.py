@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge.detections import Detections
 from edge.letterbox import Letterbox
 from edge.runtime.backend import Backend
-from edge.runtime.ops_cpu import Decoder, Preprocessor, nms
+from edge.runtime.ops_cpu import Decoder, Preprocessor
 from edge.spec import InputContract
 
 __all__ = ["HostPipeline"]
@@ -56,7 +56,7 @@ class HostPipeline:
         start = time.perf_counter()
         found: Any = self._decode(raw, score)
         decoded = time.perf_counter()
-        found = nms(found, iou, limit)
+        found = self._decode.suppress(found, iou, limit)
         end = time.perf_counter()
         return found, {"decode": (decoded - start) * 1e3, "nms": (end - decoded) * 1e3}
 

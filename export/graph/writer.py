@@ -109,7 +109,7 @@ def write_onnx(
     shape = (1, 3, *spec.contract.hw)
     graph = Graph()
     outputs = _emit(graph, require("edge.models.tracing").trace(module.eval()), shape)
-    heads = [head.tensor for head in spec.heads]
+    heads = list(spec.tensors)
     if outputs != heads:
         raise ArtifactError(f"{spec.name}: the graph gives {outputs}, the spec decodes {heads}")
     out_specs = tuple(

@@ -61,7 +61,7 @@ def _kept(source: Path, keep: Sequence[str]) -> list[str]:
         return []
     model = require("onnx").load(str(source))
     found = [node.name for node in convolutions(model)]
-    heads = _makers(model, {head.tensor for head in read_manifest(source).spec.heads})
+    heads = _makers(model, set(read_manifest(source).spec.tensors))
     kept: list[str] = []
     for word in keep:
         if word == "first":

@@ -58,7 +58,7 @@ def write_painted(path: Path, dog: float = 1.0, work: int = 0) -> Path:
     weight[6, 2, 0, 0], bias[6] = 16 * dog, -6
     conv("layers.2.conv", pool, weight, bias)
     contract = InputContract((SIDE, SIDE), "stretch")
-    head = HeadSpec("layers.2.conv", "yolo", (GRID, GRID), ((10.0, 10.0),))
+    head = HeadSpec.of_grid("layers.2.conv", "yolo", (GRID, GRID), ((10.0, 10.0),))
     spec = ModelSpec("painted", "darknet", CLASSES, contract, (head,))
     sides = (
         (TensorSpec("images", (1, 3, SIDE, SIDE)),),

@@ -126,7 +126,7 @@ def _predictor(other: Any) -> Any:
 
 
 def make_spec(name: str, anchors: Mapping[int, tuple[tuple[int, int], ...]]) -> ModelSpec:
-    heads = tuple(HeadSpec(f"head{g}", "yolo", (g, g), each) for g, each in anchors.items())
+    heads = tuple(HeadSpec.of_grid(f"head{g}", "yolo", (g, g), each) for g, each in anchors.items())
     classes = tuple(f"class{i}" for i in range(CLASSES))
     return ModelSpec(name, "darknet", classes, InputContract((SIDE, SIDE)), heads)
 

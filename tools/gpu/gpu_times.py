@@ -55,7 +55,7 @@ def kernel_times(device: Device) -> dict[str, Any]:
 
 def spec(name: str) -> ModelSpec:
     heads = tuple(
-        HeadSpec(f"head{side}", "yolo", (side, side), tuple(anchors))
+        HeadSpec.of_grid(f"head{side}", "yolo", (side, side), tuple(anchors))
         for side, anchors in ANCHORS[name]
     )
     return ModelSpec(name, "darknet", tuple(map(str, range(80))), CONTRACT, heads)

@@ -46,7 +46,7 @@ def fitted(spec: ModelSpec, outputs: Sequence[torch.Tensor]) -> ModelSpec:
         return spec
     old, (height, width) = spec.heads[0].grid_hw, spec.contract.hw
     hw = (height * grids[0][0] // old[0], width * grids[0][1] // old[1])
-    heads = [replace(h, grid_hw=(g[0], g[1])) for h, g in zip(spec.heads, grids, strict=True)]
+    heads = [h.at_grid((g[0], g[1])) for h, g in zip(spec.heads, grids, strict=True)]
     return replace(spec, contract=replace(spec.contract, hw=hw), heads=tuple(heads))
 
 
