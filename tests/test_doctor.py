@@ -10,21 +10,18 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import onnxruntime
 import pytest
 
-from apps.commands.doctor import print_doctor
-from apps.doctor import cameras as doctor_cameras
+from apps.cli import main
 from apps.doctor import doctor as app
-from apps.doctor import engines as doctor_engines
 from apps.doctor import machine as doctor_machine
-from apps.doctor import packages as doctor_packages
-from apps.doctor import programs as doctor_commands
-from apps.doctor.doctor import Check, doctor
-from apps.doctor.programs import COMMANDS, jetson_checks, program_checks
+from apps.doctor import software as doctor_software
+from apps.doctor.check import Check
+from apps.doctor.doctor import Diagnosis, doctor
+from apps.doctor.machine import COMMANDS, check_programs, jetson_software
 from edge.errors import DeviceError
 from export.engine.build import BuilderInfo
 from tests.conftest import ROOT
@@ -32,39 +29,46 @@ from tests.test_docs import blocks
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("doctor") / "r.json"
-    found = doctor(path)
-    assert json.loads(path.read_text()) == json.loads(json.dumps(found))
-    return found
+def found() -> Diagnosis:
+    return doctor()
 
 
 def by_name(checks: Iterable[Check]) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
-def test_here_every_check_works_and_advises_where_something_lacks(result: dict[str, Any]) -> None:
-    checks = {check["name"]: check for check in result["checks"]}
-    assert {check["status"] for check in checks.values()} <= {"ok", "missing", "problem"}
-    assert not [check for check in checks.values() if "check itself" in check["found"]]
-    assert checks["torch"]["found"] == metadata.version("torch")
-    assert checks["onnxruntime"]["found"].startswith(onnxruntime.__version__)
-    assert "CPUExecutionProvider" in checks["onnxruntime"]["found"]
-    assert checks["OpenCV"]["found"] == cv2.__version__
+def test_here_every_check_works_and_advises_where_something_lacks(found: Diagnosis) -> None:
+    checks = by_name(found.checks)
+    assert {check.status for check in checks.values()} <= {"ok", "missing", "problem"}
+    assert not [check for check in checks.values() if "check itself" in check.found]
+    assert checks["torch"].found == metadata.version("torch")
+    assert checks["onnxruntime"].found.startswith(onnxruntime.__version__)
+    assert "CPUExecutionProvider" in checks["onnxruntime"].found
+    assert checks["OpenCV"].found == cv2.__version__
     streamer = "GStreamer:                   YES" in cv2.getBuildInformation()
-    assert (checks["OpenCV with GStreamer"]["status"] == "ok") == streamer
-    assert result["can_run_onnx"]
+    assert (checks["OpenCV with GStreamer"].status == "ok") == streamer
+    assert found.can_run_onnx
     needed = {"CUDA driver", "engines run here", "gst-launch-1.0", "Jetson"}
     assert needed <= set(checks)
 
 
-def test_table_shows_every_check(
-    result: dict[str, Any], capsys: pytest.CaptureFixture[str]
+def test_table_and_json_have_every_check(
+    found: Diagnosis,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    print_doctor(result)
+    monkeypatch.setattr(app, "doctor", lambda: found)
+    assert main(["doctor", "--json", str(tmp_path / "r.json")]) == 0
     out = capsys.readouterr().out
     assert "runs .onnx: yes" in out
-    assert all(check["name"] in out for check in result["checks"])
+    assert all(check.name in out for check in found.checks)
+    written = json.loads((tmp_path / "r.json").read_text())
+    wanted = "host ok can_run_onnx can_run_engines can_build_engines checks"
+    assert list(written) == wanted.split()
+    assert [set(row) for row in written["checks"]] == [
+        {"name", "status", "found", "advice"} for _ in found.checks
+    ]
 
 
 def test_a_check_that_fails_is_a_problem_and_the_others_go_on(
@@ -75,11 +79,11 @@ def test_a_check_that_fails_is_a_problem_and_the_others_go_on(
 
     monkeypatch.setattr(app, "_CHECKS", (_broken_part, lambda: [Check("fine", "ok", "yes")]))
     found = doctor()
-    assert [(check["name"], check["status"]) for check in found["checks"]] == [
+    assert [(check.name, check.status) for check in found.checks] == [
         ("broken part", "problem"),
         ("fine", "ok"),
     ]
-    assert not found["ok"] and "no such thing" in found["checks"][0]["found"]
+    assert not found.ok and "no such thing" in found.checks[0].found
 
 
 def test_it_works_where_build_packages_cannot_be_imported(tmp_path: Path) -> None:
@@ -87,7 +91,10 @@ def test_it_works_where_build_packages_cannot_be_imported(tmp_path: Path) -> Non
     names = ("torch", "onnx", "safetensors", "pycocotools", "tensorrt", "tensorrt_rtx", "cuda")
     for name in names:
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not here')\n")
-    code = "import json; from apps.doctor.doctor import doctor; print(json.dumps(doctor()))"
+    code = (
+        "from apps.doctor.doctor import doctor; from edge.files import write_json\n"
+        "write_json(doctor(), '-')"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
@@ -114,13 +121,13 @@ def test_a_package_that_breaks_on_import_says_why(
 ) -> None:
     (tmp_path / "fragile.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(doctor_packages, "version_of", lambda *_: "2.0")
-    check = doctor_packages.package("fragile", "fragile", "a test", "build")
+    monkeypatch.setattr(doctor_software, "version_of", lambda *_: "2.0")
+    check = doctor_software.package("fragile", "fragile", "a test", "build")
     assert check.status == "problem" and reason in check.found and "2.0" in check.found
 
 
 def test_a_package_that_is_not_installed_is_missing() -> None:
-    check = doctor_packages.package("no_such_package", "no-such-package", "a test", "")
+    check = doctor_software.package("no_such_package", "no-such-package", "a test", "")
     assert check == Check("no-such-package", "missing", "for a test", "pip install no-such-package")
 
 
@@ -164,13 +171,18 @@ def test_programs_that_are_missing_are_named_with_their_packages(
         (tmp_path / name).write_text("")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(doctor_commands, "_ADMIN", ())
-    found = by_name(program_checks(jetson=True))
+    monkeypatch.setattr(doctor_machine, "_ADMIN", ())
+    monkeypatch.setattr(doctor_machine, "L4T", tmp_path / "sudo")
+    found = by_name(check_programs())
     assert found["programs to install"].status == "ok"
     assert found["programs for cameras"].advice == "sudo apt install v4l-utils"
     assert found["programs for a service"].found == "without journalctl, useradd, usermod"
     assert "nvpmodel" in found["programs of a Jetson"].found
-    assert "programs of a Jetson" not in by_name(program_checks(jetson=False))
+    monkeypatch.setattr(doctor_machine, "L4T", tmp_path / "none")
+    assert "programs of a Jetson" not in by_name(check_programs())
+    (tmp_path / "sudo").unlink()
+    # A command that begins with sudo would not install it.
+    assert by_name(check_programs())["programs to install"].advice == "as root: apt install sudo"
 
 
 def test_a_jetsons_clocks_and_power_mode_are_told(tmp_path: Path) -> None:
@@ -182,19 +194,19 @@ def test_a_jetsons_clocks_and_power_mode_are_told(tmp_path: Path) -> None:
     (gpu / "max_freq").write_text("918000000\n")
     (tmp_path / "var/lib/nvpmodel").mkdir(parents=True)
     (tmp_path / "var/lib/nvpmodel/status").write_text("pmode:0002")
-    found = by_name(jetson_checks(tmp_path))
+    found = by_name(jetson_software(tmp_path))
     assert found["clocks"].found == "the governor moves the GPU's from 306 to 918 MHz"
     assert "jetson_clocks" in found["clocks"].advice
     assert found["power mode"].found == "pmode:0002"
     (gpu / "min_freq").write_text("918000000\n")
-    assert by_name(jetson_checks(tmp_path))["clocks"].status == "ok"
-    nothing = by_name(jetson_checks(tmp_path / "nothing"))
+    assert by_name(jetson_software(tmp_path))["clocks"].status == "ok"
+    nothing = by_name(jetson_software(tmp_path / "nothing"))
     assert nothing["clocks"].found == nothing["power mode"].found == "unknown"
 
 
 def test_pips_opencv_that_hides_jetpacks_is_told() -> None:
-    assert doctor_packages.opencv_of_jetpack("/usr/lib/python3/dist-packages/cv2.so").status == "ok"
-    hidden = doctor_packages.opencv_of_jetpack(
+    assert doctor_software.opencv_of_jetpack("/usr/lib/python3/dist-packages/cv2.so").status == "ok"
+    hidden = doctor_software.opencv_of_jetpack(
         "/home/me/edge/lib/python3.10/site-packages/cv2/__init__.py"
     )
     assert hidden.status == "missing" and "pip uninstall opencv-python" in hidden.advice
@@ -244,10 +256,10 @@ class Gpu:
 def test_gpus_and_a_runtime_make_engines_run(monkeypatch: pytest.MonkeyPatch) -> None:
     rtx = BuilderInfo("tensorrt_rtx", "1.7.1", True, "")
     broken = BuilderInfo("tensorrt", "", False, "No module named 'tensorrt'")
-    monkeypatch.setattr(doctor_engines, "open_device", Gpu)
-    monkeypatch.setattr(doctor_engines, "available_builders", lambda: [broken, rtx])
-    checks = by_name(doctor_engines.check_engines())
-    assert checks["CUDA driver"].found == "serves CUDA 12.6, through ctypes"
+    monkeypatch.setattr(doctor_software, "open_device", Gpu)
+    monkeypatch.setattr(doctor_software, "available_builders", lambda: [broken, rtx])
+    checks = by_name(doctor_software.check_engines())
+    assert checks["CUDA driver"].found == "supports CUDA 12.6, through ctypes"
     assert checks["GPU 1"].found.startswith("NVIDIA Orin, compute capability 8.7, shares memory")
     assert checks["engines run here"] == Check("engines run here", "ok", "tensorrt_rtx 1.7.1")
     assert checks["builder tensorrt"].advice == 'pip install "edge-deploy[tensorrt]"'
@@ -257,9 +269,9 @@ def test_without_a_gpu_the_driver_says_why(monkeypatch: pytest.MonkeyPatch) -> N
     def absent(index: int) -> Gpu:
         raise DeviceError(f"no driver for {index}")
 
-    monkeypatch.setattr(doctor_engines, "open_device", absent)
-    monkeypatch.setattr(doctor_engines, "available_builders", list)
-    checks = by_name(doctor_engines.check_engines())
+    monkeypatch.setattr(doctor_software, "open_device", absent)
+    monkeypatch.setattr(doctor_software, "available_builders", list)
+    checks = by_name(doctor_software.check_engines())
     assert checks["CUDA driver"].found == "no driver for 0"
     assert checks["engines run here"].found == "needs TensorRT and an NVIDIA GPU"
 
@@ -270,17 +282,13 @@ def test_a_camera_without_permission_is_a_problem(
     (tmp_path / "video0").touch()
     (tmp_path / "names" / "video0").mkdir(parents=True)
     (tmp_path / "names" / "video0" / "name").write_text("HD Webcam\n")
-    monkeypatch.setattr(doctor_cameras, "DEV", tmp_path)
-    monkeypatch.setattr(doctor_cameras, "VIDEO4LINUX", tmp_path / "names")
-    monkeypatch.setattr(
-        doctor_cameras, "os", SimpleNamespace(access=lambda *_: True, R_OK=4, W_OK=2)
-    )
+    monkeypatch.setattr(doctor_machine, "DEV", tmp_path)
+    monkeypatch.setattr(doctor_machine, "VIDEO4LINUX", tmp_path / "names")
+    monkeypatch.setattr(doctor_machine.os, "access", lambda *_: True)
     camera = str(tmp_path / "video0")
-    assert by_name(doctor_cameras.check_cameras())[camera] == Check(camera, "ok", "HD Webcam")
-    monkeypatch.setattr(
-        doctor_cameras, "os", SimpleNamespace(access=lambda *_: False, R_OK=4, W_OK=2)
-    )
-    refused = by_name(doctor_cameras.check_cameras())[camera]
+    assert by_name(doctor_machine.check_cameras())[camera] == Check(camera, "ok", "HD Webcam")
+    monkeypatch.setattr(doctor_machine.os, "access", lambda *_: False)
+    refused = by_name(doctor_machine.check_cameras())[camera]
     assert refused.status == "problem" and "usermod" in refused.advice
 
 
@@ -299,8 +307,8 @@ def test_kernel_compiler_is_told_with_its_cache(
     (tmp_path / "kernels" / "one.cubin").write_bytes(b"")
     for name in ("nvrtc", "nvcc"):
         there = SimpleNamespace(name=f"{name} 13.0") if name == which else None
-        monkeypatch.setattr(doctor_engines.compile, name, lambda there=there: there)
-    check = doctor_engines.kernel_compiler()
+        monkeypatch.setattr(doctor_software.compile, name, lambda there=there: there)
+    check = doctor_software.kernel_compiler()
     assert check.status == ("missing" if which is None else "ok")
     assert f"1 images kept in {tmp_path / 'kernels'}" in check.found
     assert f"{which} 13.0" in check.found if which else "cuda" in check.advice

@@ -1,38 +1,42 @@
-"""`edge doctor` on the command line; what it runs is imported when it runs."""
+"""`edge doctor` on the command line."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
 from apps.commands.options import json_option
 from apps.commands.terminal import listing
+from edge.files import write_json
+
+if TYPE_CHECKING:
+    from apps.doctor.doctor import Diagnosis
 
 __all__ = ["arguments", "print_doctor", "run"]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `edge doctor`."""
+    """Add the options of `edge doctor`."""
     json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """`edge doctor`: always 0; errors are raised."""
+    """Run `edge doctor`: 0 whatever it finds; errors are raised."""
     from apps.doctor.doctor import doctor
 
-    print_doctor(doctor(json_path=args.json))
+    found = doctor()
+    write_json(found, args.json)
+    print_doctor(found)
     return 0
 
 
-def print_doctor(result: dict[str, Any]) -> None:
-    """The checks as a table on stdout, and in one line what this machine can do."""
-    rows = [(c["name"], c["status"], c["found"], c["advice"]) for c in result["checks"]]
-    able = [
-        f"{what}: {'yes' if result[key] else 'no'}"
-        for key, what in (
-            ("can_run_onnx", "runs .onnx"),
-            ("can_build_engines", "builds engines"),
-            ("can_run_engines", "runs engines"),
-        )
-    ]
-    listing(", ".join(able), ("what", "", "found", "what to do"), rows)
+def print_doctor(found: Diagnosis) -> None:
+    """Print the checks as a table on stdout, under one line that says what this machine can do."""
+    rows = [(check.name, check.status, check.found, check.advice) for check in found.checks]
+    able = (
+        ("runs .onnx", found.can_run_onnx),
+        ("builds engines", found.can_build_engines),
+        ("runs engines", found.can_run_engines),
+    )
+    title = ", ".join(f"{what}: {'yes' if yes else 'no'}" for what, yes in able)
+    listing(title, ("what", "", "found", "what to do"), rows)
