@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["count", "described", "inner_share", "option", "positive", "share"]
+__all__ = ["count", "described", "height_width", "inner_share", "option", "positive", "share"]
 
 Number = TypeVar("Number", int, float)
 
@@ -102,6 +102,15 @@ def inner_share(text: str) -> float:
     if not 0 < value < 1:
         raise ValueError(f"{text} is not between 0 and 1")
     return value
+
+
+def height_width(text: str) -> tuple[int, int]:
+    """Height and width in pixels, such as `288x512`."""
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise ValueError(f"{text!r} is not HEIGHTxWIDTH, such as 288x512") from None
+    return height, width
 
 
 def _number(kind: Callable[[str], Number], text: str, what: str) -> Number:

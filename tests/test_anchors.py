@@ -10,11 +10,11 @@ import pytest
 from scipy.cluster.vq import kmeans2
 
 from apps.cli import main
-from apps.commands.anchors import anchors
 from edge.data.datasets import open_dataset
 from edge.errors import DataError
 from edge.spec import InputContract
-from edge.train.anchors import box_sizes, kmeans_anchors, mean_iou, shape_iou
+from edge.train.anchors import box_sizes, find_anchors, kmeans_anchors, mean_iou, shape_iou
+from edge.train.options import AnchorOptions
 
 
 def some_sizes(seed, count=300):
@@ -120,15 +120,17 @@ def test_the_command_reports_each_anchor_and_plots_the_curve(tmp_path, capsys):
 
 
 def test_the_curve_of_a_real_data_set_rises(edge_data):
-    told = anchors(edge_data / "bccd", 3, hw=(320, 416), images=60)
-    more = anchors(edge_data / "bccd", 9, hw=(320, 416), images=60)
-    assert 0.6 < told["mean_iou"] < more["mean_iou"] < 1
+    few, more = (
+        find_anchors(edge_data / "bccd", AnchorOptions(k=k, hw=(320, 416), images=60))
+        for k in (3, 9)
+    )
+    assert 0.6 < few.mean_iou < more.mean_iou < 1
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"count": 9}, "different sizes"), ({"count": 2, "classes": ["mug"]}, "cup, jar")],
+    [({"k": 9}, "different sizes"), ({"k": 2, "classes": ("mug",)}, "cup, jar")],
 )
 def test_what_cannot_be_clustered_is_refused_with_the_reason(tmp_path, change, words):
     with pytest.raises(DataError, match=words):
-        anchors(coco(tmp_path, BOXES), **change)
+        find_anchors(coco(tmp_path, BOXES), AnchorOptions(**change))

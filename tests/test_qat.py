@@ -38,7 +38,8 @@ from export.graph.precision import convolutions, quantize_weight
 from export.graph.writer import write_onnx
 from export.int8.correction import correct_bias
 from export.int8.quantize import write_int8
-from export.qat.course import Course, imitate, learn_labels
+from export.qat.course import imitate, learn_labels
+from export.qat.options import QatOptions
 from export.qat.prepare import Prepared, prepare, settled, write_trained
 from tests.support.small_models import CFG, decibel, picture, run, small, write_small
 from tests.support.tolerances import FLIPPED_DB, HALF_STEP_SHARE, ONNX_ATOL
@@ -74,7 +75,7 @@ def table(fp32: Path) -> CalibrationTable:
 @pytest.fixture(scope="module")
 def trained(fp32: Path, table: CalibrationTable) -> tuple[Prepared, QuantizedNetwork]:
     prepared = prepare(fp32, table)
-    return prepared, imitate(prepared, inputs(fp32), Course(steps=60, batch=2, peak=0.02))
+    return prepared, imitate(prepared, inputs(fp32), QatOptions(steps=60, batch=2, rate=0.02))
 
 
 def heads(network: QuantizedNetwork, image: np.ndarray) -> list[np.ndarray]:
@@ -280,7 +281,7 @@ def test_pruned_weights_stay_zero(fp32: Path, table: CalibrationTable, tmp_path:
     onnx.save(model, str(tmp_path / "p.fp32.onnx"))
     made = calibrate(tmp_path / "p.fp32.onnx", DATA, threads=1).table
     prepared = prepare(tmp_path / "p.fp32.onnx", made)
-    network = imitate(prepared, inputs(fp32), Course(steps=4, batch=1, peak=0.1))
+    network = imitate(prepared, inputs(fp32), QatOptions(steps=4, batch=1, rate=0.1))
     found = network.weight(convolutions(model)[1].name).detach().numpy()
     assert not found[gone].any() and found[~gone].all()
 
@@ -290,7 +291,7 @@ def test_kept_layers_stay_in_floating_point(
 ) -> None:
     keep = [convolutions(onnx.load(str(fp32)))[i].name for i in (0, 3)]
     prepared = prepare(fp32, table, keep=keep)
-    network = imitate(prepared, inputs(fp32), Course(steps=4, batch=1))
+    network = imitate(prepared, inputs(fp32), QatOptions(steps=4, batch=1))
     made = write_trained(prepared, network, tmp_path / "a.fp32.onnx", inputs(fp32))
     manifest = write_int8(tmp_path / "a.fp32.onnx", made, tmp_path / "a.onnx", keep=keep)
     assert manifest.precision == "mixed"
@@ -376,7 +377,9 @@ def test_calibrated_scales_stay_when_they_do_not_learn(fp32: Path, table: Calibr
     prepared = prepare(fp32, table)
     start = prepared.network.amax()
     weights = [levels.detach().clone() for levels in prepared.network.levels]
-    network = imitate(prepared, inputs(fp32), Course(steps=6, batch=1, peak=0.1, scales=False))
+    network = imitate(
+        prepared, inputs(fp32), QatOptions(steps=6, batch=1, rate=0.1, calibrated_scales=True)
+    )
     assert network.amax() == pytest.approx(start, rel=1e-6)
     assert any(not torch.equal(a, b) for a, b in zip(weights, network.levels, strict=True))
 
@@ -392,8 +395,8 @@ def test_boxes_teach_it_as_well(tmp_path: Path) -> None:
     pictures, _, _ = read_pictures(open_dataset(LABELLED, spec.classes), spec)
     prepared = prepare(path, calibrate(path, LABELLED, threads=1).table)
     losses: list[float] = []
-    course = Course(steps=10, batch=2, peak=0.2)
-    network = learn_labels(prepared, pictures, course, lambda step, loss: losses.append(loss))
+    options = QatOptions(steps=10, batch=2, rate=0.2)
+    network = learn_labels(prepared, pictures, options, lambda step, loss: losses.append(loss))
     assert len(losses) == 10 and np.isfinite(losses).all()
     table = write_trained(prepared, network, tmp_path / "b.fp32.onnx", inputs(path))
     write_int8(tmp_path / "b.fp32.onnx", table, tmp_path / "b.int8.onnx")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from edge.data.datasets import FRESH_SEED
+from tests.support.tools import load_tool
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = Path(__file__).parent.parent / "tools" / "train" / "train_builtin.py"
-    spec = importlib.util.spec_from_file_location("train_builtin", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("train/train_builtin")
 
 
 def test_seeds_whose_scenes_evaluate_are_refused(

@@ -96,15 +96,15 @@ def test_a_resumed_command_ends_with_the_very_weights_of_one_run(folder, monkeyp
     options = ("--epochs", "4", "--batch", "5", "--seed", "3")
     assert main(command(folder, *options)) == 0
     whole = (folder / "out" / "small.weights").read_bytes()
-    write = epochs._write
+    write = epochs._finish_epoch
 
-    def cancel_after_two(one, hooks, entry):
-        write(one, hooks, entry)
+    def cancel_after_two(one, hooks):
+        write(one, hooks)
         if len(one.history) == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "_write", cancel_after_two)
+        patch.setattr(epochs, "_finish_epoch", cancel_after_two)
         assert main(command(folder, *options)) == 130
     assert (folder / "out" / "small.weights").read_bytes() != whole
     assert main(command(folder, *options, "--resume")) == 0
@@ -133,10 +133,8 @@ def test_overfitting_is_checked_and_failing_it_is_status_1(folder, capsys):
     [
         (("--freeze", "9"), "leaves none to learn"),
         (("--resume",), "small.checkpoint.safetensors: not a readable checkpoint"),
-        (("--drops", "3"), "EPOCH:SHARE"),
-        (("--augment", "blur=3"), "is not one of"),
         (("--val", "nowhere"), "nowhere: no such file or folder"),
-        (("--name", "../small"), "would overwrite what it begins with"),
+        (("--name", "../small"), "cannot be a file name"),
         (("--weights", "nothing.safetensors"), "nothing.safetensors"),
     ],
 )
@@ -144,6 +142,26 @@ def test_what_cannot_be_done_is_one_line_and_status_2(folder, capsys, options, w
     assert main(command(folder, "--epochs", "1", *options)) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("edge: ")]
     assert len(lines) == 1 and words in lines[0]
+
+
+def test_a_training_does_not_overwrite_what_it_starts_from(folder, capsys):
+    assert main(command(folder, "--epochs", "1", "-o", str(folder))) == 2
+    assert "would overwrite what it begins with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--drops", "3"), "EPOCH:SHARE"),
+        (("--augment", "blur=3"), "is not one of"),
+        (("--augment", "mosaic=2"), "from 0 to 1"),
+        (("--size", "big"), "HEIGHTxWIDTH"),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_a_usage_error(folder, capsys, options, words):
+    with pytest.raises(SystemExit) as error:
+        main(command(folder, "--epochs", "1", *options))
+    assert error.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_dead_rectifiers_are_told_with_an_alarm(folder):

@@ -16,13 +16,13 @@ from edge.models.initialise import initialise
 from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig, squeezedet_spec
 from edge.train.augment import Augmentation, Labelled
 from edge.train.batches import BatchMaker, make_batch
-from edge.train.checkpoints import resume, save_checkpoint
+from edge.train.checkpoints import CheckpointFacts, resume, save_checkpoint
 from edge.train.distributed import Team
 from edge.train.epochs import Hooks, run_epochs, stale
 from edge.train.fit import Schedule, advance, begin, fit
 from edge.train.freeze import freeze, freeze_norms, layers, learn
 from edge.train.losses.ciou import loss_for
-from edge.train.recipe import Recipe, changed
+from edge.train.options import TrainOptions, read_augmentation
 from edge.train.schedule import learning_rate, read_drops
 from edge.train.session import open_session
 
@@ -86,16 +86,16 @@ def some_pictures(count=6, seed=3):
     return found
 
 
-RECIPE = Recipe(steps=10, batch=4, seed=5, warmup=3, epoch_steps=5, peak=5e-3)
+OPTIONS = TrainOptions(steps=10, batch=4, seed=5, warmup=3, epoch_steps=5, peak=5e-3)
 
 
-def session(recipe=RECIPE, model=darknet, checkpoint=None, team=None):
+def session(options=OPTIONS, model=darknet, checkpoint=None, team=None):
     module, spec = model()
     return open_session(
         module,
         spec,
         some_pictures(),
-        recipe,
+        options,
         team or Team(),
         counts=[3, 2, 1],
         checkpoint=checkpoint,
@@ -111,20 +111,20 @@ def same(a, b):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("model", [darknet, squeezedet])
 def test_five_steps_and_five_after_a_resume_are_bit_for_bit_ten(tmp_path, model, optimizer):
-    recipe = replace(RECIPE, optimizer=optimizer)
-    whole = session(recipe, model)
+    options = replace(OPTIONS, optimizer=optimizer)
+    whole = session(options, model)
     run_epochs(whole, Hooks())
-    first = session(recipe, model)
+    first = session(options, model)
     checkpoint = tmp_path / "c.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        run_epochs(first, Hooks(checkpoint=checkpoint, done=interrupt))
-    second = session(recipe, model, checkpoint)
-    assert second.run.step == 5 and [entry["step"] for entry in second.history] == [5]
+        run_epochs(first, Hooks(checkpoint=checkpoint, epoch_done=interrupt))
+    second = session(options, model, checkpoint)
+    assert second.run.step == 5 and [record.step for record in second.history] == [5]
     assert not same(second.run.model, whole.run.model)
     run_epochs(second, Hooks())
     assert same(second.run.model, whole.run.model)
     assert same(second.run.average, whole.run.average)
-    assert second.history[1]["loss"] == whole.history[1]["loss"]
+    assert second.history[1].loss == whole.history[1].loss
     states = [run.optimizer.state_dict()["state"] for run in (second.run, whole.run)]
     for ours, theirs in zip(*(state.values() for state in states), strict=True):
         assert all(torch.equal(torch.as_tensor(ours[k]), torch.as_tensor(theirs[k])) for k in ours)
@@ -137,16 +137,16 @@ def interrupt(entry):
 def test_a_checkpoint_brings_torchs_random_state_back(tmp_path):
     run = session().run
     torch.manual_seed(11)
-    save_checkpoint(run, tmp_path / "c.safetensors", {"history": [], "word": "kept"})
+    save_checkpoint(run, tmp_path / "c.safetensors", CheckpointFacts((), {"word": "kept"}))
     wanted = torch.rand(3)
     torch.manual_seed(12)
-    assert resume(run, tmp_path / "c.safetensors")["word"] == "kept"
+    assert resume(run, tmp_path / "c.safetensors").shape["word"] == "kept"
     assert torch.equal(torch.rand(3), wanted)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_with_the_tensor_that_differs(tmp_path):
     path = tmp_path / "c.safetensors"
-    save_checkpoint(session().run, path, {"history": []})
+    save_checkpoint(session().run, path, CheckpointFacts())
     wider = darknet(cfg=CFG.replace("filters=12", "filters=16"))[0]
     with pytest.raises(ArtifactError, match=r"another architecture: layers\.2\.conv\.weight is"):
         resume(begin(wider, Schedule(10)), path)
@@ -158,7 +158,7 @@ def test_a_resume_tells_what_is_not_as_it_was(tmp_path):
     path, first = tmp_path / "c.safetensors", session()
     run_epochs(first, Hooks(checkpoint=path))
     assert session(checkpoint=path).changed == []
-    changed = session(replace(RECIPE, batch=2, drops=((1, 0.5),)), checkpoint=path).changed
+    changed = session(replace(OPTIONS, batch=2, drops=((1, 0.5),)), checkpoint=path).changed
     assert "batch was 4 and is 2" in changed and "drops was [] and is [[1, 0.5]]" in changed
 
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_in_which_other_layers_learnt_is_refused(tmp_path):
     path, first = tmp_path / "c.safetensors", session()
     run_epochs(first, Hooks(checkpoint=path))
     with pytest.raises(ArtifactError, match="freeze the same layers"):
-        session(replace(RECIPE, freeze=1), checkpoint=path)
+        session(replace(OPTIONS, freeze=1), checkpoint=path)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"garbage" * 40])
@@ -222,11 +222,11 @@ def test_batch_norm_that_learns_is_refused_on_several_cpus():
     with pytest.raises(DataError, match="--freeze-norm"):
         session(team=Team(0, 2))
     with pytest.raises(DataError, match="cannot be shared by 3"):
-        session(replace(RECIPE, freeze_norm=True), team=Team(0, 3))
+        session(replace(OPTIONS, freeze_norm=True), team=Team(0, 3))
 
 
 def test_frozen_layers_and_their_statistics_stay_and_the_rest_learns():
-    one = session(replace(RECIPE, freeze=2))
+    one = session(replace(OPTIONS, freeze=2))
     before = {name: value.clone() for name, value in one.run.model.state_dict().items()}
     assert one.frozen == ["layers.0"]
     run_epochs(one, Hooks())
@@ -235,7 +235,7 @@ def test_frozen_layers_and_their_statistics_stay_and_the_rest_learns():
 
 
 def test_frozen_batch_norm_goes_by_its_statistics():
-    one = session(replace(RECIPE, freeze_norm=True))
+    one = session(replace(OPTIONS, freeze_norm=True))
     norms = {n: v.clone() for n, v in one.run.model.state_dict().items() if ".norm." in n}
     run_epochs(one, Hooks())
     assert norms and all(torch.equal(one.run.model.state_dict()[n], v) for n, v in norms.items())
@@ -254,14 +254,14 @@ def test_layers_count_as_the_cfg_does_and_freezing_all_is_refused():
     with pytest.raises(ValueError, match="leaves none to learn"):
         freeze(darknet()[0], 9)
     with pytest.raises(DataError, match="leaves none to learn"):
-        session(replace(RECIPE, freeze=9))
+        session(replace(OPTIONS, freeze=9))
 
 
 def test_training_stops_when_validation_gets_no_better_and_keeps_the_best():
     scores = iter([0.1, 0.4, 0.3, 0.2, 0.9])
-    kept, one = [], session(replace(RECIPE, steps=25))
+    kept, one = [], session(replace(OPTIONS, steps=25))
     hooks = Hooks(
-        validate=lambda module: {"map50": next(scores)},
+        validate=lambda module: (next(scores), 0.0),
         keep=lambda module: kept.append(one.run.step),
         patience=2,
     )
@@ -314,17 +314,17 @@ def test_the_learning_rate_holds_through_an_epoch_or_drops_at_one():
 
 
 def test_changes_of_augmentation_are_read_by_name():
-    options = changed(Augmentation(), "mosaic=0, degrees=10, scale=0.8:1.2")
+    options = read_augmentation("mosaic=0, degrees=10, scale=0.8:1.2")
     assert (options.mosaic, options.degrees, options.scale) == (0, 10, (0.8, 1.2))
     for text in ("blur=1", "scale=2", "flip=x"):
         with pytest.raises(ValueError, match=r"blur|scale|x"):
-            changed(Augmentation(), text)
+            read_augmentation(text)
 
 
 def test_the_warm_up_of_the_region_loss_ends_with_the_pictures_seen():
     cfg = CFG.replace("[yolo]\nmask=0,1", "[region]").replace("8,8, 20,16", "1,1, 2.5,2")
     assert "[region]" in cfg
-    one = session(replace(RECIPE, loss="published"), lambda: darknet(cfg=cfg))
+    one = session(replace(OPTIONS, loss="published"), lambda: darknet(cfg=cfg))
     images, targets = make_batch(one.maker, 0)
     outputs = one.run.model(images)
     _, warm = one.loss(outputs, targets)
@@ -345,11 +345,11 @@ def test_a_loss_that_is_no_number_ends_with_the_step_and_advice():
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path, run = tmp_path / "c.safetensors", session().run
-    save_checkpoint(run, path, {"history": []})
+    save_checkpoint(run, path, CheckpointFacts())
     before = path.read_bytes()
     monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(ArtifactError, match="cannot be written"):
-        save_checkpoint(run, path, {"history": [1]})
+        save_checkpoint(run, path, CheckpointFacts(shape={"batch": 1}))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
     with safe_open(str(path), framework="pt") as file:
         assert file.metadata()["step"] == "0"

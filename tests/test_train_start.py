@@ -27,9 +27,10 @@ from edge.runtime.ops_cpu import preprocess
 from edge.spec import HeadSpec, InputContract, ModelSpec
 from edge.train.batches import BatchMaker, make_batch
 from edge.train.journal import activations, dead_units, open_board
+from edge.train.options import TrainOptions
 from edge.train.pictures import read_pictures
 from edge.train.session import class_weights, count_classes
-from edge.train.start import shipped, start
+from edge.train.start import shipped_start, start_from
 from edge.train.transfer import load_from_input, transfer
 
 BODY = """[net]
@@ -146,15 +147,19 @@ def test_a_start_says_where_its_weights_come_from(tmp_path):
     cfg = tmp_path / "n.cfg"
     cfg.write_text(net(3, 1).cfg.text)
     (tmp_path / "n.names").write_text("a\nb\nc\n")
-    drawn = start(cfg, names=tmp_path / "n.names", seed=4)
+    drawn = start_from(cfg, TrainOptions(names=tmp_path / "n.names", seed=4))
     assert drawn.notes == ("random weights, seed 4",) and drawn.spec.classes == ("a", "b", "c")
     theirs = net(7, 2)
     save_safetensors(theirs, tmp_path / "t.safetensors")
-    begun = start(cfg, names=tmp_path / "n.names", weights=tmp_path / "t.safetensors")
+    begun = start_from(
+        cfg, TrainOptions(names=tmp_path / "n.names", weights=tmp_path / "t.safetensors")
+    )
     assert equal_layers(begun.module, theirs) == ["0", "2"]
     assert "2 layers begin as in" in begun.notes[1] and "stopped there" in begun.notes[2]
     save_weights(net(3, 5), tmp_path / "n.weights")
-    assert equal_layers(start(cfg, names=tmp_path / "n.names").module, net(3, 5)) == ["0", "2", "3"]
+    assert equal_layers(
+        start_from(cfg, TrainOptions(names=tmp_path / "n.names")).module, net(3, 5)
+    ) == ["0", "2", "3"]
 
 
 def test_squeezedet_begins_from_the_original_deep_compression_file(edge_data, tmp_path):
@@ -168,7 +173,7 @@ def test_squeezedet_begins_from_the_original_deep_compression_file(edge_data, tm
     }
     (tmp_path / "s.json").write_text(json.dumps(fields))
     source = edge_data / "weights" / "squeezenet_v10_deepcompression" / "compressed_SqueezeNet.net"
-    begun = start(tmp_path / "s.json", weights=source)
+    begun = start_from(tmp_path / "s.json", TrainOptions(weights=source))
     assert "3 layers begin as in" in begun.notes[1] and "convdet is not" in begun.notes[2]
 
 
@@ -177,7 +182,7 @@ def test_a_json_that_is_no_squeezedet_is_refused(tmp_path):
     for text in ("{", "[]", '{"hw": [64, 64]}', '{"width": 3}'):
         path.write_text(text)
         with pytest.raises(ArtifactError, match="not the JSON of a SqueezeDet"):
-            start(path)
+            start_from(path)
 
 
 def kitti(folder, lines):
@@ -308,7 +313,7 @@ def test_without_tensorboard_the_extra_to_install_is_named(monkeypatch, tmp_path
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_detector_begins_as_it_was_shipped_and_can_learn(name):
-    begun = shipped(name)
+    begun = shipped_start(name)
     tensor, _ = preprocess(render(5).image, begun.spec.contract)
     with open_backend(BUILT_IN[name]) as backend, torch.no_grad():
         wanted = backend.run(tensor)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edge import options
-from edge.errors import ArtifactError
+from edge.errors import ArtifactError, DataError
 from edge.files import STDOUT, make_folder
 from edge.options import described
 
@@ -55,6 +55,7 @@ count = _checked(options.count)
 positive = _checked(options.positive)
 share = _checked(options.share)
 inner_share = _checked(options.inner_share)
+size = _checked(options.height_width)
 
 
 def add_options(
@@ -87,7 +88,7 @@ def read_options(args: argparse.Namespace, kind: type[Options], **given: Any) ->
     """Make the options that the flags of `add_options` say; `given` fields are not taken from them.
 
     Raises:
-        ValueError: from the dataclass, where options do not go together.
+        DataError: a value is out of its range, or options do not go together.
     """
     hints, values = get_type_hints(kind), dict(given)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -98,7 +99,10 @@ def read_options(args: argparse.Namespace, kind: type[Options], **given: Any) ->
         elif hasattr(args, field.name):
             value = getattr(args, field.name)
             values[field.name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def _add_flag(
@@ -223,15 +227,6 @@ def exact_option(parser: argparse.ArgumentParser) -> None:
         help="onnxruntime's INT8 kernels, which round a little differently, in place of the Q/DQ "
         "graph as TensorRT computes it",
     )
-
-
-def size(text: str) -> tuple[int, int]:
-    """Height and width of `288x512`."""
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 288x512") from None
-    return height, width
 
 
 def words(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The built-in detectors, untrained: architectures that lie as text in `edge/assets`."""
+"""The built-in detectors, untrained, from the text of their architectures in `edge/assets`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge.data.world.world import CLASSES
 from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import read_cfg
 from edge.models.initialise import initialise
-from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig, squeezedet_spec
+from edge.models.squeezedet import SqueezeDet, read_config, squeezedet_spec
 from edge.spec import ModelSpec
 
 __all__ = ["NAMES", "build"]
@@ -23,7 +23,7 @@ _ASSETS = Path(edge.__file__).parent / "assets"
 
 
 def build(name: str, seed: int = 0) -> tuple[nn.Module, ModelSpec, dict[str, Any]]:
-    """A built-in detector with random weights, its spec, and what rebuilds it, for the manifest.
+    """Return a built-in detector with random weights, its spec, and what rebuilds it.
 
     Raises:
         ValueError: no such built-in detector.
@@ -33,14 +33,10 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, ModelSpec, dict[str, Any
         model: Any = Darknet(cfg)
         spec, facts = model.spec(name, CLASSES), dict[str, Any](cfg=cfg.text)
     elif name == "squeezedet-scenes":
-        facts = {"config": json.loads((_ASSETS / f"{name}.json").read_text("utf-8"))}
-        config = SqueezeDetConfig(**{key: _tuples(value) for key, value in facts["config"].items()})
+        text = (_ASSETS / f"{name}.json").read_text("utf-8")
+        facts, config = {"config": json.loads(text)}, read_config(text, f"{name}.json")
         model, spec = SqueezeDet(config), squeezedet_spec(config, name)
     else:
         raise ValueError(f"{name} is not built in; built in are {', '.join(NAMES)}")
     initialise(model, spec, seed)
     return model, spec, facts
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

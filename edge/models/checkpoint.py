@@ -7,24 +7,27 @@ SqueezeDetConfig), and for Darknet `classes` (JSON) and `resize`.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from edge.decoding import decode_json
 from edge.edgez.package import Package
 from edge.errors import ArtifactError
 from edge.files import write_file
 from edge.models.class_names import class_names
 from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
-from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig, squeezedet_spec
+from edge.models.parameters import fill
+from edge.models.squeezedet import SqueezeDet, read_config, squeezedet_spec
 from edge.optional import require
 from edge.spec import ModelSpec
 
-__all__ = ["load_safetensors", "package_safetensors", "save_safetensors"]
+__all__ = ["load_safetensors", "package_safetensors", "read_safetensors", "save_safetensors"]
 
 
 def save_safetensors(module: nn.Module, path: str | Path, spec: ModelSpec | None = None) -> None:
@@ -40,28 +43,49 @@ def save_safetensors(module: nn.Module, path: str | Path, spec: ModelSpec | None
 
 
 def load_safetensors(path: str | Path) -> tuple[nn.Module, ModelSpec]:
-    """The module, in eval mode, and its spec, named after the file.
+    """Return the module, in eval mode, and its spec, named after the file.
+
+    Tensors are compared with what the metadata asks for before any memory is taken for it.
 
     Raises:
-        ArtifactError: no such file, not safetensors, foreign metadata, tensors that do not fit or
-            are not finite.
+        ArtifactError: the file is missing, is not safetensors, has foreign metadata, or has
+            tensors that do not fit or are not finite.
     """
-    metadata, tensors = _read(Path(path))
-    try:
-        module, spec = _rebuild(metadata, Path(path))
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError(f"{path}: its metadata is not a detector of edge: {error}") from error
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ArtifactError(f"{path}: {name} holds NaN or infinite weights")
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"{path}: its tensors do not fit its own cfg: {first}") from error
+    path = Path(path)
+    metadata, tensors = read_safetensors(path, "safetensors file")
+    build, spec = _plan(metadata, path)
+    with torch.device("meta"):
+        outline = build().state_dict()
+    for name in [*outline, *tensors]:
+        wanted, found = outline.get(name), tensors.get(name)
+        if wanted is None or found is None or wanted.shape != found.shape:
+            here, there = ("absent" if t is None else tuple(t.shape) for t in (found, wanted))
+            raise ArtifactError(
+                f"{path}: its tensors do not fit its own metadata: {name} is {here} and should be "
+                f"{there}; copy it again"
+            )
+    module = build()
+    for name, target in module.state_dict().items():
+        fill(target, tensors[name], f"{path}: {name}", variance=name.endswith(".running_var"))
     return module.eval(), spec
+
+
+def read_safetensors(path: str | Path, what: str) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Return the metadata and the tensors of a `.safetensors` file.
+
+    Args:
+        what: what the file is called in the message.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    safetensors = require("safetensors")
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{path}: not a readable {what}: {error}") from error
 
 
 def _metadata(module: nn.Module, spec: ModelSpec | None) -> dict[str, str]:
@@ -79,39 +103,39 @@ def _metadata(module: nn.Module, spec: ModelSpec | None) -> dict[str, str]:
     }
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    safetensors = require("safetensors")
+def _plan(metadata: dict[str, str], path: Path) -> tuple[Callable[[], nn.Module], ModelSpec]:
+    """Return what builds the module that the metadata describes, and its spec."""
+    where = f"{path}: its metadata is not a detector of edge"
+
+    def value(key: str) -> str:
+        if key not in metadata:
+            raise ArtifactError(f"{where}: {key} is missing")
+        return metadata[key]
+
+    family = value("family")
     try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return file.metadata() or {}, tensors
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"{path}: not a readable safetensors file: {error}") from error
-
-
-def _rebuild(metadata: dict[str, str], path: Path) -> tuple[nn.Module, ModelSpec]:
-    if metadata.get("family") == "darknet":
-        model = Darknet(parse_cfg(metadata["cfg"], str(path)))
-        resize: Any = metadata["resize"]
-        return model, model.spec(path.stem, tuple(json.loads(metadata["classes"])), resize)
-    if metadata.get("family") == "squeezedet":
-        config = SqueezeDetConfig(**_tuples(json.loads(metadata["config"])))
-        return SqueezeDet(config), squeezedet_spec(config, path.stem)
-    raise KeyError("family")
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples that they were."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+        if family == "darknet":
+            cfg, resize = parse_cfg(value("cfg"), str(path)), cast(Any, value("resize"))
+            names: Any = tuple[str, ...]
+            classes = decode_json(value("classes"), names, f"{where}: classes", "a list of names")
+            with torch.device("meta"):
+                spec = Darknet(cfg).spec(path.stem, classes, resize)
+            return lambda: Darknet(cfg), spec
+        if family == "squeezedet":
+            config = read_config(value("config"), f"{where}: config")
+            return lambda: SqueezeDet(config), squeezedet_spec(config, path.stem)
+    except ValueError as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{where}: {error}") from error
+    raise ArtifactError(f"{where}: family is {family[:40]!r}")
 
 
 def package_safetensors(package: Package) -> bytes:
-    """The dense weights as a `.safetensors` file of `edge.models.checkpoint`.
+    """Return the dense weights of a package as a `.safetensors` file.
 
     Raises:
-        ArtifactError: damaged.
+        ArtifactError: the package is damaged.
         MissingDependency: safetensors is not installed.
     """
     save = require("safetensors.numpy").save

@@ -14,12 +14,12 @@ from edge.errors import ArtifactError
 from edge.models.class_names import class_names
 from edge.models.darknet_cfg import DarknetCfg, Section, read_cfg
 from edge.models.darknet_layers import Layer, Shape, build_layer
-from edge.models.darknet_weights import load_weights
+from edge.models.darknet_weights import check_length, load_weights
 from edge.models.initialise import initialise
 from edge.names import read_names
 from edge.spec import HeadSpec, InputContract, ModelSpec
 
-__all__ = ["Darknet", "load_darknet"]
+__all__ = ["Darknet", "filled_darknet", "load_darknet"]
 
 Resize = Literal["letterbox", "stretch"]
 
@@ -74,7 +74,7 @@ class Darknet(nn.Module):
         return tuple(values[head.source] for head in self._heads)
 
     def spec(self, name: str, classes: Sequence[str], resize: Resize = "letterbox") -> ModelSpec:
-        """What the detector is; head tensors are named after the module that yields them.
+        """Return what the detector is; head tensors are named after the module that yields them.
 
         Raises:
             ArtifactError: `classes` are not as many as the cfg says.
@@ -96,22 +96,35 @@ def load_darknet(
     resize: Resize = "letterbox",
     seed: int = 0,
 ) -> tuple[Darknet, ModelSpec]:
-    """A network and its spec from a cfg file; without weights, random ones from `seed`.
+    """Return a network, in eval mode, and its spec; without weights, random ones from `seed`.
 
-    Without a names file, 80 classes are COCO's and 20 are VOC's. The module is in eval mode.
+    Without a names file, 80 classes are COCO's and 20 are VOC's.
 
     Raises:
         ArtifactError: a file is missing or damaged, or the files do not belong together.
     """
     parsed = read_cfg(Path(cfg))
-    model = Darknet(parsed)
+    model = Darknet(parsed) if weights is None else filled_darknet(parsed, Path(weights))
     labels = read_names(Path(names)) if names is not None else class_names(model.classes)
     spec = model.spec(Path(cfg).stem, labels, resize)
-    if weights is not None:
-        load_weights(model, Path(weights))
-    else:
+    if weights is None:
         initialise(model, spec, seed)
     return model.eval(), spec
+
+
+def filled_darknet(cfg: DarknetCfg, weights: Path) -> Darknet:
+    """Return the network of a cfg with the weights of a file.
+
+    The length of the file is compared with the cfg before any memory is taken for the network.
+
+    Raises:
+        ArtifactError: the cfg cannot be built, or the weights do not belong to it.
+    """
+    with torch.device("meta"):
+        check_length(Darknet(cfg), weights)
+    model = Darknet(cfg)
+    load_weights(model, weights)
+    return model
 
 
 def _picture(cfg: DarknetCfg) -> Shape:

@@ -27,13 +27,13 @@ from edge.models.blocks import (
 )
 from edge.models.darknet_cfg import Section
 
-__all__ = ["BATCH_NORM_EPS", "Layer", "Shape", "build_layer"]
+__all__ = ["BATCH_NORM_EPS", "MOST_FLOATS", "Layer", "Shape", "build_layer"]
 
 # OpenCV's Darknet importer adds 1e-6 to the variance; Darknet adds .000001f to its root.
 BATCH_NORM_EPS = 1e-6
 Shape = tuple[int, int, int]
 # An ONNX file, a protobuf message, ends at 2 GiB; TensorRT's tensors too, in elements.
-_MOST_FLOATS = 2**29
+MOST_FLOATS = 2**29
 # Options that change the arithmetic and that this does not do, with their harmless values.
 _UNSUPPORTED = {
     "antialiasing": ("0",),
@@ -144,8 +144,7 @@ def _with_new_coords(layer: Layer, section: Section, head: Section) -> Layer:
         raise head.error("new_coords=1 takes a logistic convolution right before it")
     numbers = 5 + head.positive("classes")
     anchors, rest = divmod(layer.shape[0], numbers)
-    assert isinstance(layer.module, nn.Sequential)
-    if rest:
+    if rest or layer.module is None:
         raise head.error(f"classes={numbers - 5} do not fit {layer.shape[0]} channels")
     parts = {name: part for name, part in layer.module.named_children() if name != "act"}
     parts["sizes"] = SquaredSizes(anchors, numbers)
@@ -154,7 +153,7 @@ def _with_new_coords(layer: Layer, section: Section, head: Section) -> Layer:
 
 def _refuse_giant(section: Section, what: str, shape: tuple[int, ...]) -> None:
     """Before memory is asked for: a slip of the keyboard is no reason to fill a machine."""
-    if prod(shape) > _MOST_FLOATS:
+    if prod(shape) > MOST_FLOATS:
         size = "x".join(map(str, shape))
         raise section.error(f"{what} would have {size} numbers; no more than 2^29 are possible")
 

@@ -8,6 +8,7 @@ All little-endian.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from edge.errors import ArtifactError
-from edge.files import write_file
-from edge.models.darknet_layers import BATCH_NORM_EPS
+from edge.files import read_file, write_file
+from edge.models.parameters import fill
 
-__all__ = ["Header", "count_floats", "load_weights", "save_weights"]
+__all__ = ["Header", "check_length", "count_floats", "load_weights", "save_weights"]
+
+# No network has more than 2^29 floats (`darknet_layers.MOST_FLOATS`); the header adds a little.
+_LIMIT_BYTES = 4 * 2**29 + 64
+_HEADER_BYTES = 20
 
 
 @dataclass(frozen=True)
@@ -36,44 +40,72 @@ class Header:
 
     @property
     def form(self) -> str:
-        """The header's struct format: `seen` has 64 bits from version 0.2 on."""
+        """The struct format of the header: `seen` has 64 bits from version 0.2 on."""
         long = self.major * 10 + self.minor >= 2 and self.major < 1000 and self.minor < 1000
         return "<iiiQ" if long else "<iiiI"
 
     def pack(self) -> bytes:
-        """The header's 16 or 20 bytes."""
+        """Return the header's 16 or 20 bytes."""
         return struct.pack(self.form, self.major, self.minor, self.revision, self.seen)
 
 
 def count_floats(model: nn.Module) -> int:
-    """How many float32 the `.weights` file of a `Darknet` holds."""
+    """Return how many float32 the `.weights` file of a `Darknet` holds."""
     return sum(tensor.numel() for _, tensor in _tensors(model))
+
+
+def check_length(model: nn.Module, path: str | Path) -> Header:
+    """Read the header of a `.weights` file and compare its length with what `model` takes.
+
+    Args:
+        model: a `Darknet`; on the meta device it costs nothing.
+
+    Raises:
+        ArtifactError: the file cannot be read, or holds another number of floats than the cfg
+            takes (both are named).
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data, size = file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
+    header = _header(data, path)
+    expected = count_floats(model)
+    found, rest = divmod(size - struct.calcsize(header.form), 4)
+    if found != expected or rest:
+        surplus = f" and {rest} bytes" if rest else ""
+        cause = "cut off, or of another cfg" if found < expected else "of another cfg"
+        raise ArtifactError(
+            f"{path}: {model.cfg.source} takes {expected} floats and the file holds "
+            f"{found}{surplus}: it is {cause}"
+        )
+    return header
 
 
 def load_weights(model: nn.Module, path: str | Path) -> Header:
     """Fill `model`, a `Darknet`, from a `.weights` file.
 
     Raises:
-        ArtifactError: the file cannot be read, holds another number of floats than the cfg takes
-            (both are named), or holds values that no layer can compute with (the layer is named).
+        ArtifactError: as `check_length`, or the file holds values that no layer can compute with
+            (the layer is named).
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
-    header = _header(data, path)
-    offset = struct.calcsize(header.form)
-    _check_length(model, path, len(data) - offset)
-    values = np.frombuffer(data, "<f4", offset=offset)
-    for layer, tensor, part in _parts(model, values):
-        _check_values(part, tensor is _variance(layer[1]), f"{path}: layer {layer[0]}")
-        with torch.no_grad():
-            tensor.copy_(torch.from_numpy(part.copy()).view_as(tensor))
+    header = check_length(model, path)
+    data = read_file(path, limit=_LIMIT_BYTES)
+    start = struct.calcsize(header.form)
+    for (number, layer), tensor in _tensors(model):
+        part = torch.from_numpy(np.frombuffer(data, "<f4", tensor.numel(), start).copy())
+        where = f"{path}: layer {number}"
+        fill(tensor, part.view_as(tensor), where, variance=tensor is _variance(layer))
+        start += 4 * tensor.numel()
     return header
 
 
 def save_weights(model: nn.Module, path: str | Path, header: Header | None = None) -> None:
-    """Write a `Darknet` as a `.weights` file; what `load_weights` read comes out byte for byte."""
+    """Write a `Darknet` as a `.weights` file, byte for byte as `load_weights` read it.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
     parts = [(header or Header()).pack()]
     for _, tensor in _tensors(model):
         parts.append(tensor.detach().cpu().numpy().astype("<f4").tobytes())
@@ -89,33 +121,13 @@ def _header(data: bytes, path: str | Path) -> Header:
     return Header(*struct.unpack_from(version.form, data))
 
 
-def _check_length(model: nn.Module, path: str | Path, size: int) -> None:
-    expected, found, rest = count_floats(model), size // 4, size % 4
-    if found == expected and not rest:
-        return
-    surplus = f" and {rest} bytes" if rest else ""
-    cause = "cut off, or of another cfg" if found < expected else "of another cfg"
-    raise ArtifactError(
-        f"{path}: {model.cfg.source} takes {expected} floats and the file holds {found}{surplus}: "
-        f"it is {cause}"
-    )
-
-
-def _check_values(part: NDArray[np.float32], variance: bool, where: str) -> None:
-    if not np.isfinite(part).all():
-        raise ArtifactError(f"{where} holds NaN or infinite weights; train or copy it again")
-    # OpenCV takes the root of variance + eps too, so tiny negative variances are harmless.
-    if variance and part.min() + BATCH_NORM_EPS <= 0:
-        raise ArtifactError(f"{where} holds a batch norm variance of {part.min():g}, below zero")
-
-
 def _variance(layer: nn.Module) -> torch.Tensor | None:
     norm = getattr(layer, "norm", None)
     return None if norm is None else norm.running_var
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[tuple[str, nn.Module], torch.Tensor]]:
-    """Every tensor in the file's order, with its layer's number and module."""
+    """Yield every tensor in the order of the file, with its layer's number and module."""
     for name, layer in model.layers.items():
         if not hasattr(layer, "conv"):
             continue
@@ -127,13 +139,3 @@ def _tensors(model: nn.Module) -> Iterator[tuple[tuple[str, nn.Module], torch.Te
         )
         for tensor in (*tensors, layer.conv.weight):
             yield (name, layer), tensor
-
-
-def _parts(
-    model: nn.Module, values: NDArray[np.float32]
-) -> Iterator[tuple[tuple[str, nn.Module], torch.Tensor, NDArray[np.float32]]]:
-    start = 0
-    for layer, tensor in _tensors(model):
-        stop = start + tensor.numel()
-        yield layer, tensor, values[start:stop]
-        start = stop

@@ -1,5 +1,7 @@
 """SqueezeDet (Wu et al., arXiv:1612.01051): a SqueezeNet body and one convolutional head.
 
+With `SqueezeDetConfig.pyramid` it has the heads of a feature pyramid of fire modules instead.
+
 The head's raw output is (N, K*(C+1+4), h, w) for K anchors and C classes, as upstream lays it out:
 K*C class logits (anchor k, class c at k*C + c), then K confidence logits, then K*4 deltas
 (dx, dy, dw, dh of anchor k from K*(C+1) + 4*k on).
@@ -11,29 +13,38 @@ Anchor centres, as upstream's `set_anchors` places them in a W x H picture with 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from math import prod
 from typing import Literal
 
 import torch
 from torch import nn
 
-from edge.models.blocks import DarknetMaxPool, PaddedConv2d
+from edge.decoding import decode, parse_json
+from edge.errors import ArtifactError
+from edge.files import plain_text
+from edge.models.blocks import Concat, DarknetMaxPool, PaddedConv2d
 from edge.models.class_names import KITTI, VOC
-from edge.models.fire import Fire, Triple, activated
-from edge.models.pyramid import Pyramid
+from edge.models.darknet_layers import MOST_FLOATS
 from edge.spec import HeadSpec, InputContract, ModelSpec
 
 __all__ = [
     "KITTI_CONFIG",
     "VOC_CONFIG",
     "Fire",
+    "Pyramid",
     "SqueezeDet",
     "SqueezeDetConfig",
+    "read_config",
     "scaled",
     "squeezedet_spec",
     "version_1_0",
 ]
 
+# Filters of a fire module: squeeze, expand 1x1, expand 3x3.
+Triple = tuple[int, int, int]
+# No side, filter number or kernel comes near this.
+_MOST = 2**15
 # squeeze, expand 1x1, expand 3x3 of fire2 to fire11: SqueezeNet's eight (arXiv:1602.07360, table 1)
 # and SqueezeDet's two on top.
 _FIRES: tuple[Triple, ...] = (
@@ -52,7 +63,7 @@ _FIRES: tuple[Triple, ...] = (
 
 @dataclass(frozen=True)
 class SqueezeDetConfig:
-    """All that shapes a SqueezeDet.
+    """What determines the shape of a SqueezeDet.
 
     Attributes:
         hw: height and width of the input, pixels.
@@ -86,6 +97,12 @@ class SqueezeDetConfig:
     pyramid_norm: bool = True
 
     def __post_init__(self) -> None:
+        widths = [filters for triple in (*self.fires, *self.pyramid) for filters in triple]
+        counts = (*self.hw, *self.conv1, self.head_size, *widths)
+        if not 1 <= min(counts) <= max(counts) <= _MOST or len(widths) > _MOST:
+            raise ValueError(f"hw, filters and kernel sizes must be 1 to {_MOST}")
+        if not all(0 < side < _MOST for wh in self.anchors for side in wh):
+            raise ValueError(f"the sides of anchors must be above 0 and below {_MOST}")
         numbers = range(2, 2 + len(self.fires))
         if not self.fires or any(pool not in numbers for pool in self.pools):
             raise ValueError(f"pools {self.pools} must follow one of fire2..fire{numbers.stop - 1}")
@@ -137,13 +154,41 @@ VOC_CONFIG = SqueezeDetConfig(
 )
 
 
+def read_config(text: str | bytes, source: str) -> SqueezeDetConfig:
+    """Read the JSON of a `SqueezeDetConfig`.
+
+    Args:
+        source: the file's name, for the message.
+
+    Raises:
+        ArtifactError: it is not that: an unknown or missing field, or one of another type or out
+            of its range.
+    """
+    what = "the JSON of a SqueezeDet"
+    value = parse_json(text, source, what)
+    known = {field.name for field in fields(SqueezeDetConfig)}
+    if isinstance(value, dict) and (unknown := sorted(set(value) - known)):
+        names = ", ".join(sorted(known))
+        raise ArtifactError(
+            f"{source}: not {what}: it has no {plain_text(unknown[0])[:60]!r}; known: {names}"
+        )
+    config = decode(value, SqueezeDetConfig, source, what)
+    with torch.device("meta"):
+        floats = sum(parameter.numel() for parameter in SqueezeDet(config).parameters())
+    if max(floats, 3 * prod(config.hw)) > MOST_FLOATS:
+        raise ArtifactError(
+            f"{source}: its input or its weights have more than 2^29 numbers; no engine can hold it"
+        )
+    return config
+
+
 def version_1_0(config: SqueezeDetConfig) -> SqueezeDetConfig:
-    """`config` with SqueezeNet 1.0's body: 96 filters of 7x7 first, pools after fire4 and fire8."""
+    """Return `config` with SqueezeNet 1.0's body: 96 filters of 7x7, pools after fire4, fire8."""
     return replace(config, conv1=(96, 7), pools=(4, 8))
 
 
 def scaled(config: SqueezeDetConfig, width: float) -> SqueezeDetConfig:
-    """`config` with every body width times `width`, in multiples of 8."""
+    """Return `config` with every body width times `width`, in multiples of 8."""
 
     def scale(filters: int) -> int:
         return max(8, round(filters * width / 8) * 8)
@@ -152,8 +197,39 @@ def scaled(config: SqueezeDetConfig, width: float) -> SqueezeDetConfig:
     return replace(config, conv1=(scale(config.conv1[0]), config.conv1[1]), fires=fires)
 
 
+def _conv_act(channels: int, filters: int, size: int, normed: bool) -> nn.Sequential:
+    """Return a convolution that keeps the size, a batch norm if `normed`, and a ReLU."""
+    conv = nn.Conv2d(channels, filters, size, padding=size // 2, bias=not normed)
+    return _activated(conv, normed)
+
+
+def _activated(conv: nn.Conv2d, normed: bool) -> nn.Sequential:
+    """Return `conv`, a batch norm if `normed` and a ReLU, named conv, norm and act."""
+    modules = OrderedDict[str, nn.Module](conv=conv)
+    if normed:
+        modules["norm"] = nn.BatchNorm2d(conv.out_channels)
+    modules["act"] = nn.ReLU()
+    return nn.Sequential(modules)
+
+
+class Fire(nn.Module):
+    """A fire module (arXiv:1602.07360): a 1x1 squeeze, then 1x1 and 3x3 expansions in parallel."""
+
+    def __init__(self, channels: int, widths: Triple, normed: bool = False) -> None:
+        super().__init__()
+        squeeze, expand1, expand3 = widths
+        self.squeeze = _conv_act(channels, squeeze, 1, normed)
+        self.expand1 = _conv_act(squeeze, expand1, 1, normed)
+        self.expand3 = _conv_act(squeeze, expand3, 3, normed)
+        self.concat = Concat()
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        squeezed = self.squeeze(tensor)
+        return self.concat(self.expand1(squeezed), self.expand3(squeezed))
+
+
 def same_padding(hw: tuple[int, int], size: int, stride: int) -> tuple[int, int]:
-    """Pixels of padding in all, down and across, of TensorFlow's SAME."""
+    """Return the total padding, down and across in pixels, of TensorFlow's SAME."""
 
     def total(side: int) -> int:
         return max((-(-side // stride) - 1) * stride + size - side, 0)
@@ -165,13 +241,79 @@ def _conv1(config: SqueezeDetConfig) -> nn.Sequential:
     filters, size = config.conv1
     down, across = same_padding(config.hw, size, 2)
     pads = (down // 2, across // 2, down - down // 2, across - across // 2)
-    return activated(
+    return _activated(
         PaddedConv2d(3, filters, size, 2, pads, bias=not config.batch_norm), config.batch_norm
     )
 
 
 def _halved(hw: tuple[int, int]) -> tuple[int, int]:
     return -(-hw[0] // 2), -(-hw[1] // 2)
+
+
+class _Merge(nn.Module):
+    """A finer level: its own features and the coarser level's, reduced and enlarged."""
+
+    def __init__(self, fine: int, coarse: int, widths: Triple, normed: bool) -> None:
+        super().__init__()
+        self.reduce = _conv_act(coarse, widths[1], 1, normed)
+        self.enlarge = nn.Upsample(scale_factor=2, mode="nearest")
+        self.concat = Concat()
+        self.fire = Fire(fine + widths[1], widths, normed)
+
+    def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        return self.fire(self.concat(fine, self.enlarge(self.reduce(coarse))))
+
+
+class Pyramid(nn.Module):
+    """A feature pyramid of fire modules, which turns features of strides s, 2s, ... into raw heads.
+
+    Coarse features are handed to finer levels as in arXiv:1612.03144, with concatenation in place
+    of sums. It has one head for each stride and one more of twice the coarsest. Its convolutions
+    have batch norm until that is folded, so it can be put on a body that has none.
+
+    Args:
+        channels: of the features, fine to coarse.
+        fires: one per head, coarse to fine; the coarsest level has two such modules.
+        outputs: channels of each head.
+        head_size: kernel size of the heads.
+        normed: batch norm behind every convolution but the heads.
+
+    Attributes:
+        head0, head1, ...: the heads, fine to coarse.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        fires: tuple[Triple, ...],
+        outputs: int,
+        head_size: int,
+        normed: bool = True,
+    ) -> None:
+        super().__init__()
+        widths = [expand1 + expand3 for _, expand1, expand3 in reversed(fires)]
+        top = fires[0]
+        self.top = nn.Sequential(
+            DarknetMaxPool(3, 2, (1, 1)),
+            Fire(channels[-1], top, normed),
+            Fire(widths[-1], top, normed),
+        )
+        merges = enumerate(zip(channels, reversed(fires[1:]), strict=True))
+        self.merges = nn.ModuleList(
+            _Merge(fine, widths[level + 1], fire, normed) for level, (fine, fire) in merges
+        )
+        for level, width in enumerate(widths):
+            head = nn.Conv2d(width, outputs, head_size, padding=head_size // 2)
+            self.add_module(f"head{level}", head)
+
+    def forward(self, *features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        level = len(features)
+        tensor = self.top(features[-1])
+        raw = [self.get_submodule(f"head{level}")(tensor)]
+        for level in range(len(features) - 1, -1, -1):
+            tensor = self.merges[level](features[level], tensor)
+            raw.append(self.get_submodule(f"head{level}")(tensor))
+        return tuple(reversed(raw))
 
 
 class SqueezeDet(nn.Module):
@@ -236,7 +378,7 @@ def _taps(config: SqueezeDetConfig) -> tuple[str, ...]:
 
 
 def squeezedet_spec(config: SqueezeDetConfig, name: str) -> ModelSpec:
-    """What the detector is; frames are stretched, as upstream does it, by default."""
+    """Return what the detector is; by default frames are stretched, as upstream does it."""
     contract = InputContract(
         hw=config.hw,
         resize=config.resize,

@@ -5,9 +5,14 @@ Upstream's layer names: conv1, fire2_squeeze1x1, fire2_expand1x1, fire2_expand3x
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +20,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge.errors import ArtifactError
+from edge.files import plain_text
+from edge.models.parameters import fill
 from edge.models.squeezedet import (
     KITTI_CONFIG,
     Fire,
@@ -27,39 +34,107 @@ from edge.spec import ModelSpec
 __all__ = ["load_squeezedet_npz"]
 
 _HEAD = "conv12"
+Value = TypeVar("Value")
+# What zipfile, zlib and numpy raise of damaged archives.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+)
 
 
 def load_squeezedet_npz(
     path: str | Path, config: SqueezeDetConfig = KITTI_CONFIG
 ) -> tuple[SqueezeDet, ModelSpec]:
-    """A SqueezeDet from an archive; the head's kernel size is the file's, all else `config`'s.
+    """Return a SqueezeDet from an archive; the head's kernel size is the file's.
+
+    The shapes in the archive are compared with the network's before any array is read.
 
     Raises:
-        ArtifactError: no archive, pickled, a layer is missing, left over, misshapen or not finite.
+        ArtifactError: the file is no archive of plain arrays, or a layer is missing, unknown,
+            of another shape or not finite.
     """
-    arrays = _read(Path(path))
-    if f"{_HEAD}.weight" in arrays and arrays[f"{_HEAD}.weight"].ndim == 4:
-        config = _with_head_size(config, arrays[f"{_HEAD}.weight"].shape[-1], path)
+    path = Path(path)
+    headers = _opened(path, _headers)
+    head = headers.get(f"{_HEAD}.weight")
+    if head is not None and len(head.shape) == 4:
+        config = _with_head_size(config, head.shape[-1], path)
+    with torch.device("meta"):
+        outline = _named_parameters(SqueezeDet(config))
+    if set(outline) != set(headers):
+        difference = _difference(set(outline), set(headers))
+        raise ArtifactError(f"{path}: {difference}; not this SqueezeDet")
+    for name, parameter in outline.items():
+        dtype, shape = headers[name]
+        if dtype.kind != "f" or shape != tuple(parameter.shape):
+            raise ArtifactError(
+                f"{path}: {name} is {dtype} {shape}; it must be float {tuple(parameter.shape)}"
+            )
     model = SqueezeDet(config)
-    convolutions = _named_convolutions(model)
-    wanted = {f"{layer}.{part}" for layer in convolutions for part in ("weight", "bias")}
-    if wanted != set(arrays):
-        raise ArtifactError(f"{path}: {_difference(wanted, set(arrays))}; not this SqueezeDet")
-    for layer, conv in convolutions.items():
-        _fill(conv.weight, arrays[f"{layer}.weight"], f"{path}: {layer}.weight")
-        _fill(conv.bias, arrays[f"{layer}.bias"], f"{path}: {layer}.bias")
-    return model.eval(), squeezedet_spec(config, Path(path).stem)
+    for name, parameter in _named_parameters(model).items():
+        array = _opened(path, partial(_array, name))
+        fill(parameter, torch.from_numpy(array), f"{path}: {name}")
+    return model.eval(), squeezedet_spec(config, path.stem)
 
 
-def _read(path: Path) -> dict[str, NDArray[np.generic]]:
+def _opened(path: Path, read: Callable[[zipfile.ZipFile], Value]) -> Value:
+    """Return what `read` makes of the archive; whatever is wrong with it is one error."""
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it is a single array")
-        with archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise ArtifactError(f"{path}: not a readable .npz of plain arrays: {error}") from error
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                raise ValueError("it is a single array")
+        with zipfile.ZipFile(path) as archive:
+            return read(archive)
+    except ArtifactError:
+        raise
+    except _DAMAGED as error:
+        text = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"{path}: not a readable .npz of plain arrays: {text}") from error
+
+
+class _Header(NamedTuple):
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def _headers(archive: zipfile.ZipFile) -> dict[str, _Header]:
+    """Return kind and shape of each array, from the headers alone."""
+    found: dict[str, _Header] = {}
+    for member in archive.namelist():
+        name = member.removesuffix(".npy")
+        if name in found:
+            raise ValueError(f"{plain_text(name)[:60]!r} stands twice in it")
+        with archive.open(member) as file:
+            found[name] = _header(file)
+    return found
+
+
+def _header(file: Any) -> _Header:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"version {version} of the .npy format")
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    return _Header(dtype, shape)
+
+
+def _array(name: str, archive: zipfile.ZipFile) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")))
 
 
 def _with_head_size(config: SqueezeDetConfig, size: int, path: str | Path) -> SqueezeDetConfig:
@@ -77,7 +152,7 @@ def _difference(wanted: set[str], found: set[str]) -> str:
 
 
 def _named_convolutions(model: SqueezeDet) -> dict[str, nn.Conv2d]:
-    """Each convolution by upstream's name."""
+    """Return each convolution by upstream's name."""
     found: dict[str, nn.Conv2d] = {}
     for name, module in model.body.named_children():
         if isinstance(module, Fire):
@@ -90,12 +165,9 @@ def _named_convolutions(model: SqueezeDet) -> dict[str, nn.Conv2d]:
     return found
 
 
-def _fill(parameter: nn.Parameter, array: NDArray[np.generic], where: str) -> None:
-    if array.dtype.kind != "f" or array.shape != tuple(parameter.shape):
-        raise ArtifactError(
-            f"{where} is {array.dtype} {array.shape}; it must be float {tuple(parameter.shape)}"
-        )
-    if not np.isfinite(array).all():
-        raise ArtifactError(f"{where} holds NaN or infinite weights")
-    with torch.no_grad():
-        parameter.copy_(torch.from_numpy(array.astype(np.float32)))
+def _named_parameters(model: SqueezeDet) -> dict[str, nn.Parameter]:
+    return {
+        f"{layer}.{part}": getattr(conv, part)
+        for layer, conv in _named_convolutions(model).items()
+        for part in ("weight", "bias")
+    }

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge.errors import ArtifactError
+from edge.models.parameters import check_weights
 from edge.models.squeezedet import Fire, SqueezeDet
 
 __all__ = ["SQUEEZENET_1_0", "load_body", "read_squeezenet_net"]
@@ -131,8 +132,7 @@ def _layer(
 
 def _finite(reader: _Reader, count: int, what: str) -> NDArray[Any]:
     values = reader.take(count, "<f4", what)
-    if not np.isfinite(values).all():
-        raise ArtifactError(f"{reader.path}: {what} holds NaN or infinite numbers")
+    check_weights(torch.from_numpy(values.astype(np.float32)), f"{reader.path}: {what}")
     return values
 
 

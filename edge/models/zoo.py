@@ -15,9 +15,8 @@ from edge.files import sha256_of, write_file
 from edge.models.cfgs import cfg_text
 from edge.models.checkpoint import load_safetensors
 from edge.models.class_names import class_names
-from edge.models.darknet import Darknet
+from edge.models.darknet import Darknet, filled_darknet
 from edge.models.darknet_cfg import DarknetCfg, parse_cfg, read_cfg
-from edge.models.darknet_weights import load_weights
 from edge.models.download import Progress, download
 from edge.models.initialise import initialise
 from edge.models.squeezedet import KITTI_CONFIG, SqueezeDet, squeezedet_spec
@@ -244,12 +243,11 @@ def _resized(cfg: DarknetCfg, hw: tuple[int, int] | None) -> DarknetCfg:
 
 
 def _darknet(cfg: DarknetCfg, name: str, weights: Path | None, seed: int) -> LoadedModel:
-    module = Darknet(cfg)
+    module = Darknet(cfg) if weights is None else filled_darknet(cfg, weights)
     spec = module.spec(name, class_names(module.classes))
     if weights is None:
         initialise(module, spec, seed)
         return LoadedModel(module.eval(), spec, "", RANDOM)
-    load_weights(module, weights)
     return LoadedModel(module.eval(), spec, sha256_of(weights))
 
 

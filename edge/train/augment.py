@@ -7,8 +7,9 @@ nor wrong. All randomness comes from the generator that is passed, so a seed rep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -46,19 +47,20 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far each change may go; at zero it is switched off.
+    """How far each random change may go; 0 switches it off.
 
     Attributes:
         flip: probability of a mirror image.
-        scale: least and greatest size, relative to fitting the picture into the input.
-        aspect: greatest factor by which one side is stretched against the other, 1: none.
-        shift: greatest shift, as a part of the input's sides.
-        degrees: greatest rotation, up to 45.
-        hue, saturation, value: greatest change; degrees of 360, and parts of 1.
-        contrast, sharpness: greatest change, parts of 1; negative sharpness blurs.
-        noise: greatest standard deviation, grey levels.
-        mosaic: probability that four pictures are joined to one.
-        visible: part of a box that must stay in the picture; of what is less, the rest is ignored.
+        scale: smallest and largest size, relative to the picture fitted into the input.
+        aspect: largest factor by which one side is stretched against the other; 1: none.
+        shift: largest shift, as a share of the input's sides.
+        degrees: largest rotation, up to 45.
+        hue, saturation, value: largest change; hue in degrees, the others as a share.
+        contrast, sharpness: largest change, as a share; negative sharpness blurs.
+        noise: largest standard deviation, in grey levels.
+        mosaic: probability that four pictures are joined into one.
+        visible: share of a box that must stay in the picture; of a box with less, the rest is
+            ignored.
     """
 
     flip: float = 0.5
@@ -80,10 +82,30 @@ class Augmentation:
             raise ValueError(f"degrees is {self.degrees}; boxes follow rotations up to 45")
         if not 0 < self.scale[0] <= self.scale[1] or self.aspect < 1:
             raise ValueError(f"scale {self.scale} must rise from above 0, aspect start at 1")
+        shares = {
+            name: getattr(self, name) for name in ("flip", "mosaic", "visible", "contrast", "value")
+        }
+        for name, value in {**shares, "saturation": self.saturation}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; it takes a number from 0 to 1")
+        if not all(0 <= x < math.inf for x in (self.shift, self.hue, self.sharpness, self.noise)):
+            raise ValueError("shift, hue, sharpness and noise must be finite and not negative")
+        if not self.scale[1] < math.inf or not self.aspect < math.inf:
+            raise ValueError("scale and aspect must be finite")
+
+    def __str__(self) -> str:
+        """Return the values as `--augment` takes them."""
+        low, high = self.scale
+        values = {
+            field.name: f"{getattr(self, field.name):g}"
+            for field in fields(self)
+            if field.name != "scale"
+        } | {"scale": f"{low:g}:{high:g}"}
+        return ",".join(f"{field.name}={values[field.name]}" for field in fields(self))
 
 
 def flip(picture: Labelled) -> Labelled:
-    """The mirror image, left and right exchanged."""
+    """Return the mirror image, left and right exchanged."""
     boxes = picture.boxes.copy()
     boxes[:, (1, 3)] = picture.image.shape[1] - picture.boxes[:, (3, 1)]
     return Labelled(np.ascontiguousarray(picture.image[:, ::-1]), boxes)
@@ -95,10 +117,10 @@ def placement(
     options: Augmentation,
     rng: Generator,
 ) -> Matrix:
-    """A random 2x3 matrix from pixels of the source to pixels of the target.
+    """Return a random 2x3 matrix from pixels of the source to pixels of the target.
 
-    Without any change it fits the source into the target's middle, its aspect ratio kept: scale,
-    stretch, rotation and shift come on top. Crops are scales above 1.
+    Without any change it fits the source into the middle of the target and keeps its aspect ratio;
+    scale, stretch, rotation and shift come on top. A scale above 1 crops.
     """
     (height, width), (high, wide) = source_hw, target_hw
     fit = min(high / height, wide / width)
@@ -191,7 +213,7 @@ def mosaic(
     rng: Generator,
     pad: int = 128,
 ) -> Labelled:
-    """Four pictures, each through its own `placement`, around a random point (YOLOv4).
+    """Join four pictures, each through its own `placement`, around a random point (YOLOv4).
 
     Raises:
         ValueError: not four pictures.
@@ -225,7 +247,7 @@ def augment(
     rng: Generator,
     pad: int = 128,
 ) -> Labelled:
-    """Picture `index` at the size of the input, changed at random; a mosaic takes three more."""
+    """Return picture `index` at the input's size, changed at random; a mosaic takes three more."""
     if rng.random() < options.mosaic:
         others = rng.integers(len(pictures), size=3).tolist()
         chosen = [pictures[i] for i in (index, *others)]

@@ -1,4 +1,4 @@
-"""Batches as a function of the step alone, so a resumed training and several processes agree."""
+"""Batches as a function of the step alone, so that resumed and parallel trainings agree."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ from torch.nn import functional
 from edge.letterbox import Letterbox
 from edge.spec import InputContract, ModelSpec
 from edge.train.augment import IGNORE, Augmentation, Labelled, augment
-from edge.train.pool import as_tensor
 
-__all__ = ["BatchMaker", "make_batch", "prefetched", "rescaled", "resized", "scale_at"]
+__all__ = [
+    "BatchMaker",
+    "as_tensor",
+    "make_batch",
+    "prefetched",
+    "rescaled",
+    "resized",
+    "scale_at",
+]
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 _SMALLEST_PX = 2.0
@@ -32,16 +39,16 @@ _SCALES = (0.75, 1.25)
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """How a step's number becomes a batch.
+    """Makes the batch of a step.
 
     Attributes:
-        pictures: drawn in a new order each epoch, each once.
+        pictures: each is used once an epoch, in a new order.
         spec: the model.
         size: pictures in a batch of all processes together.
-        seed: of order, changes and scales.
-        options: of augmentation; None resizes as the contract says and no more.
+        seed: of the order, the changes and the scales.
+        options: of augmentation; None only resizes as the contract says.
         scales: whether the input's size changes.
-        rank, ranks: this process and how many there are.
+        rank, ranks: number of this process and of all.
     """
 
     pictures: Sequence[Labelled]
@@ -60,7 +67,7 @@ def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def make_batch(maker: BatchMaker, step: int) -> Batch:
-    """Images (size / ranks, 3, H, W) and targets (M, 6) of one step, for this process.
+    """Return this process's images (size / ranks, 3, H, W) and targets (M, 6) of one step.
 
     Raises:
         ValueError: the batch cannot be divided among the processes.
@@ -84,6 +91,14 @@ def make_batch(maker: BatchMaker, step: int) -> Batch:
     return rescaled(batch, scale_at(maker.spec, step, maker.seed)) if maker.scales else batch
 
 
+def as_tensor(images: NDArray[np.uint8], contract: InputContract) -> torch.Tensor:
+    """Return images (N, H, W, 3) BGR as the contract's (N, 3, H, W), channels last in memory."""
+    ordered = images[..., ::-1] if contract.channel_order == "RGB" else images
+    pixels = torch.from_numpy(np.ascontiguousarray(ordered)).float()
+    pixels = (pixels - torch.tensor(contract.mean)) * torch.tensor(contract.scale)
+    return pixels.permute(0, 3, 1, 2)
+
+
 def _picture(maker: BatchMaker, index: int, seed: tuple[int, int, int]) -> Labelled:
     contract = maker.spec.contract
     if maker.options is None:
@@ -93,7 +108,7 @@ def _picture(maker: BatchMaker, index: int, seed: tuple[int, int, int]) -> Label
 
 
 def resized(picture: Labelled, contract: InputContract) -> Labelled:
-    """The picture as the contract fits it into the input, and its boxes with it."""
+    """Fit a picture and its boxes into the input as the contract says."""
     fit = Letterbox.fit((picture.image.shape[0], picture.image.shape[1]), contract)
     (height, width), (left, top) = fit.resized_hw, fit.pad_xy
     image = np.full((*contract.hw, 3), contract.pad_value, np.uint8)
@@ -105,7 +120,7 @@ def resized(picture: Labelled, contract: InputContract) -> Labelled:
 
 
 def _targets(boxes: NDArray[Any], place: int) -> NDArray[np.float32]:
-    """(M, 6) of boxes (M, 5) by their corners; what is too small to be seen becomes a region."""
+    """Return targets (M, 6) of boxes (M, 5); an object too small to see becomes a region."""
     centre, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
     label = np.where((size < _SMALLEST_PX).any(axis=1), IGNORE, boxes[:, 0])
     image = np.full(len(boxes), place)
@@ -114,7 +129,7 @@ def _targets(boxes: NDArray[Any], place: int) -> NDArray[np.float32]:
 
 
 def scale_at(spec: ModelSpec, step: int, seed: int) -> tuple[int, int]:
-    """The input size (height, width) of a step: whole cells of the coarsest grid."""
+    """Return the input size (height, width) of a step, in whole cells of the coarsest grid."""
     rows, columns = min(head.grid_hw for head in spec.heads)
     height, width = spec.contract.hw
     low, high = max(1, round(rows * _SCALES[0])), max(1, round(rows * _SCALES[1]))
@@ -124,7 +139,7 @@ def scale_at(spec: ModelSpec, step: int, seed: int) -> tuple[int, int]:
 
 
 def rescaled(batch: Batch, hw: tuple[int, int]) -> Batch:
-    """The batch at another input size, boxes and all."""
+    """Return the batch, its boxes too, at another input size."""
     images, targets = batch
     old = images.shape[-2:]
     if tuple(old) == hw:
@@ -138,7 +153,7 @@ def rescaled(batch: Batch, hw: tuple[int, int]) -> Batch:
 def prefetched(
     batch_at: Callable[[int], Batch], start: int, device: torch.device, ahead: int = 2
 ) -> Iterator[Callable[[], Batch]]:
-    """Batches from step `start` on, each made while the ones before it are learnt from."""
+    """Give batches from step `start` on, each made while the ones before it are trained on."""
     with ThreadPoolExecutor(1) as painter:
         waiting = [painter.submit(batch_at, start + number) for number in range(ahead)]
         following = iter(range(start + ahead, 2**62))

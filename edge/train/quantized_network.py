@@ -1,6 +1,6 @@
-"""An FP32 ONNX file as a torch module that computes as the INT8 graph of it will, and learns.
+"""An FP32 ONNX file as a torch module that computes as its INT8 graph will, and can be trained.
 
-The batch norms are folded in the file already, and rounding stands where the Q/DQ pairs will stand,
+The batch norms are folded in the file already, and rounding happens where the Q/DQ pairs will be,
 so what is trained is what is exported. Parameters are kept in units in which one learning rate
 serves them all: weights in steps of their INT8 scale, biases in what such a step can add to the
 output, scales in tenths of their logarithm.
@@ -35,11 +35,61 @@ __all__ = [
 
 Tensors = tuple[torch.Tensor, ...]
 _TENTH = 0.1
+QMAX = 127
+LOWEST = -128
+TINY = float(torch.finfo(torch.float32).tiny)
+
+
+class _Activation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        steps = x / scale
+        ctx.save_for_backward(steps)
+        return torch.round(steps).clamp_(LOWEST, QMAX) * scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (steps,) = ctx.saved_tensors
+        (gradient,) = gradients
+        inside = (steps >= LOWEST) & (steps <= QMAX)
+        slope = torch.round(steps).clamp_(LOWEST, QMAX) - torch.where(inside, steps, 0)
+        # Keeps a scale's gradient beside those of single weights, whose number it counts for.
+        share = 1 / math.sqrt(steps.numel() * QMAX)
+        return gradient * inside, (gradient * slope).sum() * share
+
+
+class _Weight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return torch.round(weight / scale).clamp_(-QMAX, QMAX) * scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
+
+
+def fake_activation(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Round x to levels of `scale` (a float32 scalar); gradients reach both."""
+    result: torch.Tensor = _Activation.apply(x, scale)
+    return result
+
+
+def weight_scale(weight: torch.Tensor) -> torch.Tensor:
+    """Return the scale (O,) of weights (O, I, kH, kW), as `export.graph.precision` makes it."""
+    peak = weight.detach().flatten(1).abs().amax(dim=1)
+    return torch.where(peak > QMAX * TINY, peak / QMAX, torch.ones_like(peak))
+
+
+def fake_weight(weight: torch.Tensor) -> torch.Tensor:
+    """Round weights (O, I, kH, kW) to their channels' levels; gradients pass straight through."""
+    scale = weight_scale(weight)[:, None, None, None]
+    result: torch.Tensor = _Weight.apply(weight, scale)
+    return result
 
 
 @dataclass(frozen=True)
 class _Conv:
-    """Where the parameters of a convolution lie in the lists; -1: it stays in floating point."""
+    """Where a convolution's parameters are in the lists; scale -1 keeps it in floating point."""
 
     weight: int
     scale: int
@@ -48,12 +98,13 @@ class _Conv:
 class QuantizedNetwork(nn.Module):
     """An FP32 graph whose convolutions compute as in INT8, rounded where `insert_qdq` rounds.
 
-    Takes (N, 3, H, W), gives the raw heads in the file's order.
+    Takes (N, 3, H, W) and returns the raw heads in the file's order.
 
     Attributes:
-        levels: weights (O, I, kH, kW) over the INT8 scale that each channel starts with.
-        offsets: biases (O,) over the most that one weight step can add.
-        ranges: logarithm of each scale over its start, times ten; one for all tensors of a group.
+        levels: weights (O, I, kH, kW) divided by the INT8 scale that each channel starts with.
+        offsets: biases (O,) divided by the most that one weight step can add.
+        ranges: ten times the logarithm of each scale divided by its start; one for a group of
+            tensors.
     """
 
     def __init__(
@@ -88,7 +139,7 @@ class QuantizedNetwork(nn.Module):
             self._add(name, [constants.get(i) for i in node.input[1:]], node.input[0], name in keep)
 
     def _add(self, name: str, given: Sequence[Any], source: str, kept: bool) -> None:
-        """Keep a convolution's parameters in their units."""
+        """Add a convolution's parameters, in their units."""
         at, scale = len(self.levels), -1 if kept else self.scale_of[source]
         weight = torch.from_numpy(np.array(given[0]))
         bias = torch.from_numpy(np.array(given[1])) if len(given) > 1 else torch.zeros(len(weight))
@@ -98,37 +149,37 @@ class QuantizedNetwork(nn.Module):
         self.register_buffer(f"unit_{at}", unit)
         self.register_buffer(f"reach_{at}", reach)
         levels = weight / unit[:, None, None, None]
-        # What was pruned stays away.
+        # Pruned weights stay zero.
         self.register_buffer(f"live_{at}", levels != 0)
         self.levels.append(nn.Parameter(levels))
         self.offsets.append(nn.Parameter(bias / reach))
         self.convolutions[name] = _Conv(at, scale)
 
     def weight(self, name: str) -> torch.Tensor:
-        """Weights (O, I, kH, kW) of a convolution, before rounding."""
+        """Return the weights (O, I, kH, kW) of a convolution, before rounding."""
         at = self.convolutions[name].weight
         unit: torch.Tensor = getattr(self, f"unit_{at}")
         return self.levels[at] * unit[:, None, None, None]
 
     def bias(self, name: str) -> torch.Tensor:
-        """Bias (O,) of a convolution."""
+        """Return the bias (O,) of a convolution."""
         at = self.convolutions[name].weight
         reach: torch.Tensor = getattr(self, f"reach_{at}")
         return self.offsets[at] * reach
 
     def scale(self, index: int) -> torch.Tensor:
-        """The INT8 scale of a group of tensors."""
+        """Return the INT8 scale of a group of tensors."""
         start: torch.Tensor = self.starts[index]
         return start * torch.exp(self.ranges[index] * _TENTH)
 
     def amax(self) -> dict[str, float]:
-        """The clipping threshold of each quantized tensor: 127 scales."""
+        """Return the clipping threshold of each quantized tensor: 127 scales."""
         with torch.no_grad():
             scales = [float(self.scale(index)) for index in range(len(self.ranges))]
         return {name: scales[index] * QMAX for name, index in self.scale_of.items()}
 
     def settle(self, amax: Mapping[str, float]) -> None:
-        """Take these thresholds and keep them; in place."""
+        """Set these thresholds and stop training them; in place."""
         with torch.no_grad():
             for name, index in self.scale_of.items():
                 self.starts[index] = max(amax[name] / QMAX, TINY)
@@ -136,13 +187,13 @@ class QuantizedNetwork(nn.Module):
         self.ranges.requires_grad_(False)
 
     def prune_again(self) -> None:
-        """Put the weights that are zero in the file back to zero; in place."""
+        """Set the weights that are zero in the file back to zero; in place."""
         with torch.no_grad():
             for at, levels in enumerate(self.levels):
                 levels.mul_(getattr(self, f"live_{at}"))
 
     def forward(self, images: torch.Tensor) -> Tensors:
-        """Raw heads of images (N, 3, H, W)."""
+        """Return the raw heads of images (N, 3, H, W)."""
         values, rounded = {self.input: images}, dict[str, torch.Tensor]()
         for step in self.steps:
             given = [values[name] for name in step.inputs]
@@ -181,65 +232,13 @@ def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
 
 
 def _power_of_two(value: torch.Tensor) -> torch.Tensor:
-    """The nearest power of two: to divide by it and to multiply with it again loses no bit."""
+    """Return the nearest power of two; dividing and multiplying by it loses no bit."""
     return torch.exp2(torch.round(torch.log2(value)))
 
 
 def float_network(model: Any) -> QuantizedNetwork:
-    """The FP32 graph as it is, which does not learn: the teacher."""
+    """Return the FP32 graph as it is, frozen: the teacher."""
     keep = [node.name for node in model.graph.node if node.op_type == "Conv"]
     network = QuantizedNetwork(model, {}, keep=keep)
     network.eval().requires_grad_(False)
     return network
-
-
-QMAX = 127
-LOWEST = -128
-TINY = float(torch.finfo(torch.float32).tiny)
-
-
-class _Activation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        steps = x / scale
-        ctx.save_for_backward(steps)
-        return torch.round(steps).clamp_(LOWEST, QMAX) * scale
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        (steps,) = ctx.saved_tensors
-        (gradient,) = gradients
-        inside = (steps >= LOWEST) & (steps <= QMAX)
-        slope = torch.round(steps).clamp_(LOWEST, QMAX) - torch.where(inside, steps, 0)
-        # Keeps a scale's gradient beside those of single weights, whose number it counts for.
-        share = 1 / math.sqrt(steps.numel() * QMAX)
-        return gradient * inside, (gradient * slope).sum() * share
-
-
-class _Weight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return torch.round(weight / scale).clamp_(-QMAX, QMAX) * scale
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradients[0], None
-
-
-def fake_activation(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """x rounded to levels of `scale` (a float32 scalar); both learn."""
-    result: torch.Tensor = _Activation.apply(x, scale)
-    return result
-
-
-def weight_scale(weight: torch.Tensor) -> torch.Tensor:
-    """Scale (O,) of weights (O, I, kH, kW); as `export.graph.precision.quantize_weight` has it."""
-    peak = weight.detach().flatten(1).abs().amax(dim=1)
-    return torch.where(peak > QMAX * TINY, peak / QMAX, torch.ones_like(peak))
-
-
-def fake_weight(weight: torch.Tensor) -> torch.Tensor:
-    """Weights (O, I, kH, kW) rounded to their channels' levels, straight-through."""
-    scale = weight_scale(weight)[:, None, None, None]
-    result: torch.Tensor = _Weight.apply(weight, scale)
-    return result

@@ -1,11 +1,10 @@
-"""A training made ready: what learns, from which batches, towards what, and where it went on."""
+"""A training made ready: what learns, from which batches, with which loss, and from which step."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,15 @@ from torch import nn
 from edge.data.items import Item
 from edge.errors import DataError
 from edge.spec import ModelSpec
+from edge.train.augment import Labelled
 from edge.train.batches import BatchMaker
-from edge.train.checkpoints import resume
+from edge.train.checkpoints import CheckpointFacts, resume
 from edge.train.distributed import Team, parallel
 from edge.train.fit import Run, begin
 from edge.train.freeze import freeze, freeze_norms
 from edge.train.losses.ciou import Loss, loss_for
-from edge.train.recipe import Recipe, schedule_of
+from edge.train.options import TrainOptions, schedule_for
+from edge.train.results import EpochRecord
 from edge.train.schedule import Schedule
 
 __all__ = ["Session", "class_weights", "count_classes", "open_session", "shape_of"]
@@ -30,19 +31,19 @@ __all__ = ["Session", "class_weights", "count_classes", "open_session", "shape_o
 
 @dataclass(eq=False)
 class Session:
-    """A training ready to go.
+    """A training that is ready to run.
 
     Attributes:
-        run: model, average, optimizer, step.
-        maker: of batches.
+        run: model, average, optimizer and step.
+        maker: makes the batches.
         schedule: of the learning rate.
         epoch: steps of an epoch.
         loss: what is minimised.
-        called: what computes outputs; several processes wrap the model.
+        called: what computes outputs; with several processes it wraps the model.
         team: the processes.
-        history: one entry per epoch done.
+        history: one record for each epoch that is done.
         frozen: layers that do not learn.
-        changed: what is not as it was when the resumed checkpoint was written.
+        changed: what differs from the training that wrote the resumed checkpoint.
     """
 
     run: Run
@@ -52,7 +53,7 @@ class Session:
     loss: Loss
     called: Any
     team: Team
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochRecord] = field(default_factory=list)
     frozen: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
 
@@ -60,62 +61,60 @@ class Session:
 def open_session(
     module: nn.Module,
     spec: ModelSpec,
-    pictures: Any,
-    recipe: Recipe,
+    pictures: Sequence[Labelled],
+    options: TrainOptions,
     team: Team,
     *,
-    counts: list[int] | None = None,
+    counts: Sequence[int] = (),
     checkpoint: Path | None = None,
 ) -> Session:
-    """Freeze, move to the device, build the optimizer, and go on from `checkpoint` if given.
+    """Freeze layers, move to the device, build the optimizer, and continue from `checkpoint`.
 
     Args:
         module, spec: from `edge.train.start`.
-        pictures: labelled pictures by number.
-        recipe: how to train.
+        pictures: labelled pictures.
         team: the processes.
-        counts: objects by class, for `recipe.balance`.
-        checkpoint: to resume.
+        counts: objects by class, for `options.balance`.
+        checkpoint: file to resume from; None starts at step 0.
 
     Raises:
-        DataError: the batch cannot be divided, nothing is left to learn, heads of another kind,
-            or batch norm that several CPU processes cannot share.
+        DataError: the batch cannot be divided, nothing is left to learn, the heads cannot be
+            trained, or batch norms that several CPU processes cannot share.
         ArtifactError: the checkpoint does not fit.
     """
-    if recipe.batch % team.size:
-        raise DataError(f"--batch {recipe.batch} cannot be shared by {team.size} processes")
-    schedule, epoch = schedule_of(recipe, len(pictures))
+    if options.batch % team.size:
+        raise DataError(f"--batch {options.batch} cannot be shared by {team.size} processes")
+    schedule, epoch = schedule_for(options, len(pictures))
     try:
-        frozen = freeze(module, recipe.freeze) if recipe.freeze else []
-        if recipe.freeze_norm:
+        frozen = freeze(module, options.freeze) if options.freeze else []
+        if options.freeze_norm:
             freeze_norms(module)
         module = module.to(team.device, memory_format=torch.channels_last)
         run = begin(module, schedule)
-        weights = class_weights(counts) if recipe.balance and counts else None
-        seen = partial(_seen, run, recipe.batch)
-        loss = loss_for(spec, recipe.loss, weights=weights, seen=seen)
+        weights = class_weights(counts) if options.balance and counts else None
+        loss = loss_for(spec, options.loss, weights=weights, seen=lambda: run.step * options.batch)
     except ValueError as error:
         raise DataError(str(error)) from error
-    facts = resume(run, checkpoint) if checkpoint is not None else {}
+    facts = CheckpointFacts() if checkpoint is None else resume(run, checkpoint)
     maker = BatchMaker(
         pictures,
         spec,
-        recipe.batch,
-        recipe.seed,
-        recipe.augmentation,
-        recipe.scales,
+        options.batch,
+        options.seed,
+        options.augmentation,
+        options.scales,
         team.rank,
         team.size,
     )
     called = parallel(module, team)
-    history = facts.get("history", [])
+    history = list(facts.history)
     session = Session(run, maker, schedule, epoch, loss, called, team, history, frozen)
-    session.changed = _changed(facts.get("shape", {}), shape_of(session))
+    session.changed = _differences(facts.shape, shape_of(session))
     return session
 
 
 def shape_of(session: Session) -> dict[str, Any]:
-    """What must be as it was for a resumed training to end where one run would."""
+    """Return what must stay the same for a resumed training to end where one run would."""
     return {
         **asdict(session.schedule),
         "batch": session.maker.size,
@@ -126,7 +125,7 @@ def shape_of(session: Session) -> dict[str, Any]:
     }
 
 
-def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     plain = json.loads(json.dumps(now))
     return [
         f"{key} was {before[key]} and is {plain[key]}"
@@ -135,24 +134,21 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-def _seen(run: Run, batch: int) -> int:
-    return run.step * batch
-
-
 def count_classes(items: Sequence[Item], classes: int) -> list[int]:
-    """Objects of each class; regions do not count."""
+    """Return the number of objects of each class; regions to ignore do not count."""
     every = [item.class_id[~item.crowd & (item.class_id >= 0)] for item in items]
-    return [
-        int(n) for n in np.bincount(np.concatenate([[], *every]).astype(int), minlength=classes)
-    ]
+    numbers = np.concatenate([[], *every]).astype(int)
+    return [int(n) for n in np.bincount(numbers, minlength=classes)]
 
 
 def class_weights(counts: Sequence[int], power: float = 0.5, limit: float = 10.0) -> torch.Tensor:
-    """A weight (C,) for each class: its count to the power of -`power`, scaled so that the mean
-    over all objects is 1 and none is above `limit`; a class without objects has `limit`.
+    """Return a weight for each class, (C,): its count to the power of -`power`.
+
+    The weights are scaled so that their mean over all objects is 1, and none is above `limit`,
+    which is also the weight of a class without objects.
 
     Raises:
-        ValueError: no objects at all.
+        ValueError: there are no objects at all.
     """
     number = torch.tensor(counts, dtype=torch.float64)
     if number.sum() <= 0:

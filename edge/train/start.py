@@ -1,17 +1,18 @@
-"""Where training begins: a network, its spec, and what its weights are."""
+"""Where a training starts: a network, its spec, and how its weights came about."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 
+from edge.built_in import BUILT_IN
 from edge.data.world.world import scene_set
 from edge.errors import ArtifactError
-from edge.files import write_file
+from edge.files import read_file, write_file
 from edge.models.builtin import NAMES, build
 from edge.models.checkpoint import save_safetensors
 from edge.models.darknet import Darknet
@@ -19,13 +20,19 @@ from edge.models.darknet_weights import save_weights
 from edge.models.dense import load_dense
 from edge.models.folding import unfold_norms
 from edge.models.initialise import initialise
-from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig, squeezedet_spec
+from edge.models.squeezedet import SqueezeDet, read_config, squeezedet_spec
 from edge.models.zoo import ZOO, load_model
 from edge.spec import ModelSpec
-from edge.train.pool import make_pool
+from edge.train.augment import Labelled
+from edge.train.batches import as_tensor, resized
+from edge.train.options import TrainOptions
 from edge.train.transfer import transfer
 
-__all__ = ["Start", "shipped", "start", "write_model"]
+__all__ = ["Start", "shipped_start", "start_from", "write_model"]
+
+# Scenes that measure a shipped detector's batch norms: clear of the scenes of training, from
+# 100 000 on, and of evaluation, from five million on.
+_SCENES, _SCENES_SEED = 16, 90_000
 
 
 class Start(NamedTuple):
@@ -36,71 +43,65 @@ class Start(NamedTuple):
     notes: tuple[str, ...]
 
 
-def start(
-    model: str | Path,
-    *,
-    weights: str | Path | None = None,
-    names: str | Path | None = None,
-    resize: Any = None,
-    hw: tuple[int, int] | None = None,
-    seed: int = 0,
-) -> Start:
-    """The network to train.
+def start_from(model: str | Path, options: TrainOptions | None = None) -> Start:
+    """Return the network to train.
 
     Args:
         model: a built-in name, x.json (the fields of `SqueezeDetConfig`), or what `load_model`
-            takes; a cfg without weights beside it and a built-in begin with random ones.
-        weights: to begin with from the input upwards, see `transfer`; all else is then random,
-            but for a model that is trained already.
-        names, resize, hw: as `load_model` takes them.
-        seed: of random weights.
+            takes; a cfg without weights beside it starts with random ones.
+        options: of them `weights` (see `transfer`), `random_weights`, `names`, `resize`, `hw` and
+            `seed` count.
 
     Raises:
         ArtifactError: no such model, or a file that is damaged or does not fit.
     """
-    module, spec, note = _network(model, weights is not None, names, resize, hw, seed)
-    if weights is None:
+    options = options or TrainOptions()
+    if str(model) in BUILT_IN and options.weights is None and not options.random_weights:
+        _refuse_shape_options(model, options)
+        return shipped_start(str(model))
+    module, spec, note = _network(model, options)
+    if options.weights is None:
         return Start(module, spec, (note,))
-    done = transfer(module, weights)
-    loaded = f"{len(done.loaded)} layers begin as in {weights}, up to {done.loaded[-1]}"
+    done = transfer(module, options.weights)
+    loaded = f"{len(done.loaded)} layers begin as in {options.weights}, up to {done.loaded[-1]}"
     stopped = (f"stopped there: {done.stopped}",) if done.stopped else ()
     return Start(module, spec, (note, loaded, *stopped))
 
 
-def _network(
-    model: str | Path, transferred: bool, names: Any, resize: Any, hw: Any, seed: int
-) -> tuple[nn.Module, ModelSpec, str]:
-    path, random = Path(model), f"random weights, seed {seed}"
-    if str(model) in NAMES or path.suffix == ".json":
-        if names or resize or hw:
-            raise ArtifactError(f"{model}: names, resize and size are its own; leave them out")
-        if path.suffix == ".json":
-            return (*_from_json(path, seed), random)
+def _refuse_shape_options(model: str | Path, options: TrainOptions) -> None:
+    if options.names or options.resize or options.hw:
+        raise ArtifactError(f"{model}: names, resize and size are its own; leave them out")
+
+
+def _network(model: str | Path, options: TrainOptions) -> tuple[nn.Module, ModelSpec, str]:
+    path, seed = Path(model), options.seed
+    random = f"random weights, seed {seed}"
+    if path.suffix == ".json":
+        _refuse_shape_options(model, options)
+        config = read_config(read_file(path), str(path))
+        network, spec = SqueezeDet(config), squeezedet_spec(config, path.stem)
+        initialise(network, spec, seed)
+        return network, spec, random
+    if str(model) in NAMES:
+        _refuse_shape_options(model, options)
         module, spec, _ = build(str(model), seed)
         return module, spec, random
     untrained = path.suffix == ".cfg" and not path.with_suffix(".weights").is_file()
-    drawn = untrained or (transferred and (path.suffix == ".cfg" or str(model) in ZOO))
-    loaded = load_model(model, names=names, resize=resize, hw=hw, random_weights=drawn, seed=seed)
+    replaced = options.weights is not None and (path.suffix == ".cfg" or str(model) in ZOO)
+    drawn = untrained or replaced
+    loaded = load_model(
+        model,
+        names=options.names,
+        resize=options.resize,
+        hw=options.hw,
+        random_weights=drawn,
+        seed=seed,
+    )
     return loaded.module, loaded.spec, random if drawn else f"the weights of {model}"
 
 
-def _from_json(path: Path, seed: int) -> tuple[nn.Module, ModelSpec]:
-    try:
-        fields = json.loads(path.read_text("utf-8"))
-        config = SqueezeDetConfig(**{key: _tuples(value) for key, value in fields.items()})
-    except (OSError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{path}: not the JSON of a SqueezeDet: {error}") from error
-    module, spec = SqueezeDet(config), squeezedet_spec(config, path.stem)
-    initialise(module, spec, seed)
-    return module, spec
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
 def write_model(module: nn.Module, spec: ModelSpec, folder: Path, name: str) -> list[Path]:
-    """Write `folder/NAME.safetensors`, and of a Darknet cfg and weights too; returns the files.
+    """Write `folder/NAME.safetensors`, and of a Darknet cfg and weights too; return the files.
 
     Raises:
         ArtifactError: a file cannot be written.
@@ -115,15 +116,11 @@ def write_model(module: nn.Module, spec: ModelSpec, folder: Path, name: str) -> 
     return [target, cfg, weights]
 
 
-# Clear of the scenes of training, from 100 000 on, and of evaluation, from five million on.
-_SCENES, _SEED = 16, 90_000
-
-
-def shipped(name: str, **options: Any) -> Start:
-    """A built-in detector with the weights of its ONNX file.
+def shipped_start(name: str, **options: Any) -> Start:
+    """Return a built-in detector with the weights of its ONNX file.
 
     That file has no batch norms left; they come back with the statistics of some scenes, so that
-    the network computes the same and learns as it did.
+    the network computes the same and can learn on.
 
     Raises:
         ArtifactError: the file is damaged, or an option of other models is given.
@@ -131,6 +128,11 @@ def shipped(name: str, **options: Any) -> Start:
     dense = load_dense(name, Path(), **options)
     module, note = dense.module, f"the shipped weights of {name}"
     if dense.normed is not None:
-        pool = make_pool(scene_set(_SCENES, _SEED), _SCENES, dense.spec.contract)
-        module = unfold_norms(module, dense.normed, pool.tensor(pool.images))
+        contract = dense.spec.contract
+        boxes = np.empty((0, 5), np.float32)
+        frames = [
+            resized(Labelled(scene.image, boxes), contract).image
+            for scene in scene_set(_SCENES, _SCENES_SEED)
+        ]
+        module = unfold_norms(module, dense.normed, as_tensor(np.stack(frames), contract))
     return Start(module, dense.spec, (note,))

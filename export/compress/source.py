@@ -12,7 +12,7 @@ from edge.errors import ArtifactError, DataError
 from edge.files import sha256_of
 from edge.models.checkpoint import load_safetensors
 from edge.models.zoo import LoadedModel, load_model
-from edge.train.start import shipped
+from edge.train.start import shipped_start
 
 __all__ = ["earlier", "images_for", "load_prunable", "needed"]
 
@@ -55,7 +55,7 @@ def load_prunable(model: str | Path, **options: Any) -> LoadedModel:
     """
     if str(model) not in BUILT_IN:
         return load_model(model, **options)
-    begun = shipped(str(model), **options)
+    begun = shipped_start(str(model), **options)
     return LoadedModel(begun.module.eval(), begun.spec, sha256_of(BUILT_IN[str(model)]))
 
 

@@ -3,54 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from edge.artifact import read_manifest
 from edge.errors import CalibrationError, DataError
-from edge.optional import require
+from edge.train.augment import Augmentation, Labelled
+from edge.train.batches import BatchMaker, make_batch
+from edge.train.losses.ciou import loss_for
+from edge.train.qat import distil, fine_tune
+from edge.train.quantized_network import QuantizedNetwork
+from edge.train.schedule import Schedule
+from export.qat.options import QatOptions
 from export.qat.prepare import Prepared
 
-if TYPE_CHECKING:
-    from edge.train.quantized_network import QuantizedNetwork
-
-__all__ = ["Course", "imitate", "learn_labels"]
+__all__ = ["imitate", "learn_labels"]
 
 Array = NDArray[np.float32]
 Report = Callable[[int, float], None]
 
 
-@dataclass(frozen=True)
-class Course:
-    """How a network is trained for INT8.
-
-    Attributes:
-        steps: of the optimizer.
-        batch: images of a step.
-        peak: highest learning rate, in steps of the weights' INT8 scale.
-        seed: of the order of the images and what is done to them.
-        scales: whether activations' scales learn too, or stay as calibrated.
-    """
-
-    steps: int = 1000
-    batch: int = 4
-    peak: float = 0.01
-    seed: int = 0
-    scales: bool = True
-
-
 def _silent(step: int, loss: float) -> None:
-    """No report."""
+    """Report nothing."""
 
 
 def imitate(
     prepared: Prepared,
     arrays: Sequence[Array],
-    course: Course | None = None,
+    options: QatOptions | None = None,
     report: Report = _silent,
 ) -> QuantizedNetwork:
     """Train towards the FP32 network's heads; no labels are needed.
@@ -60,24 +43,26 @@ def imitate(
         report: called with the step and its loss, the noise share of the heads.
 
     Raises:
-        CalibrationError: no array, or the training diverged.
+        CalibrationError: there is no array, or the training diverged.
     """
     if not arrays:
         raise CalibrationError("no image to train on")
-    course, device = course or Course(), _device()
+    options, device = options or QatOptions(), _device()
     teacher = prepared.teacher.to(device)
-
-    def train(qat: Any, network: Any, schedule: Any) -> Any:
-        images = _mirrored(arrays, course, device)
-        return qat.distil(network, teacher, images, schedule, prepared.settle, report)
-
-    return _trained(prepared, course, device, train)
+    images = _mirrored(arrays, options, device)
+    network, schedule = _ready(prepared, options, device)
+    try:
+        trained = distil(network, teacher, images, schedule, prepared.settle, report)
+    except FloatingPointError as error:
+        raise CalibrationError(f"{prepared.source}: {error} (--rate)") from error
+    trained.cpu()
+    return trained
 
 
 def learn_labels(
     prepared: Prepared,
-    pictures: Sequence[Any],
-    course: Course | None = None,
+    pictures: Sequence[Labelled],
+    options: QatOptions | None = None,
     report: Report = _silent,
 ) -> QuantizedNetwork:
     """Train on labelled pictures with the loss and the augmentation of `edge train`.
@@ -88,59 +73,54 @@ def learn_labels(
 
     Raises:
         CalibrationError: the training diverged.
-        DataError: heads of a kind that cannot be trained from boxes.
+        DataError: the heads cannot be trained from boxes.
     """
-    course, device = course or Course(), _device()
-    batches = require("edge.train.batches")
+    options, device = options or QatOptions(), _device()
     spec = read_manifest(prepared.source).spec
-    changes = require("edge.train.augment").Augmentation()
-    maker = batches.BatchMaker(pictures, spec, course.batch, course.seed, changes)
-    steps = count()
-
-    def draw() -> tuple[Any, Any]:
-        images, targets = batches.make_batch(maker, next(steps))
-        return images.to(device), targets.to(device)
-
-    def train(qat: Any, network: Any, schedule: Any) -> Any:
-        loss = require("edge.train.losses.ciou").loss_for(spec)
-        return qat.fine_tune(network, loss, draw, schedule, prepared.settle, report)
-
     try:
-        return _trained(prepared, course, device, train)
-    except CalibrationError:
-        raise
+        loss = loss_for(spec)
     except ValueError as error:
         raise DataError(f"{prepared.source}: {error}") from error
+    maker = BatchMaker(pictures, spec, options.batch, options.seed, Augmentation())
+    steps = count()
 
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        images, targets = make_batch(maker, next(steps))
+        return images.to(device), targets.to(device)
 
-def _trained(
-    prepared: Prepared, course: Course, device: str, train: Callable[[Any, Any, Any], Any]
-) -> QuantizedNetwork:
-    schedule = require("edge.train.schedule").Schedule(
-        course.steps, course.peak, warmup=max(1, course.steps // 10), decay=0.0, average=0.99
-    )
-    network = prepared.network.to(device)
-    network.ranges.requires_grad_(course.scales)
+    network, schedule = _ready(prepared, options, device)
     try:
-        result: QuantizedNetwork = train(require("edge.train.qat"), network, schedule).cpu()
+        trained = fine_tune(network, loss, draw, schedule, prepared.settle, report)
     except FloatingPointError as error:
-        raise CalibrationError(f"{prepared.source}: {error}") from error
-    return result
+        raise CalibrationError(f"{prepared.source}: {error} (--rate)") from error
+    trained.cpu()
+    return trained
+
+
+def _ready(
+    prepared: Prepared, options: QatOptions, device: str
+) -> tuple[QuantizedNetwork, Schedule]:
+    network = prepared.network.to(device)
+    network.ranges.requires_grad_(not options.calibrated_scales)
+    warmup = max(1, options.steps // 10)
+    return network, Schedule(options.steps, options.rate, warmup, decay=0.0, average=0.99)
 
 
 def _device() -> str:
-    return "cuda" if require("torch").cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _mirrored(arrays: Sequence[Array], course: Course, device: str) -> Callable[[], Any]:
-    """Batches in a drawn order, half of them mirrored: to the teacher any picture is a lesson."""
-    torch, rng = require("torch"), np.random.default_rng(course.seed)
+def _mirrored(
+    arrays: Sequence[Array], options: QatOptions, device: str
+) -> Callable[[], torch.Tensor]:
+    """Return what draws batches, half of them mirrored: a teacher can judge any picture."""
+    rng = np.random.default_rng(options.seed)
     waiting: list[int] = []
 
-    def draw() -> Any:
-        while len(waiting) < course.batch:
+    def draw() -> torch.Tensor:
+        while len(waiting) < options.batch:
             waiting.extend(rng.permutation(len(arrays)).tolist())
-        chosen = [arrays[waiting.pop()] for _ in range(course.batch)]
+        chosen = [arrays[waiting.pop()] for _ in range(options.batch)]
         batch = torch.from_numpy(np.concatenate(chosen)).to(device)
         return batch.flip(3) if rng.random() < 0.5 else batch
 

@@ -1,7 +1,7 @@
 """From an FP32 file and its table to a network trained for INT8, as the same kinds of files.
 
-The trained weights become an FP32 file of their own and the learned scales a table of it, so all
-that reads these two, the Q/DQ writer first, works as ever.
+The trained weights become an FP32 file of their own and the learned scales its table, so whatever
+reads these two, the Q/DQ writer first, needs no change.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,10 @@ from edge.artifact import read_manifest
 from edge.errors import ArtifactError, CalibrationError
 from edge.files import sha256_of, write_file
 from edge.optional import require
+from edge.train.quantized_network import QuantizedNetwork, float_network
 from export.graph.precision import convolutions, shared_scales
 from export.graph.writer import attach_manifest
 from export.int8.float_graph import float_graph
-
-if TYPE_CHECKING:
-    from edge.train.quantized_network import QuantizedNetwork
 
 __all__ = ["Prepared", "prepare", "settled", "write_trained"]
 
@@ -36,7 +34,7 @@ _RANGE_IMAGES = 32
 
 
 def settled(model: Any, amax: Mapping[str, float]) -> dict[str, float]:
-    """Thresholds that `insert_qdq` leaves as they are: shared until sharing changes nothing."""
+    """Return thresholds that `insert_qdq` leaves as they are: shared until nothing changes."""
     before, after = dict(amax), shared_scales(model, amax)
     while after != before:
         before, after = after, shared_scales(model, after)
@@ -62,12 +60,12 @@ class Prepared:
     keep: tuple[str, ...]
 
     def settle(self, amax: Mapping[str, float]) -> dict[str, float]:
-        """Learned thresholds as the exported graph will have them; see `settled`."""
+        """Return learned thresholds as the exported graph will have them; see `settled`."""
         return settled(self.model, {**dict(self.table.amax), **amax})
 
 
 def prepare(source: str | Path, table: CalibrationTable, *, keep: Collection[str] = ()) -> Prepared:
-    """A network to train for INT8, started where `write_int8` ends.
+    """Return a network to train for INT8, which starts where `write_int8` ends.
 
     Args:
         source: the FP32 ONNX file of the table.
@@ -86,7 +84,6 @@ def prepare(source: str | Path, table: CalibrationTable, *, keep: Collection[str
     table.check(sha256_of(source), manifest.spec.contract.digest, str(source))
     plain = require("onnx").load(str(source))
     model = float_graph(plain, table, keep=keep)
-    torch_side = require("edge.train.quantized_network")
     nodes = {node.name: node.input[0] for node in convolutions(model)}
     if unknown := sorted(set(keep) - set(nodes)):
         raise ValueError(f"no such convolution: {', '.join(unknown)}")
@@ -94,8 +91,8 @@ def prepare(source: str | Path, table: CalibrationTable, *, keep: Collection[str
     missing = [n for n, tensor in nodes.items() if n not in keep and tensor not in amax]
     if missing:
         raise CalibrationError(f"{source}: no threshold for the input of {missing[0]}; recalibrate")
-    network = torch_side.QuantizedNetwork(model, amax, keep=keep)
-    teacher = torch_side.float_network(plain)
+    network = QuantizedNetwork(model, amax, keep=keep)
+    teacher = float_network(plain)
     return Prepared(network, teacher, model, source, table, tuple(keep))
 
 
@@ -106,11 +103,11 @@ def write_trained(
     arrays: Sequence[Array],
     arguments: Mapping[str, Any] | None = None,
 ) -> CalibrationTable:
-    """Write the trained weights as an FP32 file of their own; its table, to `write_int8` with.
+    """Write the trained weights as an FP32 file of their own, and return its table.
 
     Args:
         target: the FP32 ONNX file.
-        arrays: network inputs; what tells onnxruntime's INT8 kernels which tensors fall below 0.
+        arrays: network inputs, which show the tensors that fall below 0.
         arguments: recorded in the manifest.
 
     Raises:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,138 +16,119 @@ from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
-from edge.errors import ArtifactError, CalibrationError, DataError
-from edge.files import make_folder, write_json
+from edge.errors import ArtifactError, CalibrationError
+from edge.files import make_folder
 from edge.measure.evaluate import evaluate
 from edge.measure.noise import head_noise, heads_of
-from edge.optional import require
 from edge.reporting import bar, say
+from edge.train.pictures import read_pictures
 from export.int8.correction import correct_bias
 from export.int8.quantize import write_int8
-from export.qat.course import Course, imitate, learn_labels
+from export.qat.course import imitate, learn_labels
+from export.qat.options import QatOptions, QatResult
 from export.qat.prepare import Prepared, prepare, write_trained
 from export.source import fp32_onnx
 
 __all__ = ["qat"]
 
-_HELD = 8
+_HELD_ONE_IN = 8
 _BIAS_IMAGES = 32
 _FEW_IMAGES = 64
 Array = NDArray[np.float32]
 
 
-def qat(
-    model: str | Path,
-    data: str | Path,
-    *,
-    images: int = 256,
-    table: str | Path | None = None,
-    steps: int = 1000,
-    batch: int = 4,
-    rate: float = 0.01,
-    learn_scales: bool = True,
-    labels: bool = False,
-    val: str | Path | None = None,
-    keep: Sequence[str] = (),
-    resize: str | None = None,
-    seed: int = 0,
-    output: str | Path = "out",
-    json_path: str | Path | None = None,
-) -> dict[str, Any]:
+def qat(model: str | Path, data: str | Path, options: QatOptions | None = None) -> QatResult:
     """Write NAME.qat.fp32.onnx, its NAME.qat.calib.json and the NAME.qat.int8.onnx of both.
 
     Args:
         model: as `export.source.fp32_onnx` takes it.
         data: pictures, as `open_dataset` takes them; they are held in memory as network inputs.
-        images: at most so many; one in eight is held back.
-        table: to start from; by default the pictures that are learned from are calibrated on.
-        steps, batch, rate, learn_scales, seed: see `export.qat.course.Course`.
-        labels: learn from the pictures' boxes; by default from the FP32 network's heads.
-        val: labelled pictures to judge by.
-        keep: convolutions that stay in floating point, by name.
-        resize: how the model was trained.
-        output: folder of the files.
-
-    Returns:
-        `model`, `files` by kind, `images`, `held`, `steps`, `ptq_db`, `qat_db` (signal to noise of
-        the raw heads against the FP32 network's on the images held back), `map50` (of `fp32`,
-        `ptq` and `qat` on `val`, 0..1, or None), `better`, `seconds`.
 
     Raises:
-        ArtifactError, CalibrationError, DataError, MissingDependency: one line each.
+        ArtifactError: the model is not FP32, or cannot be trained.
+        CalibrationError: too few pictures, a table of another graph, or the training diverged.
+        DataError: pictures or labels cannot be used.
+        MissingDependency: torch or onnx is missing.
     """
-    if labels and val is None:
-        raise DataError("learning from boxes moves the heads; to judge it give --val FOLDER")
-    folder, started = Path(output), time.monotonic()
-    make_folder(folder)
-    source = _source(model, folder, resize)
-    learned, held = _split([array.copy() for _, array in network_inputs(source, data, images)])
-    scales = read_table(table) if table else _calibrated(source, data, images)
-    prepared = prepare(source, scales, keep=keep)
-    course = Course(steps, batch, rate, seed, learn_scales)
+    options = options or QatOptions()
+    folder, started = make_folder(options.output), time.monotonic()
+    source = _fp32_file(model, folder, options)
+    inputs = [array.copy() for _, array in network_inputs(source, data, options.images)]
+    learned, held = _split(inputs)
+    table = _table(source, data, options)
+    prepared = prepare(source, table, keep=options.keep)
     with bar("learning") as advance:
 
         def report(step: int, loss: float) -> None:
-            advance(step, steps)
+            advance(step, options.steps)
 
-        if labels:
-            pictures = _pictures(source, data, images)
-            trained = learn_labels(prepared, pictures, course, report)
+        if options.labels:
+            spec = read_manifest(source).spec
+            pictures, _, _ = read_pictures(open_dataset(data, spec.classes, options.images), spec)
+            trained = learn_labels(prepared, pictures, options, report)
         else:
-            trained = imitate(prepared, learned, course, report)
-    facts = {**asdict(course), "labels": labels, "images": len(learned)}
-    files = _write(prepared, trained, folder, learned, {f"qat_{k}": v for k, v in facts.items()})
-    result = {
-        "model": str(model),
-        "files": {kind: str(path) for kind, path in files.items()},
-        "images": len(learned),
-        "held": len(held),
-        "steps": steps,
-        **_judge(prepared, files["int8"], held, val),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    write_json(result, json_path)
-    return result
+            trained = imitate(prepared, learned, options, report)
+    files = _write(prepared, trained, folder, learned, options)
+    before, after, scores = _judge(prepared, files["int8"], held, options.val)
+    return QatResult(
+        model=str(model),
+        files={kind: str(path) for kind, path in files.items()},
+        images=len(learned),
+        held=len(held),
+        steps=options.steps,
+        ptq_db=round(before, 2),
+        qat_db=round(after, 2),
+        map50=scores,
+        better=after > before if scores is None else scores["qat"] >= scores["ptq"],
+        seconds=round(time.monotonic() - started, 1),
+    )
 
 
-def _source(model: str | Path, folder: Path, resize: str | None) -> Path:
-    """The FP32 file itself, where one is given."""
-    if str(model) not in BUILT_IN and Path(model).suffix == ".onnx" and resize is None:
+def _fp32_file(model: str | Path, folder: Path, options: QatOptions) -> Path:
+    """Return the FP32 file of the model: itself, where one is given."""
+    if str(model) not in BUILT_IN and Path(model).suffix == ".onnx" and options.resize is None:
         precision = read_manifest(model).precision
         if precision != "fp32":
             raise ArtifactError(f"{model}: {precision}; give the FP32 file it was made from")
         return Path(model)
-    return fp32_onnx(model, folder, resize=resize)
+    return fp32_onnx(model, folder, resize=options.resize)
 
 
 def _split(arrays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    """Return what to learn from, and what is held back to measure the gain."""
     if len(arrays) < 2:
         raise CalibrationError(f"learning takes two pictures or more, there are {len(arrays)}")
     if len(arrays) < _FEW_IMAGES:
         say(f"learning from {len(arrays)} images only; some hundreds of all conditions are better")
-    step = min(_HELD, len(arrays))
+    step = min(_HELD_ONE_IN, len(arrays))
     held = list(arrays[step - 1 :: step])
     return [array for i, array in enumerate(arrays) if (i + 1) % step], held
 
 
-def _calibrated(source: Path, data: str | Path, images: int) -> CalibrationTable:
-    table = calibrate(source, data, images=images).table
-    return correct_bias(source, table, network_inputs(source, data, min(images, _BIAS_IMAGES)))
-
-
-def _pictures(source: Path, data: str | Path, images: int) -> Sequence[Any]:
-    spec = read_manifest(source).spec
-    dataset = open_dataset(data, spec.classes, images)
-    pictures: Sequence[Any] = require("edge.train.pictures").read_pictures(dataset, spec)[0]
-    return pictures
+def _table(source: Path, data: str | Path, options: QatOptions) -> CalibrationTable:
+    """Return the table to start from: the one given, or one calibrated on the pictures."""
+    if options.table is not None:
+        return read_table(options.table)
+    table = calibrate(source, data, images=options.images).table
+    few = network_inputs(source, data, min(options.images, _BIAS_IMAGES))
+    return correct_bias(source, table, few)
 
 
 def _write(
-    prepared: Prepared, trained: Any, folder: Path, arrays: Sequence[Array], facts: dict[str, Any]
+    prepared: Prepared, trained: Any, folder: Path, arrays: Sequence[Array], options: QatOptions
 ) -> dict[str, Path]:
     stem = prepared.source.name.removesuffix(".onnx").removesuffix(".fp32")
     files = {kind: folder / f"{stem}.qat.{kind}.onnx" for kind in ("fp32", "int8")}
     files["calibration"] = folder / f"{stem}.qat.calib.json"
+    facts = {
+        "qat_steps": options.steps,
+        "qat_batch": options.batch,
+        "qat_peak": options.rate,
+        "qat_seed": options.seed,
+        "qat_scales": not options.calibrated_scales,
+        "qat_labels": options.labels,
+        "qat_images": len(arrays),
+    }
     table = write_trained(prepared, trained, files["fp32"], arrays, facts)
     write_table(table, files["calibration"])
     write_int8(files["fp32"], table, files["int8"], keep=prepared.keep)
@@ -156,20 +137,18 @@ def _write(
 
 def _judge(
     prepared: Prepared, trained: Path, held: Sequence[Array], val: str | Path | None
-) -> dict[str, Any]:
-    """Signal to noise of the heads, dB, before and after training, and mAP where there is `val`."""
+) -> tuple[float, float, dict[str, float] | None]:
+    """Return signal to noise of the heads in dB before and after training, and mAP@.5 on `val`."""
     wanted = heads_of(prepared.source, held)
-    before = trained.with_name(f".{trained.name}.before.onnx")
-    try:
-        write_int8(prepared.source, prepared.table, before, keep=prepared.keep)
-        noise = [head_noise(wanted, heads_of(path, held)) for path in (before, trained)]
-        graphs = {"fp32": prepared.source, "ptq": before, "qat": trained}
-        scores = val and {kind: evaluate(path, val)["map50"] for kind, path in graphs.items()}
-    finally:
-        before.unlink(missing_ok=True)
-    return {
-        "ptq_db": round(noise[0], 2),
-        "qat_db": round(noise[1], 2),
-        "map50": scores or None,
-        "better": scores["qat"] >= scores["ptq"] if scores else noise[1] > noise[0],
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        calibrated = Path(folder) / "calibrated.int8.onnx"
+        write_int8(prepared.source, prepared.table, calibrated, keep=prepared.keep)
+        before, after = (head_noise(wanted, heads_of(path, held)) for path in (calibrated, trained))
+        if val is None:
+            return before, after, None
+        graphs = {"fp32": prepared.source, "ptq": calibrated, "qat": trained}
+        return (
+            before,
+            after,
+            {kind: evaluate(graph, val)["map50"] for kind, graph in graphs.items()},
+        )

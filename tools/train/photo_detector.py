@@ -16,11 +16,10 @@ from edge.models.squeezedet import SqueezeDetConfig, version_1_0
 from edge.spec import HeadSpec, InputContract, ModelSpec
 from edge.train.anchors import kmeans_anchors
 from edge.train.augment import IGNORE, Augmentation, Labelled, augment
-from edge.train.batches import resized
-from edge.train.losses import ciou
+from edge.train.batches import as_tensor, resized
+from edge.train.losses.ciou import ciou
 from edge.train.losses.targets import assign_yolo, box_iou
 from edge.train.pictures import labelled_boxes
-from edge.train.pool import as_tensor
 
 __all__ = ["batch", "labelled", "photo_anchors", "photo_config", "photo_loss"]
 

@@ -15,34 +15,97 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
 from torch import nn
 
 from edge.data.datasets import FRESH_SEED, load, open_dataset
 from edge.data.metrics import Metrics, evaluate_detections
-from edge.data.world.world import scene_set
+from edge.data.world.world import Scene, scene_set
+from edge.letterbox import Letterbox
 from edge.models.builtin import NAMES, build
 from edge.models.checkpoint import load_safetensors, save_safetensors
 from edge.runtime.detector import Detector
-from edge.spec import ModelSpec
+from edge.spec import InputContract, ModelSpec
+from edge.train.batches import as_tensor
 from edge.train.distributed import device_of
 from edge.train.fit import Schedule, fit
 from edge.train.losses.ciou import KINDS, loss_for
-from edge.train.pool import make_pool
-from edge.train.start import shipped
+from edge.train.start import shipped_start
 from export.graph.writer import write_onnx
 
 # Scenes of one seed stay clear of the next seed's, and all of those for evaluation.
 SEEDS_EACH = 100_000
 HIGHEST_SEED = FRESH_SEED // SEEDS_EACH - 2
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Scenes held in memory as the network sees them: resized, not yet scaled.
+
+    Attributes:
+        images: (N, H, W, 3) uint8 BGR, the network's input size, borders included.
+        boxes: for each, (M, 5) float32: class, then centre and size in input pixels.
+    """
+
+    images: NDArray[np.uint8]
+    boxes: tuple[NDArray[np.float32], ...]
+    contract: InputContract
+
+    def batch(self, rng: Generator, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw images (size, 3, H, W) float32 as the contract scales them, and targets (M, 6)."""
+        chosen = rng.integers(len(self.images), size=size).tolist()
+        images, targets = np.empty((size, *self.images.shape[1:]), np.uint8), []
+        for index, source in enumerate(chosen):
+            images[index] = _jitter(self.images[source], rng)
+            boxes = self.boxes[source]
+            if rng.random() < 0.5:
+                images[index] = images[index, :, ::-1]
+                boxes = boxes * (1, -1, 1, 1, 1) + (0, images.shape[2], 0, 0, 0)
+            targets.append(np.insert(boxes, 0, index, axis=1))
+        return self.tensor(images), torch.from_numpy(np.concatenate(targets).astype(np.float32))
+
+    def tensor(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """Return images (N, H, W, 3) BGR as the contract's (N, 3, H, W), channels last."""
+        return as_tensor(images, self.contract)
+
+
+def _jitter(image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
+    """Change hue by +-9 degrees, saturation by +-40 %, brightness by +-30 %; not the border."""
+    hue, saturation, value = rng.uniform(-1, 1, 3) * (9, 0.4, 0.3)
+    level = np.arange(256)
+    tables = [(level + hue / 2) % 180, level * (1 + saturation), level * (1 + value)]
+    table = np.clip(np.stack(tables, axis=1), 0, 255).astype(np.uint8)[None]
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), np.uint8)
+
+
+def make_pool(scenes: Iterable[Scene], count: int, contract: InputContract) -> Pool:
+    """Put `count` scenes through the contract's resize."""
+    images = np.full((count, *contract.hw, 3), contract.pad_value, np.uint8)
+    boxes: list[Any] = []
+    for image, scene in zip(images, scenes, strict=True):
+        fit = Letterbox.fit((scene.image.shape[0], scene.image.shape[1]), contract)
+        (height, width), (left, top) = fit.resized_hw, fit.pad_xy
+        image[top : top + height, left : left + width] = cv2.resize(
+            scene.image, (width, height), interpolation=cv2.INTER_LINEAR
+        )
+        boxes.append(_centred(fit.to_input(scene.xyxy), scene.class_id))
+    return Pool(images, tuple(boxes), contract)
+
+
+def _centred(xyxy: NDArray[Any], class_id: NDArray[Any]) -> NDArray[np.float32]:
+    centre, size = (xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]
+    return np.concatenate([class_id[:, None], centre, size], axis=1).astype(np.float32)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -91,7 +154,7 @@ def reporter(log: Path) -> Callable[[str], None]:
 def begin_with(model: nn.Module, name: str, source: str) -> str:
     """Copy what has the same name and shape in `source`; says how much that was."""
     if source == "shipped":
-        begun = shipped(name)
+        begun = shipped_start(name)
         model.load_state_dict(begun.module.state_dict())
         return begun.notes[0]
     checkpoint = Path(source)
