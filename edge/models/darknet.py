@@ -73,6 +73,11 @@ class Darknet(nn.Module):
                 del values[source]
         return tuple(values[head.source] for head in self._heads)
 
+    @property
+    def head_sections(self) -> tuple[str, ...]:
+        """The type of each head's section: `yolo` or `region`."""
+        return tuple(head.section.type for head in self._heads)
+
     def spec(self, name: str, classes: Sequence[str], resize: Resize = "letterbox") -> ModelSpec:
         """Return what the detector is; head tensors are named after the module that yields them.
 

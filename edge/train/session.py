@@ -14,6 +14,7 @@ from torch import nn
 
 from edge.data.items import Item
 from edge.errors import DataError
+from edge.models.darknet import Darknet
 from edge.spec import ModelSpec
 from edge.train.augment import Labelled
 from edge.train.batches import BatchMaker
@@ -89,10 +90,16 @@ def open_session(
         frozen = freeze(module, options.freeze) if options.freeze else []
         if options.freeze_norm:
             freeze_norms(module)
-        module = module.to(team.device, memory_format=torch.channels_last)
-        run = begin(module, schedule)
+        model = module.to(team.device, memory_format=torch.channels_last)
+        run = begin(model, schedule)
         weights = class_weights(counts) if options.balance and counts else None
-        loss = loss_for(spec, options.loss, weights=weights, seen=lambda: run.step * options.batch)
+        loss = loss_for(
+            spec,
+            options.loss,
+            weights=weights,
+            seen=lambda: run.step * options.batch,
+            region=isinstance(model, Darknet) and "region" in model.head_sections,
+        )
     except ValueError as error:
         raise DataError(str(error)) from error
     facts = CheckpointFacts() if checkpoint is None else resume(run, checkpoint)
@@ -106,7 +113,7 @@ def open_session(
         team.rank,
         team.size,
     )
-    called = parallel(module, team)
+    called = parallel(model, team)
     history = list(facts.history)
     session = Session(run, maker, schedule, epoch, loss, called, team, history, frozen)
     session.changed = _differences(facts.shape, shape_of(session))

@@ -143,14 +143,17 @@ def loss_for(
     *,
     weights: torch.Tensor | None = None,
     seen: Callable[[], int] = _seen_enough,
+    region: bool = False,
 ) -> Loss:
-    """The loss that fits a model's heads.
+    """Return the loss that fits a model's heads.
 
     Args:
         spec: the detector.
         kind: complete IoU, or as the papers have it.
         weights: (C,) of the class term, by an object's class; see `edge.train.session`.
         seen: training images so far, for the warm-up of the published region loss.
+        region: the head is a `[region]`, which a spec without softmax does not tell from a
+            `[yolo]`.
 
     Raises:
         ValueError: a kind of head that cannot be trained here, or no such loss.
@@ -162,7 +165,7 @@ def loss_for(
     if len(kinds) == 1 and kinds <= {"yolo", "region"}:
         if kind == "ciou":
             return partial(yolo_loss, **options)
-        if kinds == {"yolo"}:
+        if kinds == {"yolo"} and not region:
             return partial(yolov3_loss, **options)
         return lambda outputs, targets: region_loss(outputs, targets, seen=seen(), **options)
     if kinds == {"convdet"} and len(spec.heads) == 1:
