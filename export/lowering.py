@@ -18,7 +18,7 @@ from edge.measure.selection import Selection
 from edge.reporting import say
 from edge.runtime.backend import open_backend
 from edge.runtime.device import driver_facts
-from export.engine.builds import Build, engine_of, needed_engine
+from export.engine.build import Build, built_engine, needed_engine, why_no_builder
 from export.int8.kept_layers import Wanted, kept_layers, note_map
 from export.int8.mixed import write_map, write_mixed
 from export.int8.quantize import write_half
@@ -94,12 +94,9 @@ def _selection(source: Path, calib: str | Path | None, wanted: Wanted) -> Select
 def _cost_engines(source: Path, int8: Path, build: Build) -> tuple[Path, Path] | None:
     """INT8 and FP16 engine, whose layers are timed; None where none can be built and run here."""
     half = None if driver_facts() is None else half_beside(source)
-    if half is None:
+    if half is None or why_no_builder(build.options):
         return None
-    made = [engine_of(graph, build, {"files": {}}) for graph in (int8, half)]
-    paths = [Path(one["file"]) for one in made if one is not None]
-    if len(paths) < 2:
-        return None
+    paths = [Path(built_engine(graph, build).file) for graph in (int8, half)]
     try:
         for path in paths:
             open_backend(path).close()

@@ -14,8 +14,9 @@ from edge.errors import ArtifactError
 from edge.files import make_folder, write_json
 from edge.reporting import say
 from edge.runtime.device import driver_facts
-from export.engine.builds import Build, engine_facts, engine_of
-from export.engine.dla import check_options, dla_engine, dla_facts
+from export.engine.build import Build, built_engine, engine_facts, why_no_builder
+from export.engine.dla import check_dla_options, dla_engine
+from export.engine.options import BuildOptions
 from export.graph.sparsity import check_sparse
 from export.int8.kept_layers import Wanted
 from export.int8.recipe import Recipe
@@ -95,8 +96,9 @@ def export_engine(
     wanted.check(precision)
     if dla is not None:
         chosen = (*wanted.keep, *filter(None, (wanted.max_map_drop, wanted.precision_map)))
-        check_options(dla, precision, builder, chosen, sparse)
-    build = Build(folder, builder, workspace_mib, targets, sparse, int8_float)
+        check_dla_options(dla, precision, builder, chosen, sparse)
+    options: Any = (builder, workspace_mib, tuple(targets), sparse, int8_float)
+    build = Build(folder, BuildOptions(*options))
     made: Made | None = None
     ready = _ready(model, precision)
     if ready is not None:
@@ -131,9 +133,7 @@ def export_engine(
     }
     result["files"][manifest.precision] = str(graph)
     result["engine"] = (
-        engine_of(graph, build, result)
-        if dla is None
-        else _for_dla(made, build, dla, calib, result)
+        _engine(graph, build, result) if dla is None else _for_dla(made, build, dla, calib, result)
     )
     result["verdict"] = None
     if verdict and dla is None and manifest.precision in ("int8", "mixed"):
@@ -182,7 +182,7 @@ def _verdict(
         return None
 
     def other(half: Path) -> Path | None:
-        found = engine_of(half, build, {"files": {}})
+        found = _engine(half, build, {"files": {}})
         return None if found is None else Path(found["file"])
 
     judged = verdict_of(
@@ -212,8 +212,19 @@ def _for_dla(
         build.folder,
         core=core,
         calib=calib,
-        workspace_mib=build.workspace_mib,
+        workspace_mib=build.options.workspace_mib,
     )
-    assert report.dla is not None
-    result["files"] |= {"engine": str(report.engine), "scales": str(report.dla.cache)}
-    return engine_facts(report) | {"dla": dla_facts(report.dla)}
+    result["files"]["engine"] = str(report.engine)
+    if report.dla is not None:
+        result["files"]["scales"] = str(report.dla.cache)
+    return engine_facts(report).to_json()
+
+
+def _engine(graph: Path, build: Build, result: dict[str, Any]) -> dict[str, Any] | None:
+    reason = why_no_builder(build.options)
+    if reason:
+        result["reason"] = reason
+        return None
+    facts = built_engine(graph, build)
+    result["files"]["engine"] = facts.file
+    return facts.to_json()

@@ -341,13 +341,11 @@ def test_rebuilds_show_how_far_builds_lie_apart(
         return SimpleNamespace(seconds=1.0)
 
     result = rebuild(models[0], 3, build=build, source=folder, frames=20)
-    assert [one["bytes"] for one in result["builds"]] == [100, 101, 102]
-    assert len({one["sha256"] for one in result["builds"]}) == 3
-    spread = result["spread"]["p50_ms"]
-    assert 3 <= spread["lowest"] <= spread["median"] <= spread["highest"]
-    assert spread["apart"] == pytest.approx(
-        (spread["highest"] - spread["lowest"]) / spread["median"]
-    )
+    assert [one.bytes for one in result.builds] == [100, 101, 102]
+    assert len({one.sha256 for one in result.builds}) == 3
+    spread = result.spread["p50_ms"]
+    assert 3 <= spread.lowest <= spread.median <= spread.highest
+    assert spread.apart == pytest.approx((spread.highest - spread.lowest) / spread.median)
     print_rebuilds(result)
     assert "3 builds" in capsys.readouterr().out
     with pytest.raises(ArtifactError, match="count from 2"):

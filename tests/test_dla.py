@@ -211,9 +211,9 @@ def test_a_table_of_another_graph_is_refused(
 
 def test_options_that_no_dla_takes_are_named() -> None:
     from edge.errors import ArtifactError
-    from export.engine.dla import check_options
+    from export.engine.dla import check_dla_options
 
-    check_options(0, "int8", "auto", ())
+    check_dla_options(0, "int8", "auto", ())
     for core, precision, builder, kept, words in (
         (-1, "int8", "auto", (), "--dla -1"),
         (0, "fp16", "auto", (), "add --int8"),
@@ -223,7 +223,7 @@ def test_options_that_no_dla_takes_are_named() -> None:
         (0, "int8", "auto", ("head",), "keeps no layer out"),
     ):
         with pytest.raises(ArtifactError, match=words):
-            check_options(core, precision, builder, kept)
+            check_dla_options(core, precision, builder, kept)
 
 
 @pytest.mark.usefixtures("tensorrt")
@@ -231,11 +231,12 @@ def test_the_command_says_what_left_the_dla(
     fp32: Path, table: CalibrationTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from apps.commands.export import print_dla
-    from export.engine.dla import dla_engine, dla_facts
+    from edge.files import to_plain
+    from export.engine.dla import dla_engine
 
     report = dla_engine(fp32, table, tmp_path, core=1, calib=DATA)
     assert report.engine == tmp_path / "small.int8.dla.engine" and report.dla is not None
-    facts = json.loads(json.dumps(dla_facts(report.dla)))
+    facts = json.loads(json.dumps(to_plain(report.dla)))
     assert facts["core"] == 1 and facts["unscaled"] == []
     print_dla(facts)
     said = capsys.readouterr().err

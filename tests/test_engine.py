@@ -20,7 +20,14 @@ from edge.files import sha256_of
 from edge.onnx_metadata import MANIFEST_KEY
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 from export.engine.build import available_builders, build_engine
-from export.engine.layer_report import data_type, from_inspector, from_log, summarise
+from export.engine.layer_report import (
+    data_type,
+    from_inspector,
+    from_log,
+    read_layer_report,
+    summarise,
+)
+from export.engine.options import BuildOptions
 
 onnx = pytest.importorskip("onnx")
 
@@ -136,7 +143,7 @@ def rtx() -> None:
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float"), ("fp16", "half")])
 def test_the_graphs_precision_is_the_engines(tmp_path: Path, precision: str, dtype: str) -> None:
     path = _onnx(tmp_path, precision)
-    report = build_engine(path, tmp_path / "out" / "mini.engine", builder="rtx")
+    report = build_engine(path, tmp_path / "out" / "mini.engine", BuildOptions("rtx"))
     assert report.summary.taking(dtype) == CONVOLUTIONS
     assert _names(tmp_path / "out") == [
         "mini.engine",
@@ -152,9 +159,7 @@ def test_an_int8_engine_tells_what_it_is(tmp_path: Path) -> None:
     report = build_engine(
         path,
         target,
-        builder="rtx",
-        workspace_mib=256,
-        compute_capabilities=("SM86", "SM89"),
+        BuildOptions("rtx", workspace_mib=256, targets=("SM86", "SM89")),
         progress=lambda *step: steps.append(step),
     )
     assert report.summary.taking("int8") == CONVOLUTIONS
@@ -174,12 +179,15 @@ def test_an_int8_engine_tells_what_it_is(tmp_path: Path) -> None:
 
     layers = json.loads((tmp_path / "mini.int8.engine.layers.json").read_text())
     assert len(layers["layers"]) == report.summary.layers == len(report.layers)
+    assert set(layers) == {"summary", "layers"}
+    read = read_layer_report(target)
+    assert (read.summary, read.layers) == (report.summary, report.layers)
 
 
 @pytest.mark.usefixtures("rtx")
 def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
     path = _onnx(tmp_path, "int8")
-    reports = [build_engine(path, tmp_path / f"{n}.engine", builder="rtx") for n in "ab"]
+    reports = [build_engine(path, tmp_path / f"{n}.engine", BuildOptions("rtx")) for n in "ab"]
     assert reports[0].manifest.sha256 == reports[1].manifest.sha256
 
 
@@ -187,7 +195,7 @@ def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_an_engine_of_before_is_replaced(tmp_path: Path) -> None:
     path, target = _onnx(tmp_path, "fp32"), tmp_path / "m.engine"
     target.write_bytes(b"old")
-    build_engine(path, target, builder="rtx")
+    build_engine(path, target, BuildOptions("rtx"))
     assert read_manifest(target).precision == "fp32"
 
 
@@ -229,7 +237,7 @@ def test_a_graph_that_tensorrt_refuses_is_one_line(tmp_path: Path, how: str, wor
     path = _onnx(tmp_path, "fp32")
     _broken(path, how)
     with pytest.raises(BuildError, match=words) as caught:
-        build_engine(path, tmp_path / "m.engine", builder="rtx")
+        build_engine(path, tmp_path / "m.engine", BuildOptions("rtx"))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert "cudaError 35" not in str(caught.value)
     assert _names(tmp_path) == [path.name]
@@ -249,7 +257,7 @@ def test_a_truncated_model_and_one_without_manifest_are_refused(tmp_path: Path) 
 def test_a_target_that_rtx_has_not_is_named(tmp_path: Path) -> None:
     path = _onnx(tmp_path, "fp32")
     with pytest.raises(BuildError, match=r"SM87 is no target.*SM86, SM89"):
-        build_engine(path, tmp_path / "m.engine", builder="rtx", compute_capabilities=["SM87"])
+        build_engine(path, tmp_path / "m.engine", BuildOptions("rtx", targets=("SM87",)))
     assert _names(tmp_path) == [path.name]
 
 
@@ -258,7 +266,9 @@ def test_wrong_arguments_are_value_errors(tmp_path: Path) -> None:
     wrong: list[dict[str, Any]] = [{"builder": "trtexec"}, {"workspace_mib": 0}]
     for options in wrong:
         with pytest.raises(ValueError, match=next(iter(options))):
-            build_engine(path, tmp_path / "m.engine", **options)
+            build_engine(path, tmp_path / "m.engine", BuildOptions(**options))
+    with pytest.raises(ValueError, match="builds no engine"):
+        build_engine(path, tmp_path / "m.engine", BuildOptions("none"))
     with pytest.raises(ValueError, match=r"ends in \.engine"):
         build_engine(path, tmp_path / "m.plan")
 
@@ -297,7 +307,7 @@ def test_a_child_that_dies_says_how(tmp_path: Path, fake_rtx: Any, text: str, wo
     path = _onnx(tmp_path, "fp32")
     fake_rtx(text)
     with pytest.raises(BuildError, match=words) as caught:
-        build_engine(path, tmp_path / "out" / "m.engine", builder="rtx")
+        build_engine(path, tmp_path / "out" / "m.engine", BuildOptions("rtx"))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert _names(tmp_path / "out") == []
 
@@ -309,7 +319,7 @@ def test_the_dead_childs_memory_is_told(tmp_path: Path, fake_rtx: Any) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     with pytest.raises(BuildError) as caught:
-        build_engine(path, tmp_path / "m.engine", builder="rtx")
+        build_engine(path, tmp_path / "m.engine", BuildOptions("rtx"))
     held = re.search(r"held (\d+) MiB; (\d+) MiB were available", str(caught.value))
     assert held is not None and 300 <= int(held[1]) <= 400 and int(held[2]) > 100
 
@@ -321,7 +331,7 @@ def test_a_build_that_takes_too_long_is_stopped(
     fake_rtx("import time; time.sleep(60)")
     monkeypatch.setattr("export.engine.process._CANCEL_GRACE_S", 0.2)
     with pytest.raises(BuildError, match=r"more than 0\.5 s"):
-        build_engine(path, tmp_path / "out" / "m.engine", builder="rtx", timeout_s=0.5)
+        build_engine(path, tmp_path / "out" / "m.engine", BuildOptions("rtx"), timeout_s=0.5)
     assert _names(tmp_path / "out") == []
 
 
@@ -329,7 +339,7 @@ def test_a_missing_builder_names_its_extra(tmp_path: Path, fake_rtx: Any) -> Non
     path = _onnx(tmp_path, "fp32")
     fake_rtx("raise ModuleNotFoundError('No module named tensorrt_rtx')")
     with pytest.raises(MissingDependency, match=r"edge-deploy\[rtx\]"):
-        build_engine(path, tmp_path / "m.engine", builder="rtx")
+        build_engine(path, tmp_path / "m.engine", BuildOptions("rtx"))
     assert not [info for info in available_builders() if info.name == "tensorrt_rtx" and info.ok]
 
 
@@ -341,7 +351,7 @@ def test_an_exception_in_progress_cancels_the_build(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_engine(path, tmp_path / "out" / "m.engine", builder="rtx", progress=interrupt)
+        build_engine(path, tmp_path / "out" / "m.engine", BuildOptions("rtx"), progress=interrupt)
     assert _names(tmp_path / "out") == []
 
 
@@ -349,11 +359,11 @@ def test_an_exception_in_progress_cancels_the_build(tmp_path: Path) -> None:
 def test_ctrl_c_leaves_nothing_and_no_child(tmp_path: Path) -> None:
     path, target = _onnx(tmp_path, "fp32"), tmp_path / "out" / "m.engine"
     code = (
-        "import os, signal, sys; from export.engine.build import build_engine\n"
+        "import os, signal, sys; from export.engine.build import BuildOptions, build_engine\n"
         # Whoever started the tests in the background may have had it ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def tell(*step): os.kill(os.getpid(), signal.SIGINT)\n"
-        "build_engine(sys.argv[1], sys.argv[2], builder='rtx', progress=tell)"
+        "build_engine(sys.argv[1], sys.argv[2], BuildOptions('rtx'), progress=tell)"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     command = [sys.executable, "-c", code, str(path), str(target)]

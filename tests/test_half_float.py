@@ -28,6 +28,7 @@ from edge.runtime.onnx_proto import model_class
 from edge.spec import InputContract
 from export.engine.build import EngineReport, build_engine
 from export.engine.float_part import FloatPart, input_peak, write_float_part
+from export.engine.options import BuildOptions
 from export.graph.half_float import half_floats
 from export.graph.precision import convolutions, insert_qdq
 from export.graph.value_bounds import value_bounds
@@ -451,7 +452,7 @@ def test_an_engine_has_int8_convolutions_and_half_elsewhere(
     file: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
     path = file(name)
-    report = build_engine(path, tmp_path / "m.engine", builder="rtx", workspace_mib=256)
+    report = build_engine(path, tmp_path / "m.engine", BuildOptions("rtx", workspace_mib=256))
     assert {conv.dtype for conv in report.summary.convolutions} == {"int8"}
     assert report.float_part == FloatPart("fp16")
     # TensorRT-RTX alone chooses a kernel's float side; between kernels, residuals and groups show.
@@ -465,12 +466,12 @@ def test_an_engine_has_int8_convolutions_and_half_elsewhere(
 def test_fp32_is_had_by_asking(file: Callable[..., Path], tmp_path: Path) -> None:
     path = file("tiny-yolo-scenes")
     facts = export_engine(path, builder="rtx", int8_float="fp32", output=tmp_path / "out")["engine"]
-    assert facts["float_part"] == {"precision": "fp32", "single": (), "reason": ""}
+    assert facts["float_part"] == {"precision": "fp32", "single": [], "reason": ""}
     assert facts["convolutions"] == {"int8": 15}
     manifest = read_manifest(facts["file"])
     assert json.loads(dict(manifest.arguments)["int8_float"]) == "fp32"
     with pytest.raises(ValueError, match="int8_float"):
-        build_engine(path, tmp_path / "m.engine", int8_float="fp64")  # type: ignore[arg-type]
+        BuildOptions(int8_float="fp64")  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("rtx")
@@ -486,7 +487,7 @@ def test_a_kept_convolution_runs_in_half_and_a_mapped_one_as_mapped(
         tmp_path / "m.int8.onnx",
         arguments=(("layers", json.dumps({names[1]: "fp16", names[2]: "fp32"})),),
     )
-    report = build_engine(path, tmp_path / "m.engine", builder="rtx")
+    report = build_engine(path, tmp_path / "m.engine", BuildOptions("rtx"))
     taken = {conv.name: conv.dtype for conv in report.summary.convolutions}
     assert taken[names[1]] == "half" and taken[names[2]] == "float"
     assert set(taken.values()) == {"int8", "half", "float"}
@@ -544,10 +545,10 @@ def test_half_that_tensorrt_refuses_is_built_in_single(
     monkeypatch.setattr(
         "export.engine.float_part.half_floats", lambda *arguments: (b"nonsense", ())
     )
-    report = build_engine(path, tmp_path / "m.engine", builder="rtx")
+    report = build_engine(path, tmp_path / "m.engine", BuildOptions("rtx"))
     assert report.float_part is not None and report.float_part.precision == "fp32"
     assert report.float_part.reason.startswith("TensorRT cannot read it")
     assert {conv.dtype for conv in report.summary.convolutions} == {"int8"}
     path.write_bytes(path.read_bytes().replace(b"LeakyRelu", b"LeakyElse"))
     with pytest.raises(BuildError, match=f"{path.name}: TensorRT cannot read it"):
-        build_engine(path, tmp_path / "n.engine", builder="rtx")
+        build_engine(path, tmp_path / "n.engine", BuildOptions("rtx"))

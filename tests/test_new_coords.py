@@ -13,6 +13,7 @@ from calibration.calibrate import calibrate
 from edge.models.blocks import SquaredSizes
 from edge.train.quantized_network import float_network
 from export.engine.build import build_engine
+from export.engine.options import BuildOptions
 from export.int8.kept_layers import Wanted, kept_layers
 from export.int8.quantize import write_half, write_int8
 from tests.support.small_models import CFG, decibel, picture, run, small, write_small
@@ -87,6 +88,6 @@ def test_tensorrt_rtx_builds_it(fp32: Path, tmp_path: Path, precision: str) -> N
     elif precision == "int8":
         table = calibrate(fp32, "scenes://?seed=500000&count=3", images=3, threads=1).table
         write_int8(fp32, table, graph := tmp_path / "a.onnx")
-    report = build_engine(graph, tmp_path / "a.engine", builder="rtx")
+    report = build_engine(graph, tmp_path / "a.engine", BuildOptions("rtx"))
     kinds = {conv.dtype for conv in report.summary.convolutions}
     assert kinds == {{"fp32": "float", "half": "half", "int8": "int8"}[precision]}

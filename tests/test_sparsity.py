@@ -17,6 +17,7 @@ from apps.commands.export import print_export
 from edge.artifact import layers_path, read_manifest
 from edge.errors import ArtifactError
 from export.engine.build import build_engine
+from export.engine.options import BuildOptions
 from export.graph.sparsity import check_sparse, sparse_convolutions
 from export.int8.quantize import write_half
 from export.pipeline import export_engine
@@ -114,7 +115,7 @@ def test_an_int8_engine_of_sparse_weights_says_so(
 def test_without_the_option_no_manifest_speaks_of_it(
     pruned: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    report = build_engine(pruned[0], tmp_path / "x.engine", builder="rtx")
+    report = build_engine(pruned[0], tmp_path / "x.engine", BuildOptions("rtx"))
     assert report.sparse == () and "sparse" not in dict(report.manifest.arguments)
     assert "sparsity" not in json.loads(layers_path(report.engine).read_text())
 
@@ -125,7 +126,7 @@ def test_dense_weights_are_refused_before_any_work(tmp_path: Path) -> None:
     assert "tiny-yolo-scenes.fp32.onnx" in str(caught.value) and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-yolo-scenes.fp32.onnx"]
     with pytest.raises(ArtifactError, match="two zero weights"):
-        build_engine(TINY, tmp_path / "x.engine", sparse=True)
+        build_engine(TINY, tmp_path / "x.engine", BuildOptions(sparse=True))
     assert not (tmp_path / "x.engine").exists()
 
 
@@ -148,7 +149,7 @@ def test_the_builders_flag_is_set_as_asked() -> None:
         "flag = child.trt.BuilderFlag.SPARSE_WEIGHTS\n"
         "builder = child.trt.Builder(child.make_logger(child.Log()))\n"
         "for sparse in (False, True):\n"
-        "    asked = {'workspace_mib': 64, 'compute_capabilities': [], 'sparse': sparse}\n"
+        "    asked = child.BuildRequest('rtx', 64, '', '', sparse=sparse)\n"
         "    print(child.configure(builder, asked).get_flag(flag))\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}

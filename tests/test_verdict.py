@@ -17,6 +17,7 @@ from edge.errors import ArtifactError
 from edge.measure.noise import decibel
 from edge.measure.turns import Quick
 from export import pipeline as exporting
+from export.engine.build import EngineFacts
 from export.engine.layer_report import LayerInfo
 from export.int8.mixed import layer_names, write_mixed
 from export.pipeline import export_engine
@@ -204,10 +205,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A GPU on which INT8 takes 2 ms and FP16 3 ms; the names of the engines built for it."""
     built: list[str] = []
 
-    def build(graph: Path, made: Any, result: dict[str, Any]) -> dict[str, Any]:
+    def build(graph: Path, made: Any) -> EngineFacts:
         built.append(graph.name)
-        result["files"]["engine"] = str(graph.with_suffix(".engine"))
-        return {"file": str(graph.with_suffix(".engine"))}
+        file = str(graph.with_suffix(".engine"))
+        return EngineFacts(file, "rtx", "1", "asked for", 1.0, 1, 1, 2, 1, {}, (), (), (), None)
 
     def timed(paths: list[Path], frames: Any, seconds: float) -> dict[Path, Quick]:
         return {p: Quick(3.0 if "fp16" in p.name else 2.0, 4.0, "TensorRT 10.3") for p in paths}
@@ -221,7 +222,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for module in (judging, exporting):
         monkeypatch.setattr(module, "driver_facts", lambda: "a GPU")
-    monkeypatch.setattr(exporting, "engine_of", build)
+    monkeypatch.setattr(exporting, "built_engine", build)
+    monkeypatch.setattr(exporting, "why_no_builder", lambda options: "")
     monkeypatch.setattr(judging, "open_backend", lambda path: FakeBackend())
     monkeypatch.setattr(judging, "quick_ms", timed)
     monkeypatch.setattr(judging, "engine_layers", layers)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apps.commands.options import json_option
 from apps.commands.terminal import show
 from edge.errors import DataError
 from edge.files import write_json
 from edge.reporting import say
+
+if TYPE_CHECKING:
+    from export.engine.rebuilds import Rebuilds
 
 __all__ = ["arguments", "print_bench", "print_layers", "print_rebuilds", "run"]
 
@@ -82,8 +84,7 @@ def _rebuild(args: argparse.Namespace, options: dict[str, Any]) -> int:
         raise DataError("--rebuilds takes one .onnx, without --baseline, --compare and --layers")
     result = rebuild(args.artifacts[0], args.rebuilds, data=args.data, **options)
     print_rebuilds(result)
-    if args.json:
-        write_json(result, Path(args.json))
+    write_json(result, args.json)
     return 0
 
 
@@ -152,15 +153,11 @@ def print_layers(label: str, layers: Sequence[dict[str, Any]]) -> None:
     show(f"{label}: {len(layers)} layers, {total:.2f} ms", ("layer", "ms", "share %"), rows)
 
 
-def print_rebuilds(result: dict[str, Any]) -> None:
-    """The spread of each figure as a table."""
+def print_rebuilds(result: Rebuilds) -> None:
+    """Print the spread of each figure as a table on stdout."""
     rows = [
-        (
-            name,
-            *(f"{one[key]:.4g}" for key in ("lowest", "median", "highest")),
-            f"{one['apart']:.1%}",
-        )
-        for name, one in result["spread"].items()
+        (name, *(f"{one:.4g}" for one in (s.lowest, s.median, s.highest)), f"{s.apart:.1%}")
+        for name, s in result.spread.items()
     ]
-    title = f"{result['artifact']}: {len(result['builds'])} builds"
+    title = f"{result.artifact}: {len(result.builds)} builds"
     show(title, ("figure", "lowest", "median", "highest", "apart"), rows)

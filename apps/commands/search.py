@@ -16,7 +16,8 @@ from edge.errors import ArtifactError
 from edge.files import write_json
 from edge.measure.selection import Selection
 from edge.reporting import say
-from export.engine.builds import Build, needed_engine
+from export.engine.build import Build, needed_engine
+from export.engine.options import BuildOptions
 from export.int8.mixed import write_map, write_mixed
 from export.search.mixed import IMAGES, record, search_mixed, tell_overlap
 
@@ -151,7 +152,7 @@ def search_command(
     selection = Selection.open(data, read_manifest(source).spec.classes, images, threads)
     tell_overlap(selection, calibrated)
     with tempfile.TemporaryDirectory() as folder:
-        build = Build(Path(folder), "auto", None, ())
+        build = Build(Path(folder), BuildOptions())
         searched = search_mixed(
             source,
             calibrated,

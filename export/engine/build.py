@@ -7,48 +7,54 @@ The engine stays a plain plan that trtexec loads; `NAME.engine.json` says what i
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import edge
 from edge.artifact import layers_path, manifest_path
 from edge.errors import ArtifactError, BuildError
-from edge.files import sha256_of, write_file, write_json
+from edge.files import make_folder, sha256_of, to_plain, write_file, write_json
 from edge.onnx_metadata import read_manifest
+from edge.reporting import phases, say
 from edge.spec import Manifest
 from export.engine.float_part import FloatPart, is_quantized, write_float_part
-from export.engine.layer_report import Convolution, LayerInfo, LayerSummary
+from export.engine.layer_report import DlaLayers, LayerInfo, LayerReport, LayerSummary
+from export.engine.options import BuildOptions
 from export.engine.process import memory_available_mib, run_child
+from export.engine.protocol import (
+    BuilderInfo,
+    Builders,
+    BuildRequest,
+    Built,
+    DlaScales,
+    ProbeRequest,
+    Step,
+)
 from export.graph.sparsity import check_sparse
 
 __all__ = [
+    "Build",
     "BuilderInfo",
     "DlaReport",
     "DlaRequest",
+    "EngineFacts",
     "EngineReport",
     "available_builders",
     "build_engine",
+    "built_engine",
+    "engine_facts",
+    "needed_engine",
+    "why_no_builder",
 ]
 
-Builder = Literal["auto", "tensorrt", "rtx"]
 Progress = Callable[[str, int, int], None]
 _MOST_WORKSPACE_MIB, _LEAST_WORKSPACE_MIB = 1024, 64
-# How `engine_child` begins when TensorRT itself turned a graph down.
+# How messages of `export.engine.child` begin where TensorRT itself refused a graph.
 _REFUSED = ("TensorRT cannot read it", "TensorRT built no engine")
-
-
-@dataclass(frozen=True)
-class BuilderInfo:
-    """A builder and whether it can build here; `reason` says why not."""
-
-    name: str
-    version: str
-    ok: bool
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -67,21 +73,9 @@ class DlaRequest:
 
 
 @dataclass(frozen=True)
-class DlaReport:
-    """What TensorRT said of the DLA.
+class DlaReport(DlaLayers):
+    """What TensorRT says of the DLA, and `cache`, the calibration cache of the build."""
 
-    Attributes:
-        core: as asked for.
-        left: name and type of each layer that the GPU takes in its place.
-        layers: of the network, in all.
-        unscaled: tensors without an INT8 scale.
-        cache: the calibration cache that was built from.
-    """
-
-    core: int
-    left: tuple[tuple[str, str], ...]
-    layers: int
-    unscaled: tuple[str, ...]
     cache: Path
 
 
@@ -94,11 +88,11 @@ class EngineReport:
         manifest: as written beside it.
         builder, version: `tensorrt` or `tensorrt_rtx`, and its version.
         reason: why that builder was taken.
-        seconds: parsing and building.
-        peak_rss_mib: the most memory the builder's process held.
+        seconds: of parsing and building.
+        peak_rss_mib: the most memory that the builder's process held.
         layers: of the engine.
         summary: which convolutions take which data type, and how many layers only move data.
-        dla: what left it, of a build for one.
+        dla: which layers a DLA takes, of a build for one.
         sparse: convolutions whose weights have the 2:4 pattern, of a build that looked for it.
         sparsity: TensorRT's own lines about it; TensorRT-RTX writes none.
         float_part: what an INT8 engine computes outside of INT8.
@@ -119,104 +113,216 @@ class EngineReport:
     float_part: FloatPart | None = None
 
 
-def available_builders() -> list[BuilderInfo]:
-    """The builders, with the reason where one cannot build here.
+@dataclass(frozen=True)
+class EngineFacts:
+    """What the result of a command says of an engine.
 
-    Imports them in a child process: they are large, and a broken one may crash.
+    Attributes:
+        file: the engine.
+        bytes: size of the plan.
+        layers, reformats: number of layers, and of those that only move data.
+        convolutions: number of convolutions by data type.
+        not_int8: names of the convolutions of another data type.
+    """
+
+    file: str
+    builder: str
+    version: str
+    reason: str
+    seconds: float
+    peak_rss_mib: int
+    bytes: int
+    layers: int
+    reformats: int
+    convolutions: Mapping[str, int]
+    not_int8: tuple[str, ...]
+    sparse: tuple[str, ...]
+    sparsity: tuple[str, ...]
+    float_part: FloatPart | None
+    dla: DlaReport | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; `dla` only of a build for one."""
+        fields = {key: to_plain(value) for key, value in vars(self).items()}
+        return fields if self.dla is not None else {k: v for k, v in fields.items() if k != "dla"}
+
+
+@dataclass(frozen=True)
+class Build:
+    """Where engines go, and how they are built."""
+
+    folder: Path
+    options: BuildOptions
+
+
+def available_builders() -> list[BuilderInfo]:
+    """Return the builders, each with the reason where it cannot build here.
+
+    They are imported in a child process, because they are large and a broken one may crash.
     """
     try:
-        found = run_child({"probe": True}, timeout_s=60)["builders"]
+        return list(run_child(ProbeRequest(), Builders, timeout_s=60).builders)
     except BuildError as error:
         return [BuilderInfo("tensorrt, tensorrt_rtx", "", False, str(error))]
-    return [BuilderInfo(**builder) for builder in found]
+
+
+def why_no_builder(options: BuildOptions) -> str:
+    """Return why no engine can be built with `options` here; "" where one can."""
+    if options.builder == "none":
+        return "--builder none"
+    if options.builder == "auto":
+        found = available_builders()
+        if not any(info.ok for info in found):
+            return "; ".join(f"{info.name}: {info.reason}" for info in found)
+    return ""
+
+
+def built_engine(graph: Path, build: Build) -> EngineFacts:
+    """Build the engine of `graph`, with progress and a line where it is not as asked for.
+
+    Raises:
+        BuildError, ArtifactError, MissingDependency: as `build_engine`.
+    """
+    target = build.folder / f"{graph.name.removesuffix('.onnx')}.engine"
+    with phases("building") as progress:
+        report = build_engine(graph, target, build.options, progress=progress)
+    part = report.float_part
+    if part is not None and part.reason:
+        say(f"{report.engine.name}: FP32 outside of INT8, not FP16: {part.reason}")
+    elif part is not None and part.single:
+        names = ", ".join(part.single)
+        say(
+            f"{report.engine.name}: FP32 around {names}, because the precision map says so or FP16 "
+            "cannot hold the values"
+        )
+    return engine_facts(report)
+
+
+def needed_engine(graph: Path, build: Build) -> Path:
+    """Build the engine of `graph` for work that cannot do without one, and return its path.
+
+    Raises:
+        BuildError: there is no builder; else as `build_engine`.
+    """
+    reason = why_no_builder(build.options)
+    if reason:
+        raise BuildError(f"{graph.name}: no engine can be built here: {reason}")
+    return Path(built_engine(graph, build).file)
+
+
+def engine_facts(report: EngineReport) -> EngineFacts:
+    """Return what a result says of an engine."""
+    summary = report.summary
+    return EngineFacts(
+        file=str(report.engine),
+        builder=report.builder,
+        version=report.version,
+        reason=report.reason,
+        seconds=round(report.seconds, 2),
+        peak_rss_mib=report.peak_rss_mib,
+        bytes=report.engine.stat().st_size,
+        layers=summary.layers,
+        reformats=summary.reformats,
+        convolutions=dict(Counter(conv.dtype for conv in summary.convolutions)),
+        not_int8=tuple(conv.name for conv in summary.convolutions if conv.dtype != "int8"),
+        sparse=report.sparse,
+        sparsity=report.sparsity,
+        float_part=report.float_part,
+        dla=report.dla,
+    )
 
 
 def build_engine(
     onnx: str | Path,
     target: str | Path,
+    options: BuildOptions | None = None,
     *,
-    builder: Builder = "auto",
-    workspace_mib: int | None = None,
-    compute_capabilities: Sequence[str] = (),
     timeout_s: float | None = None,
     progress: Progress | None = None,
     dla: DlaRequest | None = None,
-    sparse: bool = False,
-    int8_float: Literal["fp16", "fp32"] = "fp16",
 ) -> EngineReport:
     """Build `target` (`.engine`), its manifest and its layer report.
 
     Args:
         onnx: written by `write_onnx` or `insert_qdq`; its precision is that of its graph.
         target: the engine; its folder is made where it is missing.
-        builder: `tensorrt` (needs the GPU it builds for), `rtx` (needs none), or what is there.
-        workspace_mib: scratch memory a layer may take; 1024, or half of what is available.
-        compute_capabilities: targets of TensorRT-RTX such as `SM86`; none means Ampere and later.
+        options: None takes all defaults.
         timeout_s: stop a build that takes longer.
-        progress: called with (phase, step, of); an exception it raises cancels the build.
+        progress: called with (phase, step, of); an exception that it raises cancels the build.
         dla: build an FP32 graph in INT8 for a DLA; `export.engine.dla` makes both.
-        sparse: let the builder take kernels for weights with the 2:4 pattern.
-        int8_float: what an INT8 graph computes outside of INT8 (`export.graph.half_float`). Where
-        FP16
-            cannot be had, the engine has FP32, and the report and the manifest say why.
 
     Raises:
-        ArtifactError: `onnx` is damaged or without a manifest, or `sparse` without a convolution
-            of that pattern, or the folder cannot be written.
+        ArtifactError: `onnx` is damaged or without a manifest, `options.sparse` without a
+            convolution of that pattern, or the folder cannot be written.
         BuildError: TensorRT refused, crashed, was killed or took too long.
         MissingDependency: the builder asked for is not installed.
+        ValueError: the name of `target`, or a builder `none`.
     """
-    onnx, target = Path(onnx), Path(target)
-    request = _request(builder, workspace_mib, compute_capabilities)
+    onnx, target, options = Path(onnx), Path(target), options or BuildOptions()
     if target.suffix != ".engine":
         raise ValueError(f"target is {target}; an engine's name ends in .engine")
-    if int8_float not in ("fp16", "fp32"):
-        raise ValueError(f"int8_float is {int8_float!r}; known: fp16, fp32")
     source, parent_sha256 = read_manifest(onnx), sha256_of(onnx)
-    found = check_sparse(onnx) if sparse else ()
-    request["sparse"] = sparse
+    found = check_sparse(onnx) if options.sparse else ()
     with _folder_beside(target) as folder:
-        plan, cache = Path(folder) / "plan", Path(folder) / "calib"
-        request |= {"onnx": str(onnx.resolve()), "plan": str(plan.resolve())}
+        plan, cache, half = (Path(folder, name) for name in ("plan", "calib", "half.onnx"))
+        request = _request(options, onnx, plan)
+        part = None
         if dla is not None:
             source, parent_sha256 = replace(source, precision="int8"), sha256_of(dla.source)
-            asked = {"core": dla.core, "amax": dict(dla.amax), "cache": str(cache.resolve())}
-            request["dla"] = asked
-        half = Path(folder) / "half.onnx"
-        part = None
-        if dla is None and is_quantized(source):
-            wanted = int8_float == "fp16"
+            scales = DlaScales(dla.core, dict(dla.amax), str(cache.resolve()))
+            request = replace(request, dla=scales)
+        elif is_quantized(source):
+            wanted = options.int8_float == "fp16"
             part = write_float_part(onnx, source, half) if wanted else FloatPart("fp32")
         try:
-            done, part = _built(request, part, half, progress, timeout_s)
+            built, part = _built(request, part, half, progress, timeout_s)
         except BuildError as error:
             raise BuildError(f"{dla.source if dla else onnx}: {error}") from error
         if part is not None:
             source = _with(source, part)
-        manifest = _manifest(source, sha256_of(plan), parent_sha256, request, done)
+        manifest = _manifest(source, sha256_of(plan), parent_sha256, request, built)
         if dla is not None:
             write_file(_cache_path(target), cache.read_bytes())
-        _place(plan, target, manifest, done)
-    return replace(_report(target, manifest, done), sparse=found, float_part=part)
+        _place(plan, target, manifest, built)
+    return EngineReport(
+        engine=target,
+        manifest=manifest,
+        builder=built.builder,
+        version=built.version,
+        reason=built.reason,
+        seconds=built.seconds,
+        peak_rss_mib=built.peak_rss_mib,
+        layers=built.layers,
+        summary=built.summary,
+        dla=None if built.dla is None else DlaReport(**vars(built.dla), cache=_cache_path(target)),
+        sparse=found,
+        sparsity=built.sparsity,
+        float_part=part,
+    )
 
 
 def _built(
-    request: dict[str, Any],
+    request: BuildRequest,
     part: FloatPart | None,
     half: Path,
     progress: Progress | None,
     timeout_s: float | None,
-) -> tuple[dict[str, Any], FloatPart | None]:
-    """What the child says, of the graph with FP16 where there is one and TensorRT takes it."""
+) -> tuple[Built, FloatPart | None]:
+    """Build the graph with FP16 outside of INT8 where there is one and TensorRT takes it."""
+
+    def on_step(step: Step) -> None:
+        if progress is not None:
+            progress(step.phase, step.step, step.of)
+
     if part is not None and part.precision == "fp16":
         try:
-            asked = request | {"onnx": str(half.resolve())}
-            return run_child(asked, _forward(progress), timeout_s), part
+            asked = replace(request, onnx=str(half.resolve()))
+            return run_child(asked, Built, on_step, timeout_s), part
         except BuildError as error:
             if not str(error).startswith(_REFUSED):
                 raise
             part = FloatPart("fp32", reason=str(error))
-    return run_child(request, _forward(progress), timeout_s), part
+    return run_child(request, Built, on_step, timeout_s), part
 
 
 def _with(source: Manifest, part: FloatPart) -> Manifest:
@@ -224,25 +330,31 @@ def _with(source: Manifest, part: FloatPart) -> Manifest:
     return replace(source, arguments=tuple(arguments.items()))
 
 
-def _request(builder: str, workspace_mib: int | None, targets: Sequence[str]) -> dict[str, Any]:
-    if builder not in ("auto", "tensorrt", "rtx"):
-        raise ValueError(f"builder is {builder!r}; known: auto, tensorrt, rtx")
+def _request(options: BuildOptions, onnx: Path, plan: Path) -> BuildRequest:
+    if options.builder == "none":
+        raise ValueError("builder is 'none', which builds no engine")
+    workspace_mib = options.workspace_mib
     if workspace_mib is None:
         half = memory_available_mib() // 2 or _MOST_WORKSPACE_MIB
         workspace_mib = max(_LEAST_WORKSPACE_MIB, min(_MOST_WORKSPACE_MIB, half))
-    if workspace_mib < 1:
-        raise ValueError(f"workspace_mib is {workspace_mib}; it takes a positive number")
-    return {
-        "builder": builder,
-        "workspace_mib": workspace_mib,
-        "compute_capabilities": list(targets),
-    }
+    return BuildRequest(
+        builder=options.builder,
+        workspace_mib=workspace_mib,
+        onnx=str(onnx.resolve()),
+        plan=str(plan.resolve()),
+        compute_capabilities=options.targets,
+        sparse=options.sparse,
+    )
 
 
 def _folder_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
+    """Make a temporary folder on the file system of `target`.
+
+    Raises:
+        ArtifactError: no file can be written there.
+    """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=target.parent, prefix=".engine-")
+        return tempfile.TemporaryDirectory(dir=make_folder(target.parent), prefix=".engine-")
     except OSError as error:
         raise ArtifactError(f"{target}: cannot be written: {error.strerror}") from error
 
@@ -251,33 +363,26 @@ def _cache_path(target: Path) -> Path:
     return target.with_name(target.name + ".calib")
 
 
-def _forward(progress: Progress | None) -> Callable[[dict[str, Any]], None]:
-    def on_event(event: dict[str, Any]) -> None:
-        if progress is not None and event["event"] == "step":
-            progress(event["phase"], event["step"], event["of"])
-
-    return on_event
-
-
 def _manifest(
-    source: Manifest, sha256: str, parent_sha256: str, request: dict[str, Any], done: dict[str, Any]
+    source: Manifest, sha256: str, parent_sha256: str, request: BuildRequest, built: Built
 ) -> Manifest:
-    gpu, targets = done["gpu"], request["compute_capabilities"]
-    made_by = dict(source.made_by) | {"edge": edge.__version__, done["builder"]: done["version"]}
-    if done["builder"] == "tensorrt_rtx":
+    gpu, targets = built.gpu, list(request.compute_capabilities)
+    made_by = dict(source.made_by) | {"edge": edge.__version__, built.builder: built.version}
+    if built.builder == "tensorrt_rtx":
         made_by["targets"] = ", ".join(targets) or "Ampere and later"
-    elif gpu:
-        made_by["targets"] = gpu["compute_capability"]
-    if gpu:
-        made_by |= {"gpu": gpu["name"], "driver": gpu["driver"]}
+    elif gpu is not None:
+        made_by["targets"] = gpu.compute_capability
+    if gpu is not None:
+        made_by |= {"gpu": gpu.name, "driver": gpu.driver}
     arguments = dict(source.arguments) | {
-        name: json.dumps(request[name])
-        for name in ("builder", "workspace_mib", "compute_capabilities")
+        "builder": json.dumps(request.builder),
+        "workspace_mib": json.dumps(request.workspace_mib),
+        "compute_capabilities": json.dumps(targets),
     }
-    if request["sparse"]:
+    if request.sparse:
         arguments["sparse"] = json.dumps(True)
-    if "dla" in request:
-        arguments["dla"] = json.dumps(request["dla"]["core"])
+    if request.dla is not None:
+        arguments["dla"] = json.dumps(request.dla.core)
     return replace(
         source,
         sha256=sha256,
@@ -287,44 +392,9 @@ def _manifest(
     )
 
 
-def _place(plan: Path, target: Path, manifest: Manifest, done: dict[str, Any]) -> None:
-    """Move all three into place; the manifest last, whose checksum speaks for the plan."""
-    report = {"summary": done["summary"], "layers": done["layers"]}
-    if done["sparsity"]:
-        report["sparsity"] = done["sparsity"]
-    if done.get("dla"):
-        report["dla"] = done["dla"]
+def _place(plan: Path, target: Path, manifest: Manifest, built: Built) -> None:
+    """Write all three files; the manifest last, because its checksum vouches for the plan."""
+    report = LayerReport(built.summary, built.layers, built.sparsity, built.dla)
     write_json(report, layers_path(target))
-    try:
-        os.replace(plan, target)
-    except OSError as error:
-        raise ArtifactError(f"{target}: cannot be written: {error.strerror}") from error
+    write_file(target, plan.read_bytes())
     write_file(manifest_path(target), manifest.to_json(indent=1).encode())
-
-
-def _report(target: Path, manifest: Manifest, done: dict[str, Any]) -> EngineReport:
-    summary = done["summary"]
-    found = tuple(Convolution(**conv) for conv in summary["convolutions"])
-    return EngineReport(
-        engine=target,
-        manifest=manifest,
-        builder=done["builder"],
-        version=done["version"],
-        reason=done["reason"],
-        seconds=done["seconds"],
-        peak_rss_mib=done["peak_rss_mib"],
-        layers=tuple(LayerInfo(**_tuples(layer)) for layer in done["layers"]),
-        summary=LayerSummary(found, summary["reformats"], summary["layers"]),
-        dla=_dla_report(done["dla"], target) if done.get("dla") else None,
-        sparsity=tuple(done["sparsity"]),
-    )
-
-
-def _dla_report(told: dict[str, Any], target: Path) -> DlaReport:
-    left = tuple((name, kind) for name, kind in told["left"])
-    cache = _cache_path(target)
-    return DlaReport(told["core"], left, told["layers"], tuple(told["unscaled"]), cache)
-
-
-def _tuples(layer: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in layer.items()}

@@ -1,11 +1,10 @@
 # mypy: disallow-subclassing-any=False
-"""The builder's own process: one request as a JSON line on stdin, events as JSON lines on stdout.
+"""The builder's own process: reads one request from stdin and writes events to stdout.
 
-A parser that crashes or a kernel that kills for memory then ends this process and not the caller's.
-The end of stdin cancels the build, and so does the end of the caller.
-
-Events: `{"event": "step", "phase", "step", "of"}`, `{"event": "taken", "builder", ...}` and, last,
-`{"event": "done", ...}` or `{"event": "failed", "kind", "text", "cancelled"}`.
+Requests and events are lines of JSON, see `export.engine.protocol`; an event's class is in its
+field `event`: `step`, `done` or `failed`. A parser that crashes, or a kernel that kills a process
+for its memory, then ends this process and not the caller's. The end of stdin cancels the build, and
+so does the end of the caller.
 
 One path for TensorRT 10.x, 11.x and TensorRT-RTX: a strongly typed network, in which precision is a
 property of the graph; nothing here sets one. The one exception is a request for a DLA.
@@ -21,15 +20,25 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import import_module
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.decoding import decode, parse_json
 from edge.errors import BuildError, EdgeError
+from edge.files import to_plain
 from edge.optional import require
 from edge.runtime.device import driver_facts
+from export.engine import dla_child
 from export.engine.layer_report import LayerInfo, from_inspector, from_log, summarise
+from export.engine.protocol import (
+    BuilderInfo,
+    Builders,
+    BuildRequest,
+    Built,
+    Failed,
+    Step,
+)
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -42,20 +51,22 @@ _NOISE = re.compile(r"cudaError 35|CUDA driver version is insufficient|CUDA init
 
 
 class Channel:
-    """The events' way out. Libraries that print to stdout cannot get into it."""
+    """The way out for events. Libraries that print to stdout cannot write into it."""
 
     def __init__(self) -> None:
         self._file = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
         os.dup2(2, 1)
         self._lock = threading.Lock()
 
-    def send(self, event: str, **values: Any) -> None:
+    def send(self, event: Step | Builders | Built | Failed) -> None:
+        """Write one event."""
+        name = {Step: "step", Failed: "failed"}.get(type(event), "done")
         with self._lock:
-            self._file.write(json.dumps({"event": event, **values}) + "\n")
+            self._file.write(json.dumps({"event": name, **to_plain(event)}) + "\n")
 
 
 def take(builder: str) -> str:
-    """Import the library of `tensorrt`, `rtx` or `auto`; says why that one.
+    """Import the library of `tensorrt`, `rtx` or `auto`, and return why it is that one.
 
     Raises:
         MissingDependency: it is not installed.
@@ -77,7 +88,7 @@ def _choose() -> tuple[str, str]:
         return "tensorrt", f"installed, and there is a GPU: {gpu.name}"
     if not failed["tensorrt_rtx"]:
         why = failed["tensorrt"] or "there is no GPU, which tensorrt needs to build"
-        return "tensorrt_rtx", f"it builds without a GPU; tensorrt does not serve: {why}"
+        return "tensorrt_rtx", f"it builds without a GPU; tensorrt cannot be used: {why}"
     if failed["tensorrt"]:
         raise BuildError(
             'no TensorRT here: pip install "edge-deploy[rtx]" (builds without a GPU) or '
@@ -90,7 +101,7 @@ def _choose() -> tuple[str, str]:
 
 
 def _import_error(name: str) -> str:
-    """Why it cannot be imported, on one line; empty where it can."""
+    """Return why a module cannot be imported, on one line; "" where it can."""
     try:
         __import__(name)
     except Exception as error:  # a broken installation raises OSError, RuntimeError, ...
@@ -98,22 +109,21 @@ def _import_error(name: str) -> str:
     return ""
 
 
-def probe() -> list[dict[str, Any]]:
-    """What is installed, for `edge doctor`: name, version, whether it can build here, why not."""
-    gpu = driver_facts()
-    found = []
+def probe() -> tuple[BuilderInfo, ...]:
+    """Say of each builder whether it can build here."""
+    gpu, found = driver_facts(), []
     for name in MODULES.values():
         reason = _import_error(name)
         version = str(getattr(sys.modules.get(name), "__version__", ""))
         if not reason and name == "tensorrt" and gpu is None:
             reason = "there is no GPU, which tensorrt needs to build"
-        found.append({"name": name, "version": version, "ok": not reason, "reason": reason})
-    return found
+        found.append(BuilderInfo(name, version, not reason, reason))
+    return tuple(found)
 
 
 @dataclass
 class Log:
-    """What the build said: its errors, what of sparsity, and the layers it ends with."""
+    """What TensorRT wrote during the build: errors, lines about sparsity, the layers at its end."""
 
     errors: list[str] = field(default_factory=list)
     sparsity: list[str] = field(default_factory=list)
@@ -133,7 +143,7 @@ def _plain(text: str) -> str:
 
 
 def make_logger(log: Log) -> trt.ILogger:
-    """The logger. One object for the process: TensorRT keeps the first that it is given."""
+    """Make the logger; one for the whole process, as TensorRT keeps the first that it gets."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -151,7 +161,7 @@ def make_logger(log: Log) -> trt.ILogger:
 
 
 def make_monitor(channel: Channel, cancelled: threading.Event) -> trt.IProgressMonitor:
-    """Sends steps; cancels when the event is set."""
+    """Make a monitor that sends the steps and cancels the build when the event is set."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -160,16 +170,16 @@ def make_monitor(channel: Channel, cancelled: threading.Event) -> trt.IProgressM
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self.of[phase_name] = num_steps
-            channel.send("step", phase=phase_name, parent=parent_phase, step=0, of=num_steps)
+            channel.send(Step(phase_name, 0, num_steps))
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             of = self.of.get(phase_name, 0)
-            channel.send("step", phase=phase_name, parent=None, step=step + 1, of=of)
+            channel.send(Step(phase_name, step + 1, of))
             return not cancelled.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
             of = self.of.pop(phase_name, 0)
-            channel.send("step", phase=phase_name, parent=None, step=of, of=of)
+            channel.send(Step(phase_name, of, of))
 
     return Monitor()
 
@@ -194,16 +204,15 @@ def _parser_error(parser: trt.OnnxParser, log: Log) -> str:
     return where + _plain(error.desc())
 
 
-def configure(builder: trt.Builder, request: dict[str, Any]) -> trt.IBuilderConfig:
-    """Workspace limit, detailed layer report, sparsity, targets. The graph has the precision."""
+def configure(builder: trt.Builder, request: BuildRequest) -> trt.IBuilderConfig:
+    """Set workspace limit, detailed layer report, sparsity and targets; the graph has the rest."""
     config = builder.create_builder_config()
-    workspace = int(request["workspace_mib"]) << 20
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mib << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if request.get("sparse"):
+    if request.sparse:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
-    if request["compute_capabilities"]:
-        _set_targets(config, request["compute_capabilities"])
+    if request.compute_capabilities:
+        _set_targets(config, request.compute_capabilities)
     return config
 
 
@@ -222,44 +231,54 @@ def _set_targets(config: Any, targets: Sequence[str]) -> None:
         config.set_compute_capability(getattr(known, target), index)
 
 
-def build(request: dict[str, Any], channel: Channel, cancelled: threading.Event) -> dict[str, Any]:
-    """Build the plan that `request` speaks of; what the `done` event tells.
+def build(request: BuildRequest, channel: Channel, cancelled: threading.Event) -> Built:
+    """Build the plan that `request` asks for.
 
     Raises:
-        BuildError: with TensorRT's first real error.
+        BuildError: TensorRT refuses; has its first real error.
+        MissingDependency: the builder is not installed.
     """
+    gpu = driver_facts()
+    reason = take(request.builder)
+    if request.dla is not None:
+        dla_child.check_release(trt.__name__, trt.__version__)
     log, started = Log(), time.monotonic()
     logger = make_logger(log)
     builder = trt.Builder(logger)
-    dla = request.get("dla")
     # Never the number: the member is 1 in TensorRT 10 and 0 in TensorRT 11 and RTX.
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(0 if dla else strongly_typed)
-    parse(trt.OnnxParser(network, logger), network, Path(request["onnx"]), log)
+    network = builder.create_network(0 if request.dla else strongly_typed)
+    parse(trt.OnnxParser(network, logger), network, Path(request.onnx), log)
     config = configure(builder, request)
     config.progress_monitor = make_monitor(channel, cancelled)
-    legacy: Any = import_module("export.engine.dla_child") if dla else None
-    calibrator = legacy.ask_for_dla(builder, config, dla) if dla else None
-    stays = legacy.what_stays(network, config, dla) if dla else None
+    calibrator, stays = None, None
+    if request.dla is not None:
+        calibrator = dla_child.ask_for_dla(builder, config, request.dla)
+        stays = dla_child.what_stays(network, config, request.dla)
     plan = builder.build_serialized_network(network, config)
-    if plan is None and dla:
-        raise BuildError(legacy.explain(calibrator, log.first_error()))
+    if plan is None and request.dla is not None:
+        raise BuildError(dla_child.explain(calibrator, log.first_error()))
     if plan is None:
         raise BuildError(f"TensorRT built no engine: {log.first_error()}")
-    Path(request["plan"]).write_bytes(plan)
+    Path(request.plan).write_bytes(plan)
     seconds = time.monotonic() - started
     layers = from_log(log.layers) or inspect(plan, logger)
-    return {
-        "seconds": round(seconds, 3),
-        "layers": [asdict(layer) for layer in layers],
-        "summary": summarise(layers, convolutions(network)).to_dict(),
-        "dla": stays,
-        "sparsity": log.sparsity,
-    }
+    return Built(
+        builder=trt.__name__,
+        version=trt.__version__,
+        reason=reason,
+        gpu=gpu,
+        seconds=round(seconds, 3),
+        peak_rss_mib=peak_rss_mib(),
+        summary=summarise(layers, convolutions(network)),
+        layers=tuple(layers),
+        sparsity=tuple(log.sparsity),
+        dla=stays,
+    )
 
 
 def convolutions(network: trt.INetworkDefinition) -> list[str]:
-    """Names of the ONNX nodes that the network's convolutions come from."""
+    """Return the names of the ONNX nodes that the network's convolutions come from."""
     wanted = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION)
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     return [_onnx_name(layer) for layer in layers if layer.type in wanted]
@@ -271,7 +290,7 @@ def _onnx_name(layer: trt.ILayer) -> str:
 
 
 def inspect(plan: trt.IHostMemory, logger: trt.ILogger) -> list[LayerInfo]:
-    """The layers by the engine inspector; none where the engine cannot be loaded."""
+    """Ask the engine inspector for the layers; none where the engine cannot be loaded."""
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     if engine is None:
         return []
@@ -283,7 +302,7 @@ def inspect(plan: trt.IHostMemory, logger: trt.ILogger) -> list[LayerInfo]:
 
 
 def peak_rss_mib() -> int:
-    """The most memory this process had resident, MiB (/proc/self/status: VmHWM)."""
+    """The most memory that this process had resident, MiB (/proc/self/status: VmHWM)."""
     match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(match[1]) // 1024 if match else 0
 
@@ -295,38 +314,26 @@ def watch(cancelled: threading.Event) -> None:
     cancelled.set()
 
 
-def serve(request: dict[str, Any], channel: Channel, cancelled: threading.Event) -> None:
-    """Do what is asked and send the last event."""
-    if request.get("probe"):
-        channel.send("done", builders=probe())
-        return
-    gpu = driver_facts()
-    reason = take(request["builder"])
-    if request.get("dla"):
-        check: Any = import_module("export.engine.dla_child").check_release
-        check(trt.__name__, trt.__version__)
-    facts = {
-        "builder": trt.__name__,
-        "version": trt.__version__,
-        "reason": reason,
-        "gpu": asdict(gpu) if gpu else None,
-    }
-    channel.send("taken", **facts)
-    result = build(request, channel, cancelled)
-    channel.send("done", **facts, **result, peak_rss_mib=peak_rss_mib())
+def serve(line: str, channel: Channel, cancelled: threading.Event) -> None:
+    """Do what the request asks for and send the last event."""
+    source, what = "stdin", "a request for the builder"
+    request = parse_json(line, source, what)
+    if isinstance(request, dict) and "probe" in request:
+        channel.send(Builders(probe()))
+    else:
+        channel.send(build(decode(request, BuildRequest, source, what), channel, cancelled))
 
 
 def main() -> None:
-    """Read the request and serve it; ends the process."""
+    """Read the request, serve it and end the process."""
     channel, cancelled = Channel(), threading.Event()
-    request = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
     threading.Thread(target=watch, args=(cancelled,), daemon=True).start()
     status = 0
     try:
-        serve(request, channel, cancelled)
+        serve(line, channel, cancelled)
     except EdgeError as error:
-        kind = type(error).__name__
-        channel.send("failed", kind=kind, text=str(error), cancelled=cancelled.is_set())
+        channel.send(Failed(type(error).__name__, str(error), cancelled.is_set()))
     except BaseException:
         traceback.print_exc()
         status = 1

@@ -1,14 +1,14 @@
-"""INT8 on the DLA of a Jetson with TensorRT 10.7 or older: the table's scales by the old way in.
+"""INT8 on the DLA of a Jetson with TensorRT 10.7 or older, which takes scales the old way.
 
 There a DLA reads no Q/DQ graph. It gets the FP32 graph with the table's gains and biases, and a
-scale for each tensor, not for convolutions' inputs alone: where one is missing, a layer leaves
+scale for each tensor, not only for the inputs of convolutions: where one is missing, a layer leaves
 INT8 and with it the DLA.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,19 @@ from calibration.table import CalibrationTable
 from calibration.threshold import METHODS, threshold
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError
-from edge.files import sha256_of, write_file
+from edge.files import make_folder, sha256_of, write_file
 from edge.optional import require
 from edge.reporting import phases
-from export.engine.build import DlaReport, DlaRequest, EngineReport, build_engine
+from export.engine.build import DlaRequest, EngineReport, build_engine
+from export.engine.options import BuildOptions
 from export.graph.precision import shared_scales
 from export.graph.writer import attach_manifest
 from export.int8.float_graph import float_graph
 
-__all__ = ["build_dla_engine", "check_options", "dla_engine", "dla_facts", "every_threshold"]
+__all__ = ["build_dla_engine", "check_dla_options", "dla_engine", "every_threshold"]
 
 Array = NDArray[np.float32]
-# These only move values: on both sides stands one scale.
+# These only move values, so input and output have one scale.
 _MOVES = ("MaxPool", "Resize", "Slice")
 
 
@@ -44,7 +45,7 @@ def every_threshold(
     *,
     threads: int | None = None,
 ) -> dict[str, float]:
-    """Thresholds of all tensors of an FP32 file: the table's, and measured where it has none.
+    """Return thresholds of all tensors of an FP32 file: the table's, or measured where it has none.
 
     Args:
         source: the FP32 ONNX file of the table.
@@ -71,7 +72,7 @@ def every_threshold(
 
 
 def _carried(model: Any, amax: dict[str, float]) -> dict[str, float]:
-    """`amax`, and the same for tensors that differ from one of them in place alone."""
+    """Extend `amax` to tensors that hold the values of one of them in other places."""
     result = dict(amax)
     moves = [(n.input[0], n.output[0]) for n in model.graph.node if n.op_type in _MOVES]
     for here, there in [*moves, *((b, a) for a, b in reversed(moves))]:
@@ -88,8 +89,6 @@ def build_dla_engine(
     core: int = 0,
     arrays: Iterable[tuple[str, Array]] = (),
     workspace_mib: int | None = None,
-    timeout_s: float | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
 ) -> EngineReport:
     """Build an INT8 engine for a DLA, with FP16 and the GPU for what it cannot do.
 
@@ -102,12 +101,13 @@ def build_dla_engine(
         core: of the DLA, from 0.
         arrays: (name, network input) pairs, some of the calibration images; without them tensors
             that no convolution reads have no scale, and their layers leave the DLA.
-        workspace_mib, timeout_s, progress: as `build_engine`.
+        workspace_mib: see `BuildOptions`.
 
     Returns:
         The report; `report.dla` says which layers left the DLA.
 
     Raises:
+        ArtifactError: `target` cannot be written.
         BuildError: TensorRT is newer than 10.7 or TensorRT-RTX, has no such core, or refused.
         CalibrationError: as `every_threshold`.
         MissingDependency: no TensorRT here.
@@ -119,32 +119,23 @@ def build_dla_engine(
     amax = every_threshold(source, table, arrays)
     model = float_graph(require("onnx").load(str(source)), table)
     attach_manifest(model, read_manifest(source))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dla-") as folder:
-            graph = Path(folder) / source.name
-            write_file(graph, model.SerializeToString())
-            return build_engine(
-                graph,
-                target,
-                builder="tensorrt",
-                workspace_mib=workspace_mib,
-                timeout_s=timeout_s,
-                progress=progress,
-                dla=DlaRequest(core, amax, source),
-            )
-    except OSError as error:
-        raise ArtifactError(f"{target}: cannot be written: {error.strerror}") from error
+    options = BuildOptions("tensorrt", workspace_mib)
+    make_folder(target.parent)
+    with tempfile.TemporaryDirectory(prefix="edge-dla-") as folder, phases("building") as progress:
+        graph = Path(folder) / source.name
+        write_file(graph, model.SerializeToString())
+        request = DlaRequest(core, amax, source)
+        return build_engine(graph, target, options, progress=progress, dla=request)
 
 
-# Of single tensors' ranges; each image gives thousands of values.
+# Enough for ranges of whole tensors, of which each image gives thousands of values.
 _IMAGES = 32
 
 
-def check_options(
+def check_dla_options(
     core: int, precision: str | None, builder: str, kept: object, sparse: bool = False
 ) -> None:
-    """Refuse what a DLA cannot be built with.
+    """Refuse options that a build for a DLA does not take.
 
     Raises:
         ArtifactError: names the option.
@@ -152,7 +143,9 @@ def check_options(
     if core < 0:
         raise ArtifactError(f"--dla {core}: the cores count from 0")
     if precision != "int8":
-        raise ArtifactError("--dla builds in INT8, with FP16 where that cannot be; add --int8")
+        raise ArtifactError(
+            "--dla builds in INT8, with FP16 for layers that have no INT8 form; add --int8"
+        )
     if builder not in ("auto", "tensorrt"):
         raise ArtifactError(
             f"--dla takes TensorRT 10.7 or older on the Jetson itself, not --builder {builder}"
@@ -160,7 +153,10 @@ def check_options(
     if sparse:
         raise ArtifactError("--sparse is for a GPU's tensor cores; leave it out with --dla")
     if kept:
-        raise ArtifactError("a DLA takes its scales from a table, which keeps no layer out of INT8")
+        raise ArtifactError(
+            "--dla takes one scale for every tensor and keeps no layer out of INT8; leave out "
+            "--keep, --precision-map and --max-map-drop"
+        )
 
 
 def dla_engine(
@@ -183,24 +179,7 @@ def dla_engine(
     """
     data = SCENES if calib is None or str(calib).endswith(".json") else calib
     target = folder / f"{source.name.removesuffix('.onnx').removesuffix('.fp32')}.int8.dla.engine"
-    with phases("building for the DLA") as progress:
-        return build_dla_engine(
-            source,
-            table,
-            target,
-            core=core,
-            arrays=network_inputs(source, data, _IMAGES),
-            workspace_mib=workspace_mib,
-            progress=progress,
-        )
-
-
-def dla_facts(dla: DlaReport) -> dict[str, Any]:
-    """As JSON: `core`, `layers`, `left` ([name, type]), `unscaled`, `cache`."""
-    return {
-        "core": dla.core,
-        "layers": dla.layers,
-        "left": [list(layer) for layer in dla.left],
-        "unscaled": list(dla.unscaled),
-        "cache": str(dla.cache),
-    }
+    arrays = network_inputs(source, data, _IMAGES)
+    return build_dla_engine(
+        source, table, target, core=core, arrays=arrays, workspace_mib=workspace_mib
+    )

@@ -1,4 +1,4 @@
-"""What a build for the DLA needs in the builder's process: TensorRT 10.3 to 10.7 and nothing else.
+"""The calls of a build for a DLA, in the builder's process, which only TensorRT to 10.7 has.
 
 These releases take no Q/DQ graph on a DLA, so here alone precision is a flag, and the scales come
 from a calibration cache through a calibrator that only reads. Newer releases have neither.
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import BuildError
+from export.engine.layer_report import DlaLayers
 from export.engine.legacy_cache import cache_text
+from export.engine.protocol import DlaScales
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -41,24 +43,21 @@ def check_release(name: str, version: str) -> None:
 
 
 def ask_for_dla(
-    builder: trt.Builder, config: trt.IBuilderConfig, request: dict[str, Any]
+    builder: trt.Builder, config: trt.IBuilderConfig, scales: DlaScales
 ) -> trt.IInt8EntropyCalibrator2:
-    """Set flags, core and scales; the calibrator, which must outlive the build.
-
-    Args:
-        request: `core`, `amax` by tensor, and `cache`, the file to leave the scales in.
+    """Set flags, core and scales, and return the calibrator, which must outlive the build.
 
     Raises:
         BuildError: there is no such DLA core.
     """
     import tensorrt as trt
 
-    core, cores = int(request["core"]), builder.num_DLA_cores
+    core, cores = scales.core, builder.num_DLA_cores
     if core >= cores:
         has = f"this machine has {cores}: 0 to {cores - 1}" if cores else "this machine has none"
         raise BuildError(f"no DLA core {core}; {has}; build for the GPU without --dla")
-    cache = cache_text(request["amax"], trt.__version__).encode()
-    Path(request["cache"]).write_bytes(cache)
+    cache = cache_text(scales.amax, trt.__version__).encode()
+    Path(scales.cache).write_bytes(cache)
     calibrator = _calibrator(cache)
     # A DLA computes in INT8 or FP16; what it cannot do falls to the GPU in either.
     for flag in (trt.BuilderFlag.INT8, trt.BuilderFlag.FP16, trt.BuilderFlag.GPU_FALLBACK):
@@ -95,23 +94,20 @@ def _calibrator(cache: bytes) -> trt.IInt8EntropyCalibrator2:
 
 
 def what_stays(
-    network: trt.INetworkDefinition, config: trt.IBuilderConfig, request: dict[str, Any]
-) -> dict[str, Any]:
-    """What TensorRT says before the build: layers that cannot go to the DLA, and missing scales.
-
-    Returns:
-        `core`, `left` (name and type of each layer that the GPU takes), `layers` in all, and
-        `unscaled`, the tensors without a scale, which no INT8 layer can read or write.
-    """
+    network: trt.INetworkDefinition, config: trt.IBuilderConfig, scales: DlaScales
+) -> DlaLayers:
+    """Ask TensorRT, before the build, which layers cannot run on the DLA and lack scales."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    left = [(layer.name, layer.type.name) for layer in layers if not config.can_run_on_DLA(layer)]
+    left = tuple(
+        (layer.name, layer.type.name) for layer in layers if not config.can_run_on_DLA(layer)
+    )
     tensors = [layer.get_output(index) for layer in layers for index in range(layer.num_outputs)]
-    unscaled = [tensor.name for tensor in tensors if tensor.name not in request["amax"]]
-    return {"core": request["core"], "left": left, "layers": len(layers), "unscaled": unscaled}
+    unscaled = tuple(tensor.name for tensor in tensors if tensor.name not in scales.amax)
+    return DlaLayers(scales.core, left, len(layers), unscaled)
 
 
 def explain(calibrator: Any, said: str) -> str:
-    """Why there is no engine, in words: a cache that is not taken makes TensorRT ask for images."""
+    """Say why there is no engine: TensorRT asks for images where it does not take the cache."""
     if calibrator.asked:
         return f"TensorRT did not take the calibration cache and asked for images ({said})"
     return f"TensorRT built no engine for the DLA: {said}"

@@ -1,19 +1,34 @@
-"""What the builder made of the network: which precision each convolution takes.
+"""What the builder made of the network: which precision it gave to each convolution.
 
-TensorRT tells it in two forms: as text at the end of a verbose build with detailed profiling
+TensorRT reports it in two forms: as text at the end of a verbose build with detailed profiling
 verbosity, which needs no GPU, and as JSON from the engine inspector, which needs the engine on its
-GPU. The JSON of TensorRT 11 names data types apart from formats; that of 10 writes one sentence.
+GPU. The JSON of TensorRT 11 has fields of their own for data type and format; that of TensorRT 10
+has one sentence for both.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Convolution", "LayerInfo", "LayerSummary", "from_inspector", "from_log", "summarise"]
+from edge.artifact import layers_path
+from edge.decoding import parse_json, read_json
+
+__all__ = [
+    "Convolution",
+    "DlaLayers",
+    "LayerInfo",
+    "LayerReport",
+    "LayerSummary",
+    "data_type",
+    "from_inspector",
+    "from_log",
+    "read_layer_report",
+    "summarise",
+]
 
 _LINE = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>[^,]*), (?P<rest>.*)$")
 _SIDES = re.compile(r", (Inputs|Constants|Outputs): ")
@@ -40,7 +55,7 @@ class LayerInfo:
     Attributes:
         name, type: as the builder calls them.
         inputs, outputs: data types, `int8`, `half`, `float`, ...
-        metadata: the ONNX nodes it came from, as `[ONNX Layer: NAME]`, one after the other.
+        metadata: the ONNX nodes that it came from, as `[ONNX Layer: NAME]`, one after the other.
     """
 
     name: str
@@ -61,12 +76,12 @@ class Convolution:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """What the layers amount to.
+    """The layers of an engine in figures.
 
     Attributes:
         convolutions: every convolution of the ONNX graph; dtype `unknown` where no layer names it.
-        reformats: layers that only move, cast or reorder data.
-        layers: how many there are.
+        reformats: number of layers that only move, cast or reorder data.
+        layers: number of layers.
     """
 
     convolutions: tuple[Convolution, ...]
@@ -77,19 +92,62 @@ class LayerSummary:
         """Names of the convolutions whose input is of this data type."""
         return tuple(conv.name for conv in self.convolutions if conv.dtype == dtype)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON objects."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class DlaLayers:
+    """What TensorRT says of a DLA before the build.
+
+    Attributes:
+        core: of the DLA, from 0.
+        left: name and type of each layer that the GPU takes instead.
+        layers: number of layers of the network.
+        unscaled: tensors without an INT8 scale, which no INT8 layer can read or write.
+    """
+
+    core: int
+    left: tuple[tuple[str, str], ...]
+    layers: int
+    unscaled: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What `NAME.engine.layers.json` holds: what the builder made of the graph.
+
+    Attributes:
+        sparsity: TensorRT's own lines about sparse weights; TensorRT-RTX writes none.
+        dla: of a build for a DLA.
+    """
+
+    summary: LayerSummary
+    layers: tuple[LayerInfo, ...] = ()
+    sparsity: tuple[str, ...] = ()
+    dla: DlaLayers | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's content; what there is nothing to say of is left out."""
+        report = {"summary": self.summary, "layers": self.layers}
+        more = {"sparsity": self.sparsity, "dla": self.dla}
+        return dict(report | {key: value for key, value in more.items() if value})
+
+
+def read_layer_report(engine: Path) -> LayerReport:
+    """Read the layer report beside `engine`.
+
+    Raises:
+        ArtifactError: it is missing, or not a layer report.
+    """
+    return read_json(layers_path(engine), LayerReport, what="a layer report of edge")
 
 
 def data_type(text: str) -> str:
-    """The data type in the builder's words: `Row major linear FP16 format` is `half`."""
+    """Find the data type in the builder's words: `Row major linear FP16 format` is `half`."""
     lowered = text.lower()
     return next((name for name, word in _WORDS.items() if re.search(word, lowered)), lowered)
 
 
 def from_log(text: str) -> list[LayerInfo]:
-    """Layers of the text that ends a verbose build; lines of another form are left out."""
+    """Read the layers from the text that ends a verbose build; skip lines of another form."""
     matches = (_LINE.match(line) for line in text.splitlines())
     return [_layer_of_line(match) for match in matches if match]
 
@@ -106,20 +164,22 @@ def _layer_of_line(match: re.Match[str]) -> LayerInfo:
 
 
 def from_inspector(text: str) -> list[LayerInfo]:
-    """Layers of the engine inspector's JSON, of TensorRT 10, 11 and RTX.
+    """Read the layers from the engine inspector's JSON, of TensorRT 10, 11 and RTX.
 
     Raises:
-        ValueError: not JSON, or without a list of layers.
+        ValueError: the text is not JSON, or has no list of layers.
     """
-    layers = json.loads(text).get("Layers")
+    what = "the JSON of an engine inspector"
+    report = parse_json(text, "TensorRT", what)
+    layers = report.get("Layers") if isinstance(report, dict) else None
     if not isinstance(layers, list):
         raise ValueError("the engine inspector's JSON has no list of layers")
     return [_layer_of_json(layer) for layer in layers]
 
 
 def _layer_of_json(layer: Any) -> LayerInfo:
-    if isinstance(layer, str):  # an engine built without detailed profiling verbosity
-        return LayerInfo(layer, "", (), ())
+    if not isinstance(layer, dict):  # an engine built without detailed profiling verbosity
+        return LayerInfo(str(layer), "", (), ())
     inputs, outputs = (
         tuple(_type_of_json(tensor) for tensor in layer.get(side) or ())
         for side in ("Inputs", "Outputs")

@@ -1,4 +1,4 @@
-"""Run the builder in a process of its own and say plainly how it ended."""
+"""Run the builder in a process of its own and report how it ended."""
 
 from __future__ import annotations
 
@@ -15,40 +15,48 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeVar
 
 from edge import errors
-from edge.errors import BuildError
+from edge.decoding import decode, parse_json
+from edge.errors import BuildError, EdgeError
+from edge.files import to_plain
+from export.engine.protocol import BuildRequest, Failed, ProbeRequest, Step
 
 __all__ = ["memory_available_mib", "run_child"]
 
+Answer = TypeVar("Answer")
 _ROOT = Path(__file__).resolve().parent.parent
 _TICK_S = 0.2
 _CANCEL_GRACE_S = 5.0
 
 
 def memory_available_mib() -> int:
-    """Memory that a new program can take without swapping, MiB (/proc/meminfo); 0 if unknown."""
+    """Memory that a new program can use without swapping, MiB (/proc/meminfo); 0 if unknown."""
     return _status_mib(Path("/proc/meminfo"), "MemAvailable")
 
 
 def run_child(
-    request: dict[str, Any],
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    request: BuildRequest | ProbeRequest,
+    kind: type[Answer],
+    on_step: Callable[[Step], None] | None = None,
     timeout_s: float | None = None,
-) -> dict[str, Any]:
-    """Have `export.engine.child` do `request`; its last event.
+) -> Answer:
+    """Send `request` to a process of `export.engine.child` and return its answer.
 
-    Whatever ends this call early (Ctrl-C, an `on_event` that raises) ends the child first.
+    Whatever ends this call early (Ctrl-C, an `on_step` that raises) ends the child first.
+
+    Args:
+        kind: of the answer.
 
     Raises:
         BuildError: the child crashed, was killed, or took more than `timeout_s`.
-        EdgeError: of the kind that the child met.
+        EdgeError: the error that the child reports.
     """
     with tempfile.TemporaryFile() as stderr:
         child = _spawn(stderr)
         try:
-            return _follow(child, request, on_event, timeout_s, stderr)
+            return _follow(child, request, kind, on_step, timeout_s, stderr)
         finally:
             _stop(child)
 
@@ -71,16 +79,18 @@ def _spawn(stderr: IO[bytes]) -> subprocess.Popen[str]:
 
 def _follow(
     child: subprocess.Popen[str],
-    request: dict[str, Any],
-    on_event: Callable[[dict[str, Any]], None],
+    request: BuildRequest | ProbeRequest,
+    kind: type[Answer],
+    on_step: Callable[[Step], None] | None,
     timeout_s: float | None,
     stderr: IO[bytes],
-) -> dict[str, Any]:
+) -> Answer:
     available, started, peak = memory_available_mib(), time.monotonic(), 0
     lines = _read_in_background(child)
     with contextlib.suppress(BrokenPipeError):
-        _stdin(child).write(json.dumps(request) + "\n")
-        _stdin(child).flush()
+        stdin = _pipe(child.stdin)
+        stdin.write(json.dumps(to_plain(request)) + "\n")
+        stdin.flush()
     while True:
         peak = max(peak, _status_mib(Path(f"/proc/{child.pid}/status"), "VmHWM"))
         if timeout_s is not None and time.monotonic() - started > timeout_s:
@@ -90,21 +100,39 @@ def _follow(
             if line is None:
                 held = f"it held {peak} MiB; {available} MiB were available when it started"
                 raise BuildError(_how_it_died(child.wait(), held, _last_line(stderr)))
-            event = json.loads(line)
-            if event["event"] == "failed":
-                raise getattr(errors, event["kind"])(event["text"])
-            if event["event"] == "done":
-                return dict(event)
-            on_event(event)
+            event = _event(line, kind)
+            if not isinstance(event, Step):
+                return event
+            if on_step is not None:
+                on_step(event)
+
+
+def _event(line: str, kind: type[Answer]) -> Answer | Step:
+    """Decode one line of the child.
+
+    Raises:
+        EdgeError: the error that the child reports.
+    """
+    source, what = "the builder's process", "a message of it"
+    event = parse_json(line, source, what, BuildError)
+    name = event.pop("event", None) if isinstance(event, dict) else None
+    if name == "step":
+        return decode(event, Step, source, what, BuildError)
+    if name == "failed":
+        failed = decode(event, Failed, source, what, BuildError)
+        error = getattr(errors, failed.kind, None)
+        if isinstance(error, type) and issubclass(error, EdgeError):
+            raise error(failed.text)
+        raise BuildError(failed.text)
+    return decode(event, kind, source, what, BuildError)
 
 
 def _read_in_background(child: subprocess.Popen[str]) -> queue.Queue[str | None]:
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
-        assert child.stdout is not None
-        with contextlib.suppress(ValueError, OSError):  # closed under it by `_stop`
-            for line in child.stdout:
+        with contextlib.suppress(ValueError, OSError):  # `_stop` closes it meanwhile
+            for line in _pipe(child.stdout):
                 lines.put(line)
         lines.put(None)
 
@@ -115,7 +143,7 @@ def _read_in_background(child: subprocess.Popen[str]) -> queue.Queue[str | None]
 def _stop(child: subprocess.Popen[str]) -> None:
     """The end of its stdin tells the child to cancel; one that does not listen is killed."""
     with contextlib.suppress(OSError):
-        _stdin(child).close()
+        _pipe(child.stdin).close()
     try:
         child.wait(_CANCEL_GRACE_S)
     except BaseException as error:  # a second Ctrl-C must not leave it running
@@ -132,11 +160,11 @@ def _how_it_died(status: int, held: str, words: str) -> str:
     said = f"; it said: {words}" if words else ""
     if name == "SIGKILL":
         return (
-            f"the builder was killed by SIGKILL ({held}), most likely for want of memory: add "
+            f"the builder was killed by SIGKILL ({held}), most likely because memory ran out: add "
             f"swap, close other programs, or set a smaller workspace_mib{said}"
         )
     return (
-        f"the builder crashed with {name} ({held}); this graph trips a fault inside TensorRT: "
+        f"the builder crashed with {name} ({held}); this graph triggers a fault inside TensorRT: "
         f"try another TensorRT version or precision{said}"
     )
 
@@ -154,6 +182,7 @@ def _status_mib(path: Path, key: str) -> int:
     return 0
 
 
-def _stdin(child: subprocess.Popen[str]) -> IO[str]:
-    assert child.stdin is not None
-    return child.stdin
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    if stream is None:
+        raise ValueError("the child was started without this pipe")
+    return stream

@@ -1,12 +1,13 @@
-"""The engine lottery: a builder times its tactics on a live machine, so no two builds are alike."""
+"""How far several builds of one graph lie apart: a builder times its tactics on a live machine."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError
@@ -16,7 +17,47 @@ from edge.measure.bench import bench
 from edge.reporting import say
 from export.engine.build import build_engine
 
-__all__ = ["rebuild"]
+__all__ = ["Rebuild", "Rebuilds", "Spread", "rebuild"]
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """One build: how long it took, its plan, and what was measured on it.
+
+    Attributes:
+        map50: mAP@.5, where labelled images were given.
+    """
+
+    seconds: float
+    bytes: int
+    sha256: str
+    p50_ms: float
+    map50: float | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One figure over all builds; `apart` is highest minus lowest, relative to the median."""
+
+    lowest: float
+    median: float
+    highest: float
+    apart: float
+
+
+@dataclass(frozen=True)
+class Rebuilds:
+    """All builds of `artifact`, and the spread of each figure by its name."""
+
+    artifact: str
+    host: dict[str, Any]
+    builds: tuple[Rebuild, ...]
+    spread: dict[str, Spread]
+
+
+class _Timed(Protocol):
+    @property
+    def seconds(self) -> float: ...
 
 
 def rebuild(
@@ -25,19 +66,16 @@ def rebuild(
     *,
     data: str | Path | None = None,
     images: int | None = None,
-    build: Callable[..., Any] = build_engine,
+    build: Callable[[Path, Path], _Timed] = build_engine,
     **options: Any,
-) -> dict[str, Any]:
+) -> Rebuilds:
     """Build the engine of `onnx` `count` times and measure all builds in one run.
 
     Args:
-        data: labelled images for the mAP of each build; none leaves it out.
+        data: labelled images for the mAP of each build; None leaves it out.
+        images: how many of them to use at most.
         build: as `export.engine.build.build_engine`.
         options: as `edge.measure.bench.bench`.
-
-    Returns:
-        `builds` (seconds, bytes, sha256, p50_ms, map50) and `spread` by figure: lowest, median,
-        highest, and how far apart the ends are, relative to the median.
 
     Raises:
         ArtifactError: `onnx` is no ONNX file of edge, or `count` is below two.
@@ -50,25 +88,23 @@ def rebuild(
         engines = [_build(build, source, Path(folder), i, count) for i in range(count)]
         timed = bench([path for path, _ in engines], **options)
         dataset = data and labelled(data, read_manifest(source).spec.classes, images)
-        builds = []
-        for (path, seconds), row in zip(engines, timed["rows"], strict=True):
-            right = accuracy(path, dataset).metrics.map50 if dataset else None
-            builds.append(
-                {
-                    "seconds": seconds,
-                    "bytes": row["bytes"],
-                    "sha256": sha256_of(path),
-                    "p50_ms": row["latency_ms"]["p50"],
-                    "map50": right,
-                }
+        builds = tuple(
+            Rebuild(
+                seconds,
+                row["bytes"],
+                sha256_of(path),
+                row["latency_ms"]["p50"],
+                accuracy(path, dataset).metrics.map50 if dataset else None,
             )
+            for (path, seconds), row in zip(engines, timed["rows"], strict=True)
+        )
     names = ("p50_ms", "bytes", "seconds", *(("map50",) if data else ()))
-    spread = {name: _spread([one[name] for one in builds]) for name in names}
-    return {"artifact": str(source), "host": timed["host"], "builds": builds, "spread": spread}
+    spread = {name: _spread([getattr(one, name) for one in builds]) for name in names}
+    return Rebuilds(str(source), timed["host"], builds, spread)
 
 
 def _build(
-    build: Callable[..., Any], source: Path, folder: Path, number: int, count: int
+    build: Callable[[Path, Path], _Timed], source: Path, folder: Path, number: int, count: int
 ) -> tuple[Path, float]:
     say(f"building {number + 1} of {count}")
     target = folder / f"{source.stem}.{number}.engine"
@@ -76,7 +112,6 @@ def _build(
     return target, float(report.seconds)
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def _spread(values: Sequence[float]) -> Spread:
     low, middle, high = min(values), statistics.median(values), max(values)
-    apart = (high - low) / middle if middle else 0.0
-    return {"lowest": low, "median": middle, "highest": high, "apart": apart}
+    return Spread(low, middle, high, (high - low) / middle if middle else 0.0)
