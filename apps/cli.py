@@ -54,6 +54,7 @@ _COMMANDS = {
     "prune": Entry("prune", "remove channels until a time, size or accuracy target is met"),
     "verify": Entry("verify", "tell whether two artifacts compute the same, and where they part"),
     "camera": Entry("camera", "detect live in a camera, a video or the built-in scenes"),
+    "data": Entry("data", "show what a labelled set holds, and which labels look wrong"),
     "anchors": Entry("anchors", "compute anchor sizes that fit labelled pictures"),
     "train": Entry("train", "train a detector on labelled pictures"),
     "calibrate": Entry("calibrate", "measure the INT8 scales of an FP32 graph"),

@@ -56,6 +56,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "edge camera out/yolo.int8.onnx --source rtsp://HOST/STREAM --serve 127.0.0.1:8080",
         "edge camera --source drive.mp4 --fast --headless --events seen.jsonl --stats stats.json",
     ),
+    "data": (
+        "edge data scenes --images 50",
+        "edge data labelled/ --val tuning/ --against out/yolo.fp32.onnx --report out",
+    ),
     "anchors": ("edge anchors --data photos/ --k 6 --size 416x416",),
     "train": ("edge train yolo.cfg --names yolo.names --data photos/ --val tuning/ -o out",),
     "calibrate": (
