@@ -27,7 +27,6 @@ from edge.errors import ArtifactError
 from edge.files import write_json
 from edge.measure.host import fingerprint
 from edge.reporting import say
-from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
 from edge.video.frame import Source, SourceOptions
 from edge.video.signals import on_end
@@ -192,7 +191,7 @@ def _lanes(path: Path, sources: Sequence[Source], threads: int | None) -> int:
 def _detector(
     path: Path, sources: Sequence[Source], *, score: float | None, iou: float | None, **cpu: Any
 ) -> Detector:
-    detector = Detector.open(path, score=score, iou=iou, **cpu_options(path, **cpu))
+    detector = Detector.open(path, score=score, iou=iou, **cpu)
     # The first run of a session is slow; no frame shall wait for it.
     detector(np.zeros((*detector.contract.hw, 3), np.uint8))
     labels = detector.manifest.labels

@@ -14,16 +14,10 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edge.detections import Detections
-from edge.letterbox import Letterbox
-from edge.runtime.backend import Backend
+from edge.runtime.backend import Prepared, Raw
 from edge.runtime.detector import Detector
-from edge.runtime.ops_cpu import Preprocessor
 from edge.video.frame import Frame
 
 __all__ = ["Found", "Overlap"]
@@ -47,24 +41,20 @@ class Found:
 class _Job:
     source: int
     frame: Frame
-    fit: Letterbox
-    preprocess_s: float
-    done: Future[tuple[list[NDArray[np.float32]], float]]
+    done: Future[tuple[Raw, float]]
 
 
 class Overlap:
     """A detector for frames that come one after another; a context manager, for one thread.
 
     Args:
-        detector: gives its backend and thresholds; not to be called meanwhile.
+        detector: not to be called meanwhile.
         lanes: so many frames are in the engine at once; more than one needs a backend that several
             threads may run (onnxruntime's).
     """
 
     def __init__(self, detector: Detector, lanes: int = 1) -> None:
         self._detector = detector
-        # One tensor is written while the engine reads the others.
-        self._preprocessors = deque(Preprocessor(detector.contract) for _ in range(lanes + 1))
         self._jobs: deque[_Job] = deque(maxlen=lanes + 1)
         self._began = 0.0
         self._engine_s: deque[float] = deque(maxlen=_REMEMBERED)
@@ -100,15 +90,12 @@ class Overlap:
         """
         if self.full:
             raise ValueError(f"{self.waiting} frames are waiting; take one first")
-        start = time.perf_counter()
-        tensor, fit = self._preprocessors[0](frame.image)
-        self._preprocessors.rotate()
-        spent = time.perf_counter() - start
-        self._prepare_s.append(spent)
+        prepared = self._detector.prepare(frame.image)
+        self._prepare_s.append(prepared.ms / 1e3)
         if not self.waiting:
             self._began = time.monotonic()
-        done = self._engine.submit(_run, self._detector.backend, tensor)
-        self._jobs.append(_Job(source, frame, fit, spent, done))
+        done = self._engine.submit(_run, self._detector, prepared)
+        self._jobs.append(_Job(source, frame, done))
 
     def until_next_s(self) -> float:
         """How long to wait before the next frame is prepared, so that it is ready and no older.
@@ -134,25 +121,11 @@ class Overlap:
         self._began = time.monotonic()
         raw, engine_s = job.done.result()
         self._engine_s.append(engine_s)
-        return self._finish(job, raw, engine_s)
-
-    def _finish(self, job: _Job, raw: Any, engine_s: float) -> Found:
-        settings = self._detector
-        found, after_ms = settings.pipeline.finish(
-            raw, settings.score, settings.iou, settings.limit
-        )
-        boxes: Any = job.fit.to_source(found.xyxy)
-        stages_ms = {
-            "preprocess": job.preprocess_s * 1e3,
-            "engine": engine_s * 1e3,
-            **after_ms,
-        }
-        return Found(
-            job.source, job.frame, Detections(boxes, found.score, found.class_id), stages_ms
-        )
+        detections = self._detector.finish(raw)
+        return Found(job.source, job.frame, detections, dict(self._detector.stages_ms))
 
 
-def _run(backend: Backend, tensor: NDArray[np.float32]) -> tuple[list[NDArray[np.float32]], float]:
+def _run(detector: Detector, prepared: Prepared) -> tuple[Raw, float]:
     start = time.perf_counter()
-    raw = backend.run(tensor)
+    raw = detector.run(prepared)
     return raw, time.perf_counter() - start

@@ -86,13 +86,12 @@ def detect(
         ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`; a file or folder
             that cannot be written.
     """
-    options: dict[str, Any] = {"score": score, "iou": iou, "multi_label": multi_label}
-    if Path(artifact).suffix == ".onnx":
-        options |= {"threads": threads, "exact": exact}
     paths = _expand(images)
     targets = _targets(paths, draw_dir)
     found: list[dict[str, Any]] = []
-    with Detector.open(artifact, **options) as detector:
+    with Detector.open(
+        artifact, score=score, iou=iou, multi_label=multi_label, threads=threads, exact=exact
+    ) as detector:
         manifest = detector.backend.manifest
         classes = manifest.spec.classes
         say(", ".join([Path(artifact).name, *manifest.labels, detector.backend.name]))

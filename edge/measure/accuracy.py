@@ -18,7 +18,6 @@ from edge.errors import DataError
 from edge.measure.results import ClassResults, by_class
 from edge.measure.slices import SIZES, sized
 from edge.reporting import track
-from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
 
 __all__ = [
@@ -147,8 +146,7 @@ def open_exact(artifact: str | Path, threads: int | None = None) -> Detector:
     Raises:
         ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
     """
-    options = cpu_options(artifact, threads=threads, exact=True)
-    return Detector.open(artifact, **OPTIONS, **options)
+    return Detector.open(artifact, **OPTIONS, threads=threads, exact=True)
 
 
 def detect(

@@ -19,7 +19,7 @@ from edge.measure.accuracy import labelled, run_over
 from edge.measure.contracts import compare_contracts, other_contract, suspicion
 from edge.measure.slices import compare_slices
 from edge.reporting import say
-from edge.runtime.backend import Backend, cpu_options, open_backend
+from edge.runtime.backend import Backend, open_backend
 from edge.runtime.detector import Detector
 from edge.spec import ModelSpec
 
@@ -73,7 +73,7 @@ def evaluate(
             them.
         ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
     """
-    cpu = {"threads": threads, "exact": exact and not foreign, "rearrange": not foreign}
+    cpu: dict[str, Any] = {"threads": threads, "exact": exact and not foreign, "rearrange": not foreign}
     options: dict[str, Any] = {
         "score": score,
         "iou": iou,
@@ -81,7 +81,7 @@ def evaluate(
         "multi_label": multi_label,
     }
     with ExitStack() as stack:
-        backend = stack.enter_context(open_backend(artifact, **cpu_options(artifact, **cpu)))
+        backend = stack.enter_context(open_backend(artifact, **cpu))
         spec = backend.manifest.spec
         dataset = labelled(data, spec.classes, images)
         seen = _seen(backend, dataset, str(artifact), allow_overlap)
@@ -145,8 +145,7 @@ def _rival(
     options: dict[str, Any],
     threads: int | None,
 ) -> Detector:
-    cpu = cpu_options(against, threads=threads, exact=True)
-    backend = stack.enter_context(open_backend(against, **cpu))
+    backend = stack.enter_context(open_backend(against, threads=threads, exact=True))
     if backend.manifest.spec.classes != spec.classes:
         raise ArtifactError(f"{against}: its classes are not those of {spec.name}")
     return Detector(backend, **options)

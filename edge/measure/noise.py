@@ -20,7 +20,7 @@ from edge.artifact import read_manifest
 from edge.detections import Detections, iou_matrix
 from edge.errors import ArtifactError
 from edge.optional import require
-from edge.runtime.backend import Backend, cpu_options, open_backend
+from edge.runtime.backend import Backend, open_backend
 from edge.runtime.onnx_proto import model_class
 from edge.runtime.ort_lowering import fold_weights, is_quantized
 
@@ -302,9 +302,7 @@ def heads_of(
         ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
     """
     if isinstance(artifact, (str, Path)):
-        with open_backend(
-            artifact, **cpu_options(artifact, threads=threads, exact=True)
-        ) as backend:
+        with open_backend(artifact, threads=threads, exact=True) as backend:
             return heads_of(backend, arrays)
     return [[np.array(head) for head in artifact.run(array)] for array in arrays]
 

@@ -23,7 +23,6 @@ from edge.errors import DataError
 from edge.measure.accuracy import OPTIONS, clip, labelled
 from edge.measure.results import ClassResults, by_class
 from edge.measure.statistics import mean_precision, resample
-from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Preprocessor
 from edge.spec import InputContract
@@ -111,9 +110,10 @@ class Selection:
 
     def matches(self, artifact: Path, copy: int = 0) -> tuple[ImageMatches, ...]:
         """How detections of `artifact` fared in a copy of every image."""
-        options = cpu_options(artifact, threads=self.threads, exact=True)
         found, items = [], []
-        with Detector.open(artifact, **OPTIONS, **options) as detector:
+        with Detector.open(
+            artifact, **OPTIONS, threads=self.threads, exact=True
+        ) as detector:
             for frame, item in zip(self.frames, self.dataset.items, strict=True):
                 picture, known = moved(frame, item, COPIES[copy])
                 found.append(clip(detector(picture), picture.shape[:2]))

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from edge.measure.sensors import Watch, memory_bytes, spent_energy
 from edge.reporting import track
-from edge.runtime.backend import cpu_options
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import preprocess
 
@@ -126,7 +125,7 @@ def open_runner(path: Path, frame: NDArray[np.uint8], threads: int, **options: A
         ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
     """
     before = memory_bytes()
-    detector = Detector.open(path, **options, **cpu_options(path, threads=threads))
+    detector = Detector.open(path, **options, threads=threads)
     try:
         tensor, _ = preprocess(frame, detector.contract)
         detector(frame)
@@ -303,7 +302,7 @@ def quick_ms(
         if threads is not None:
             stack.enter_context(opencv_threads(threads))
         detectors = [
-            stack.enter_context(Detector.open(path, **cpu_options(path, threads=threads)))
+            stack.enter_context(Detector.open(path, threads=threads))
             for path in paths
         ]
         for detector in detectors:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +15,13 @@ from numpy.typing import NDArray
 from edge.detections import Detections
 from edge.errors import ArtifactError
 from edge.reporting import say
-from edge.runtime.backend import Backend, open_backend
+from edge.runtime.backend import Backend, Pipeline, Prepared, Raw, open_backend
 from edge.runtime.pipeline_cpu import HostPipeline
 from edge.spec import InputContract, Manifest, ModelSpec
+
+if TYPE_CHECKING:
+    from edge.runtime.backend_trt import TrtBackend
+    from edge.runtime.ops_gpu import FrameFormat
 
 __all__ = ["Detector"]
 
@@ -23,13 +30,16 @@ _IOU = 0.45
 
 
 class Detector:
-    """A backend with its pre- and post-processing; every buffer is allocated once.
+    """A network with its pre- and post-processing; every buffer is allocated once.
 
-    Those stages run where the network runs: on the GPU for an engine, else on the CPU. Not for
-    several threads at once: open one for each.
+    Those stages run where the network runs: on the GPU for an engine, else on the CPU. Calling it
+    does all of `prepare`, `run` and `finish`. One thread may call it at a time; a call from a second
+    one meanwhile is refused. On the CPU the three steps may be spread over threads: `prepare` and
+    `run` may go on for several frames at once, `finish` for one.
 
     Attributes:
         score, iou, limit: thresholds; may be changed between frames.
+        stages_ms: milliseconds of the last frame by stage: preprocess, engine, decode, nms.
         pipeline: what a frame goes through.
     """
 
@@ -42,14 +52,16 @@ class Detector:
         limit: int = 300,
         contract: InputContract | None = None,
         multi_label: bool = False,
-        **device: Any,
+        layout: FrameFormat = "bgr",
+        use_graph: bool = True,
     ) -> None:
         """Allocate the buffers; for an engine compile or load the kernels.
 
         Args:
             score: by default what was fitted to the artifact, else 0.25.
             iou: by default what the network was made for, where that is known, else 0.45.
-            device: of an engine alone, see `DevicePipeline`: `layout`, `use_graph`.
+            layout: of the frames; an engine alone takes others than `bgr`.
+            use_graph: record an engine's work as a CUDA graph.
 
         Raises:
             ArtifactError: the manifest's heads are not the graph's outputs.
@@ -60,14 +72,34 @@ class Detector:
         contract = contract or spec.contract
         if contract.hw != spec.contract.hw:
             raise ValueError(f"the network takes {spec.contract.hw}, the contract {contract.hw}")
-        _check_bindings(backend.manifest)
+        _check_outputs(backend.manifest)
         fitted = backend.manifest.score
         self.score = score if score is not None else _SCORE if fitted is None else fitted
         made_for = backend.manifest.iou
         self.iou = iou if iou is not None else _IOU if made_for is None else made_for
         self.backend, self.limit = backend, limit
         self.contract = contract
-        self.pipeline: Any = _pipeline(backend, contract, limit, multi_label, device)
+        self.stages_ms: dict[str, float] = {}
+        self._in_use = threading.Lock()
+        self.pipeline: Pipeline
+        foreign = any(head.kind == "foreign" for head in spec.heads)
+        if backend.on_device and foreign:
+            say(f"{spec.name}: the GPU's kernels do not read its heads; the CPU decodes them")
+        if not backend.on_device or foreign:
+            if layout != "bgr":
+                raise ValueError(f"{backend.name} takes frames as bgr, not {layout}")
+            self.pipeline = HostPipeline(backend, contract, multi_label=multi_label)
+        else:
+            from edge.runtime.pipeline_gpu import DevicePipeline
+
+            self.pipeline = DevicePipeline(
+                cast("TrtBackend", backend),
+                contract,
+                limit=limit,
+                multi_label=multi_label,
+                layout=layout,
+                use_graph=use_graph,
+            )
 
     @staticmethod
     def open(
@@ -78,9 +110,11 @@ class Detector:
         limit: int = 300,
         contract: InputContract | None = None,
         multi_label: bool = False,
-        **options: Any,
+        threads: int | None = None,
+        exact: bool = False,
+        rearrange: bool = True,
     ) -> Detector:
-        """Open `artifact` on the backend that runs its kind.
+        """Open an artifact: `.onnx` on the CPU, `.engine` on its GPU.
 
         Args:
             score: detections at or below it are left out, 0..1; by default what was fitted to the
@@ -88,14 +122,14 @@ class Detector:
             iou: two boxes of a class that overlap more count as one, 0..1; by default what the
                 network was made for, where that is known, else 0.45.
             limit: detections per frame at most.
-            contract: overrides the artifact's own, for trying another; same input size.
+            contract: replaces the artifact's own, for trying another; same input size.
             multi_label: see `Decoder`; evaluations use it, a camera does not.
-            options: for the backend, such as `threads`.
+            threads, exact, rearrange: of the CPU, see `OrtBackend`; an engine has no such choices.
 
         Raises:
             ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
         """
-        backend = open_backend(artifact, **options)
+        backend = open_backend(artifact, threads=threads, exact=exact, rearrange=rearrange)
         try:
             return Detector(
                 backend,
@@ -119,19 +153,60 @@ class Detector:
         """The artifact's model."""
         return self.backend.manifest.spec
 
-    @property
-    def stages_ms(self) -> dict[str, float]:
-        """Milliseconds of the last frame by stage: preprocess, engine, decode, nms."""
-        stages: dict[str, float] = self.pipeline.stages_ms
-        return stages
-
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
-        """Detections in one (H, W, 3) BGR uint8 frame, in its pixels, best first.
+        """Return the detections in one (H, W, 3) BGR uint8 frame, in its pixels, best first.
 
         Boxes are as the network draws them: they may reach beyond the frame.
+
+        Raises:
+            ValueError: the frame is of another shape or type.
+            RuntimeError: another thread is in a call of this detector.
         """
-        found, fit = self.pipeline(frame, self.score, self.iou, self.limit)
-        return Detections(fit.to_source(found.xyxy), found.score, found.class_id)
+        with self._alone():
+            prepared = self.pipeline.prepare(frame)
+            return self._finish(self.pipeline.run(prepared, self.score, self.iou))
+
+    def prepare(self, frame: NDArray[np.uint8]) -> Prepared:
+        """Make a frame the network's input. `run` it once.
+
+        On the CPU several frames may be prepared ahead; an engine holds one.
+
+        Raises:
+            ValueError: the frame is of another shape or type.
+        """
+        return self.pipeline.prepare(frame)
+
+    def run(self, prepared: Prepared) -> Raw:
+        """Run the network on a prepared frame; on the CPU from any thread.
+
+        Raises:
+            ValueError: an engine was given another frame to prepare since.
+        """
+        return self.pipeline.run(prepared, self.score, self.iou)
+
+    def finish(self, raw: Raw) -> Detections:
+        """Return the detections in what `run` gave, as a call would; sets `stages_ms`.
+
+        Raises:
+            RuntimeError: another thread is in `finish` or in a call of this detector.
+        """
+        with self._alone():
+            return self._finish(raw)
+
+    def _finish(self, raw: Raw) -> Detections:
+        found, self.stages_ms = self.pipeline.finish(raw, self.score, self.iou, self.limit)
+        return Detections(raw.fit.to_source(found.xyxy), found.score, found.class_id)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._in_use.acquire(blocking=False):
+            raise RuntimeError(
+                "this Detector is at work in another thread; open one for each thread"
+            )
+        try:
+            yield
+        finally:
+            self._in_use.release()
 
     def close(self) -> None:
         """Give back the buffers and close the backend; a second call does nothing."""
@@ -150,27 +225,7 @@ class Detector:
         self.close()
 
 
-def _pipeline(
-    backend: Any,
-    contract: InputContract,
-    limit: int,
-    multi_label: bool,
-    device: dict[str, Any],
-) -> Any:
-    spec = backend.manifest.spec
-    foreign = any(head.kind == "foreign" for head in spec.heads)
-    if backend.on_device and foreign:
-        say(f"{spec.name}: the GPU's kernels do not read its heads; the CPU decodes them")
-    if not backend.on_device or foreign:
-        if device:
-            raise ValueError(f"{backend.name} has no {', '.join(sorted(device))}")
-        return HostPipeline(backend, contract, multi_label=multi_label)
-    from edge.runtime.pipeline_gpu import DevicePipeline
-
-    return DevicePipeline(backend, contract, limit=limit, multi_label=multi_label, **device)
-
-
-def _check_bindings(manifest: Manifest) -> None:
+def _check_outputs(manifest: Manifest) -> None:
     """Heads and outputs must tell one story, in one order, or decoding reads foreign numbers."""
     wrong = manifest.misfit()
     if wrong:

@@ -3,62 +3,77 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections import deque
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.detections import Detections
+<<<<<<< HEAD
 from edge.letterbox import Letterbox
 from edge.runtime.backend import Backend
 from edge.runtime.ops_cpu import Decoder, Preprocessor
+=======
+from edge.runtime.backend import Backend, Prepared, Raw
+from edge.runtime.ops_cpu import Decoder, Preprocessor, nms
+>>>>>>> 788cb18 (Detector.prepare, run and finish; one Detector in two threads says so)
 from edge.spec import InputContract
 
 __all__ = ["HostPipeline"]
 
-Raw = list[NDArray[np.float32]]
-
 
 class HostPipeline:
-    """What a `Detector` does with one frame.
+    """What a `Detector` does with one frame; see `Pipeline`.
 
-    Attributes:
-        stages_ms: milliseconds of the last frame by stage: preprocess, engine, decode, nms.
+    Several frames may be prepared before the first of them is run, and the network may run in
+    several threads: each prepared frame has a tensor of its own until it has run. `finish` is for
+    one thread at a time.
     """
 
     def __init__(self, backend: Backend, contract: InputContract, *, multi_label: bool) -> None:
         self._run = backend.run
-        self.preprocess = Preprocessor(contract)
+        self._contract = contract
+        self._free = deque([Preprocessor(contract)])
         self._decode = Decoder(backend.manifest.spec, multi_label=multi_label)
-        self.stages_ms: dict[str, float] = {}
 
-    def __call__(
-        self, frame: NDArray[np.uint8], score: float, iou: float, limit: int
-    ) -> tuple[Detections, Letterbox]:
-        """Detections in pixels of the network's input, and where the frame lies in that."""
+    def prepare(self, frame: NDArray[np.uint8]) -> Prepared:
+        """See `Pipeline.prepare`.
+
+        Raises:
+            ValueError: `frame` is not (H, W, 3) uint8.
+        """
         start = time.perf_counter()
-        tensor, fit = self.preprocess(frame)
-        prepared = time.perf_counter()
-        raw = self._run(tensor)
-        inferred = time.perf_counter()
-        found, after_ms = self.finish(raw, score, iou, limit)
-        self.stages_ms = {
-            "preprocess": (prepared - start) * 1e3,
-            "engine": (inferred - prepared) * 1e3,
-            **after_ms,
-        }
-        return found, fit
+        try:
+            preprocess = self._free.pop()
+        except IndexError:
+            preprocess = Preprocessor(self._contract)
+        tensor, fit = preprocess(frame)
+        return Prepared(fit, tensor, (time.perf_counter() - start) * 1e3, preprocess)
+
+    def run(self, prepared: Prepared, score: float, iou: float) -> Raw:
+        """See `Pipeline.run`; thresholds play no part here."""
+        start = time.perf_counter()
+        heads = self._run(prepared.tensor)
+        engine_ms = (time.perf_counter() - start) * 1e3
+        if isinstance(prepared.owner, Preprocessor):
+            self._free.append(prepared.owner)
+        return Raw(prepared.fit, heads, {"preprocess": prepared.ms, "engine": engine_ms})
 
     def finish(
         self, raw: Raw, score: float, iou: float, limit: int
     ) -> tuple[Detections, dict[str, float]]:
-        """What a run's raw heads say, and the milliseconds of `decode` and `nms`."""
+        """See `Pipeline.finish`."""
         start = time.perf_counter()
-        found: Any = self._decode(raw, score)
+        found = self._decode(raw.heads, score)
         decoded = time.perf_counter()
         found = self._decode.suppress(found, iou, limit)
         end = time.perf_counter()
-        return found, {"decode": (decoded - start) * 1e3, "nms": (end - decoded) * 1e3}
+        after = {"decode": (decoded - start) * 1e3, "nms": (end - decoded) * 1e3}
+        return found, raw.stages_ms | after
 
     def close(self) -> None:
-        """Nothing is held beyond memory."""
+        """Give back the buffers."""
+        with suppress(IndexError):
+            while True:
+                self._free.pop()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edge.detections import Detections
 from edge.errors import ArtifactError, DeviceError
 from edge.letterbox import Letterbox
+from edge.runtime.backend import Prepared, Raw
 from edge.runtime.backend_trt import TrtBackend
 from edge.runtime.device import Event, Graph
 from edge.runtime.ops_gpu import (
@@ -30,16 +31,17 @@ from edge.spec import InputContract, Manifest
 __all__ = ["DevicePipeline"]
 
 _STAGES = ("preprocess", "engine", "decode", "nms")
+_ON_DEVICE: NDArray[np.float32] = np.empty((0, 3, 0, 0), np.float32)
 
 
 class DevicePipeline:
     """What a `Detector` does with one frame, every stage on the GPU of its engine.
 
-    Not for several threads at once: give each one its own, on `backend.another()`.
+    It holds one frame at a time: prepare, run and finish it before the next. Not for several
+    threads at once: give each one its own, on `backend.another()`. Stages are timed by the GPU's
+    own clock: preprocess with the copy of the frame, engine, decode, nms with the copy back.
 
     Attributes:
-        stages_ms: milliseconds of the last frame by stage, told by the GPU's own clock:
-            preprocess (with the copy of the frame), engine, decode, nms (with the copy back).
         graph: why there is no CUDA graph, if it was refused; else empty.
     """
 
@@ -64,7 +66,7 @@ class DevicePipeline:
         _check(backend.manifest)
         self.backend, self.layout, self._limit = backend, layout, limit
         self.graph, self._use_graph = "", use_graph
-        self.stages_ms: dict[str, float] = {}
+        self._held: object = None
         self._kernels = Kernels.load(backend.device, backend.stream)
         dtype: Any = backend.manifest.inputs[0].dtype
         self._preprocess = Preprocessor(
@@ -79,26 +81,55 @@ class DevicePipeline:
     def frame_buffer(self, source_hw: tuple[int, int]) -> NDArray[np.uint8]:
         """Where a source may write its frames of that size; detecting them then saves a copy."""
         self._preprocess.place(source_hw)
-        assert self._preprocess.frame is not None
-        return self._preprocess.frame.array
+        return self._frame()
 
-    def __call__(
-        self, frame: NDArray[np.uint8], score: float, iou: float, limit: int
-    ) -> tuple[Detections, Letterbox]:
-        """Detections in pixels of the network's input, and where the frame lies in that."""
-        if limit > self._limit:
-            raise ValueError(f"limit {limit}: the GPU's buffers were made for {self._limit}")
+    def _frame(self) -> NDArray[np.uint8]:
+        mirror = self._preprocess.frame
+        if mirror is None:
+            raise ValueError("no frame size is known yet: call place() first")
+        return mirror.array
+
+    def prepare(self, frame: NDArray[np.uint8]) -> Prepared:
+        """See `Pipeline.prepare`; it takes the place of a frame that was prepared before.
+
+        Raises:
+            ValueError: the frame is not of the pipeline's layout.
+        """
         start = time.perf_counter()
         fit = self._preprocess.place(frame_hw(frame, self.layout))
-        assert self._preprocess.frame is not None
-        if self._preprocess.frame.array is not frame:
-            np.copyto(self._preprocess.frame.array, frame)
-        copied_ms = (time.perf_counter() - start) * 1e3
-        self._queue(fit, score, iou)
+        buffer = self._frame()
+        if buffer is not frame:
+            np.copyto(buffer, frame)
+        self._held = owner = object()
+        return Prepared(fit, _ON_DEVICE, (time.perf_counter() - start) * 1e3, owner)
+
+    def run(self, prepared: Prepared, score: float, iou: float) -> Raw:
+        """See `Pipeline.run`: decoding and suppression run with the network.
+
+        Raises:
+            ValueError: another frame was prepared since.
+        """
+        if prepared.owner is not self._held:
+            raise ValueError("the GPU holds another frame now; prepare this one again")
+        self._queue(prepared.fit, score, iou)
         self.backend.device.synchronize(self.backend.stream)
-        found = self._suppress.collect()
-        self._tell(copied_ms)
-        return found[:limit], fit
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        each = [self.backend.device.elapsed_ms(first, second) for first, second in pairs]
+        stages_ms = dict(zip(_STAGES, each, strict=True))
+        stages_ms["preprocess"] += prepared.ms
+        return Raw(prepared.fit, [], stages_ms)
+
+    def finish(
+        self, raw: Raw, score: float, iou: float, limit: int
+    ) -> tuple[Detections, dict[str, float]]:
+        """See `Pipeline.finish`; the thresholds are those of `run`.
+
+        Raises:
+            ValueError: the buffers were made for fewer detections than `limit`.
+        """
+        if limit > self._limit:
+            raise ValueError(f"limit {limit}: the GPU's buffers were made for {self._limit}")
+        return self._suppress.collect()[:limit], raw.stages_ms
 
     def _queue(self, fit: Letterbox, score: float, iou: float) -> None:
         key = (fit, score, iou)
@@ -134,12 +165,6 @@ class DevicePipeline:
         device.record(self._marks[3], stream)
         self._suppress.enqueue(candidates, iou)
         device.record(self._marks[4], stream)
-
-    def _tell(self, copied_ms: float) -> None:
-        pairs = zip(self._marks, self._marks[1:], strict=False)
-        each = [self.backend.device.elapsed_ms(first, second) for first, second in pairs]
-        self.stages_ms = dict(zip(_STAGES, each, strict=True))
-        self.stages_ms["preprocess"] += copied_ms
 
     def _forget(self) -> None:
         if self._captured is not None:
