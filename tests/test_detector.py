@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,47 @@ def test_another_contract_can_be_tried_at_the_same_size(artifact: Path) -> None:
     other = replace(contract, hw=(64, 64))
     with pytest.raises(ValueError, match=r"takes \(48, 64\), the contract \(64, 64\)"):
         Detector.open(artifact, threads=1, contract=other)
+
+
+def test_three_steps_give_what_a_call_gives_also_for_several_frames_ahead(artifact: Path) -> None:
+    frames = [FRAME, FRAME[::-1], FRAME[:40, :90]]
+    with Detector.open(artifact, threads=1, score=0.002) as detector:
+        wanted = [detector(frame) for frame in frames]
+        prepared = [detector.prepare(frame) for frame in frames]
+        with ThreadPoolExecutor(3) as pool:
+            raw = list(pool.map(detector.run, prepared))
+        for one, expected in zip(raw, wanted, strict=True):
+            found = detector.finish(one)
+            assert len(found) and np.array_equal(found.xyxy, expected.xyxy)
+            assert np.array_equal(found.score, expected.score)
+            assert list(detector.stages_ms) == ["preprocess", "engine", "decode", "nms"]
+        with pytest.raises(ValueError, match="prepare it again"):
+            detector.run(prepared[0])
+
+
+def test_a_detector_that_two_threads_call_at_once_says_so(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    plain = OrtBackend.run
+
+    def held(self: OrtBackend, tensor: Any) -> Any:
+        begun.set()
+        go_on.wait(10)
+        return plain(self, tensor)
+
+    with Detector.open(artifact, threads=1, score=0.002) as detector:
+        wanted = detector(FRAME)
+        with ThreadPoolExecutor(1) as pool:
+            monkeypatch.setattr(detector.pipeline, "_run", lambda tensor: held(backend, tensor))
+            backend: Any = detector.backend
+            first = pool.submit(detector, FRAME)
+            assert begun.wait(10)
+            with pytest.raises(RuntimeError, match="open one for each thread"):
+                detector(FRAME[::-1])
+            go_on.set()
+            assert np.array_equal(first.result().xyxy, wanted.xyxy)
+        assert np.array_equal(detector(FRAME).xyxy, wanted.xyxy)
 
 
 class Counted(OrtBackend):

@@ -133,8 +133,8 @@ def test_yolo_lite_finds_the_stored_boxes(edge_data: Path, tmp_path: Path, name:
         (head,) = detect.spec.heads
         for file, image in images.items():
             frame = frame_of(edge_data, "photos", file, image)
-            tensor, fit = detect.pipeline.preprocess(frame)
-            (raw,) = detect.backend.run(tensor)
+            ran = detect.run(detect.prepare(frame))
+            fit, (raw,) = ran.fit, ran.heads
             found = as_opencvs_region_layer(raw, head, detect.spec)
             found = Detections(fit.to_source(found.xyxy), found.score, found.class_id)
             assert_agrees(found, stored(image, detect.spec.classes))

@@ -73,7 +73,11 @@ def evaluate(
             them.
         ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
     """
-    cpu: dict[str, Any] = {"threads": threads, "exact": exact and not foreign, "rearrange": not foreign}
+    cpu: dict[str, Any] = {
+        "threads": threads,
+        "exact": exact and not foreign,
+        "rearrange": not foreign,
+    }
     options: dict[str, Any] = {
         "score": score,
         "iou": iou,

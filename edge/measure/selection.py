@@ -111,9 +111,7 @@ class Selection:
     def matches(self, artifact: Path, copy: int = 0) -> tuple[ImageMatches, ...]:
         """How detections of `artifact` fared in a copy of every image."""
         found, items = [], []
-        with Detector.open(
-            artifact, **OPTIONS, threads=self.threads, exact=True
-        ) as detector:
+        with Detector.open(artifact, **OPTIONS, threads=self.threads, exact=True) as detector:
             for frame, item in zip(self.frames, self.dataset.items, strict=True):
                 picture, known = moved(frame, item, COPIES[copy])
                 found.append(clip(detector(picture), picture.shape[:2]))

@@ -301,10 +301,7 @@ def quick_ms(
     with ExitStack() as stack:
         if threads is not None:
             stack.enter_context(opencv_threads(threads))
-        detectors = [
-            stack.enter_context(Detector.open(path, threads=threads))
-            for path in paths
-        ]
+        detectors = [stack.enter_context(Detector.open(path, threads=threads)) for path in paths]
         for detector in detectors:
             detector(frames[0])
         rounds = _rounds(detectors, frames, seconds, least)

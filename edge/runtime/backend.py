@@ -43,21 +43,21 @@ class Backend(Protocol):
     def __exit__(self, *args: object) -> None: ...
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Prepared:
-    """A frame that is ready for the network.
+    """A frame that is ready for the network, for one run.
 
     Attributes:
         fit: where the frame lies in the network's input.
         tensor: (1, 3, H, W) float32; empty where the frame lies on the GPU.
         ms: what preparing took.
-        owner: what holds the tensor's memory until the network has run.
+        owner: what holds the tensor's memory until the network has run; None afterwards.
     """
 
     fit: Letterbox
     tensor: NDArray[np.float32]
     ms: float
-    owner: object
+    owner: object | None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

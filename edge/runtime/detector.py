@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,9 @@ class Detector:
     """A network with its pre- and post-processing; every buffer is allocated once.
 
     Those stages run where the network runs: on the GPU for an engine, else on the CPU. Calling it
-    does all of `prepare`, `run` and `finish`. One thread may call it at a time; a call from a second
-    one meanwhile is refused. On the CPU the three steps may be spread over threads: `prepare` and
-    `run` may go on for several frames at once, `finish` for one.
+    does all of `prepare`, `run` and `finish`. It is for one thread at a time; a call from a second
+    one meanwhile is refused. On the CPU the three steps may be spread over threads: `prepare`
+    and `run` may go on for several frames at once, `finish` for one.
 
     Attributes:
         score, iou, limit: thresholds; may be changed between frames.
@@ -195,7 +195,8 @@ class Detector:
 
     def _finish(self, raw: Raw) -> Detections:
         found, self.stages_ms = self.pipeline.finish(raw, self.score, self.iou, self.limit)
-        return Detections(raw.fit.to_source(found.xyxy), found.score, found.class_id)
+        xyxy: Any = raw.fit.to_source(found.xyxy)
+        return Detections(xyxy, found.score, found.class_id)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -10,14 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.detections import Detections
-<<<<<<< HEAD
-from edge.letterbox import Letterbox
-from edge.runtime.backend import Backend
-from edge.runtime.ops_cpu import Decoder, Preprocessor
-=======
 from edge.runtime.backend import Backend, Prepared, Raw
-from edge.runtime.ops_cpu import Decoder, Preprocessor, nms
->>>>>>> 788cb18 (Detector.prepare, run and finish; one Detector in two threads says so)
+from edge.runtime.ops_cpu import Decoder, Preprocessor
 from edge.spec import InputContract
 
 __all__ = ["HostPipeline"]
@@ -52,12 +46,18 @@ class HostPipeline:
         return Prepared(fit, tensor, (time.perf_counter() - start) * 1e3, preprocess)
 
     def run(self, prepared: Prepared, score: float, iou: float) -> Raw:
-        """See `Pipeline.run`; thresholds play no part here."""
+        """See `Pipeline.run`; thresholds play no part here.
+
+        Raises:
+            ValueError: this frame was run before, and its tensor may hold another one now.
+        """
+        owner, prepared.owner = prepared.owner, None
+        if not isinstance(owner, Preprocessor):
+            raise ValueError("this frame was run already; prepare it again")
         start = time.perf_counter()
         heads = self._run(prepared.tensor)
         engine_ms = (time.perf_counter() - start) * 1e3
-        if isinstance(prepared.owner, Preprocessor):
-            self._free.append(prepared.owner)
+        self._free.append(owner)
         return Raw(prepared.fit, heads, {"preprocess": prepared.ms, "engine": engine_ms})
 
     def finish(
