@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite, prod
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from edge.decoding import decode, parse_json
+from edge.decoding import decode, decode_json, parse_json
 from edge.errors import ArtifactError
 
 __all__ = [
@@ -33,6 +33,7 @@ Precision = Literal["fp32", "fp16", "int8", "mixed"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "mixed")
 # 1 had the heads of Darknet and SqueezeDet alone, as the arguments of `HeadSpec.of_grid`.
 SCHEMA = 2
+Kind = TypeVar("Kind")
 
 
 def _canonical(value: object) -> str:
@@ -506,18 +507,31 @@ class Manifest:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
+        for name in ("score", "iou"):
+            value = self.argument(name, float)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; it lies between 0 and 1")
+
+    def argument(self, name: str, kind: type[Kind]) -> Kind | None:
+        """Return the value of an argument; None where there is none of that name.
+
+        Raises:
+            ArtifactError: it is not of this kind.
+        """
+        text = dict(self.arguments).get(name)
+        if text is None:
+            return None
+        return decode_json(text, kind, f"the manifest of {self.spec.name}", f"its argument {name}")
 
     @property
     def score(self) -> float | None:
         """The score threshold that was fitted to this artifact, where one was."""
-        found = dict(self.arguments).get("score")
-        return None if found is None else float(json.loads(found))
+        return self.argument("score", float)
 
     @property
     def iou(self) -> float | None:
-        """The IoU of suppression that the network was made for, where that is known."""
-        found = dict(self.arguments).get("iou")
-        return None if found is None else float(json.loads(found))
+        """The IoU above which boxes are suppressed that the network was made for, where known."""
+        return self.argument("iou", float)
 
     def misfit(self) -> str:
         """What its heads read that its outputs are not, or "" where they tell one story."""

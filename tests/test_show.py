@@ -17,15 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from apps.commands import show
-from apps.commands.show import show_artifact
+from apps.commands.show import print_artifact, show_artifact
 from calibration.calibrate import calibrate
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import layers_path, manifest_path, read_manifest
 from edge.edgez.codebook import Codebook
 from edge.edgez.package import write_package
 from edge.errors import ArtifactError, CalibrationError, EngineMismatch, MissingDependency
+from edge.files import to_plain, write_json
 from edge.models.zoo import LoadedModel, load_model
+from export.graph import layers
 from export.graph.writer import write_onnx
 from export.int8.quantize import write_half, write_int8
 
@@ -87,9 +88,17 @@ def engine(folder: Path, onnx: Path) -> Path:
     return path
 
 
+def shown(path: Path, target: Path | None = None) -> dict[str, Any]:
+    """What `edge show` prints and writes, as its JSON."""
+    found = show_artifact(path)
+    write_json(found, target)
+    print_artifact(found)
+    return json.loads(json.dumps(to_plain(found)))
+
+
 def test_work_and_parameters_are_what_torch_counts(net: tuple[LoadedModel, Path]) -> None:
     loaded, path = net
-    layers = show_artifact(path)["layers"]
+    layers = shown(path)["layers"]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         loaded.module(torch.zeros(1, 3, 32, 64))
     assert layers["macs"] == counter.get_total_flops() / 2 > 0
@@ -106,7 +115,7 @@ def test_manifest_size_and_checksum_are_the_files(
     net: tuple[LoadedModel, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded, path = net
-    result = show_artifact(path, tmp_path / "r.json")
+    result = shown(path, tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text()) == json.loads(json.dumps(result))
     assert result["kind"] == "onnx" and result["bytes"] == path.stat().st_size
     assert result["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -131,7 +140,7 @@ def test_precision_of_each_convolution_is_told(
     int8, half = tmp_path / "q.onnx", tmp_path / "h.onnx"
     write_int8(path, table, int8, keep=["layers.0.conv"])
     write_half(path, half)
-    plain, quantized, halved = (show_artifact(p)["layers"] for p in (path, int8, half))
+    plain, quantized, halved = (shown(p)["layers"] for p in (path, int8, half))
     assert plain["by_dtype"] == {"float": 3}
     assert quantized["by_dtype"] == {"float": 1, "int8": 2}
     assert halved["by_dtype"] == {"half": 3}
@@ -147,8 +156,8 @@ def test_without_onnx_the_manifest_is_shown_and_the_reason_told(
     def absent(name: str) -> Any:
         raise MissingDependency(f"{name} is needed: pip install it")
 
-    monkeypatch.setattr(show, "require", absent)
-    result = show_artifact(net[1])
+    monkeypatch.setattr(layers, "require", absent)
+    result = shown(net[1])
     assert "layers" not in result and "onnx is needed" in result["layers_missing"]
     out, err = capsys.readouterr()
     assert "random weights" in out and "onnx is needed" in err
@@ -158,13 +167,13 @@ def test_engine_is_shown_with_its_layer_report(
     net: tuple[LoadedModel, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = engine(tmp_path, net[1])
-    result = show_artifact(path)
+    result = shown(path)
     assert result["kind"] == "engine"
     assert result["layers"]["by_dtype"] == {"int8": 2, "half": 1}
     assert (result["layers"]["reformats"], result["layers"]["count"]) == (4, 9)
     assert "2 int8, 1 half" in capsys.readouterr().out
     layers_path(path).unlink()
-    assert "does not lie beside it" in show_artifact(path)["layers_missing"]
+    assert "does not lie beside it" in shown(path)["layers_missing"]
     layers_path(path).write_text("[]")
     with pytest.raises(ArtifactError, match="not a layer report"):
         show_artifact(path)
@@ -193,7 +202,7 @@ def test_a_package_is_shown_with_stages_sections_and_tensors(
     net: tuple[LoadedModel, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, tensors = package(tmp_path, net[1])
-    result = show_artifact(path, tmp_path / "r.json")
+    result = shown(path, tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text()) == json.loads(json.dumps(result))
     weight = tensors["a.weight"]
     assert isinstance(weight, Codebook)
@@ -239,8 +248,8 @@ def test_a_package_is_shown_where_only_numpy_is_installed(
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'google.protobuf', 'safetensors'):\n"
         "    sys.modules[name] = None\n"
-        "from apps.commands.show import show_artifact\n"
-        "show_artifact(sys.argv[1])\n"
+        "from apps.cli import main\n"
+        "sys.exit(main(['show', sys.argv[1]]))\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     done = subprocess.run(
@@ -262,7 +271,7 @@ def test_calibration_table_is_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = tmp_path / "net.calib.json"
     amax = (("images", 1.0), ("layers.1.pool", 12.7))
     write_table(CalibrationTable(amax, "mse", "g" * 64, "c" * 64, ("a", "b", "c")), path)
-    result = show_artifact(path)
+    result = shown(path)
     assert result["kind"] == "calibration" and result["method"] == "mse"
     assert result["amax"] == {"images": 1.0, "layers.1.pool": 12.7}
     assert len(result["images"]) == 3
@@ -277,7 +286,7 @@ def test_anything_else_is_refused_in_one_line(tmp_path: Path, name: str, content
     path.write_bytes(content)
     for wrong in (path, tmp_path / "gone.onnx", tmp_path):
         with pytest.raises(ArtifactError) as caught:
-            show_artifact(wrong, tmp_path / "r.json")
+            shown(wrong, tmp_path / "r.json")
         assert "\n" not in str(caught.value) and str(wrong.name) in str(caught.value)
     assert not (tmp_path / "r.json").exists()
 
