@@ -1,4 +1,4 @@
-"""The operations of the detectors that torch.nn has no module for; tensors are N x C x H x W.
+"""Operations of the detectors that torch.nn has no module for; tensors are (N, C, H, W).
 
 Each does one thing, holds plain numbers and is a leaf of `edge.models.tracing`, so a traced
 network is a graph of module calls alone and every value has the path of the module that made it.
@@ -41,7 +41,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module | None]] = {
 
 
 def activation(name: str) -> nn.Module | None:
-    """The module of a Darknet activation; None for `linear`, which needs none.
+    """Return the module of a Darknet activation, or None for `linear`, which needs none.
 
     Raises:
         KeyError: no such activation.
@@ -50,28 +50,28 @@ def activation(name: str) -> nn.Module | None:
 
 
 class Concat(nn.Module):
-    """Join tensors along the channels."""
+    """Joins tensors along the channels."""
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         return torch.cat(tensors, dim=1)
 
 
 class Add(nn.Module):
-    """The sum of two tensors of one shape."""
+    """Adds two tensors of one shape."""
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return left + right
 
 
 class Multiply(nn.Module):
-    """Scale each channel: (N, C, 1, 1) or (N, C, H, W) times (N, C, H, W)."""
+    """Multiplies (N, C, H, W) by (N, C, 1, 1) or (N, C, H, W)."""
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return left * right
 
 
 class ChannelGroup(nn.Module):
-    """The channels `start` up to, not with, `stop`."""
+    """Takes the channels from `start` up to, but not including, `stop`."""
 
     def __init__(self, start: int, stop: int) -> None:
         super().__init__()
@@ -88,8 +88,8 @@ class ChannelGroup(nn.Module):
 class Reorg(nn.Module):
     """Darknet's `[reorg]`: C x H x W to C*s*s x H/s x W/s.
 
-    Not space-to-depth: Darknet's `reorg_cpu` takes the buffer for C/s/s x H*s x W*s first, and the
-    trained weights expect just that order.
+    This is not space-to-depth: Darknet's `reorg_cpu` reads the buffer as C/s/s x H*s x W*s, and
+    trained weights expect that order.
     """
 
     def __init__(self, stride: int) -> None:
@@ -134,10 +134,10 @@ class PaddedConv2d(nn.Conv2d):
 
 
 class DarknetMaxPool(nn.Module):
-    """Max pooling with one `padding` in all per axis, its smaller half before, -inf as value.
+    """Max pooling whose total `padding` per axis has its smaller half in front, filled with -inf.
 
-    Darknet pads `size - 1` pixels in all (so size 2, stride 1 pads right and bottom and keeps
-    the size). TensorFlow's SAME splits alike, with an amount that depends on the input's size.
+    Darknet pads `size - 1` pixels in total, so size 2 with stride 1 pads right and bottom and keeps
+    the size. TensorFlow's SAME splits in the same way, but its total depends on the input's size.
 
     Attributes:
         size, stride: pixels.
@@ -162,15 +162,15 @@ class DarknetMaxPool(nn.Module):
 
 
 class SquaredSizes(nn.Module):
-    """The raw head of a `[yolo]` with `new_coords`, as a head without them gives it.
+    """Turns the raw head of a `[yolo]` with `new_coords` into that of one without.
 
-    Such a head means a width of (2 logistic(t))^2 anchors and not of exp(t). Here its t become
-    the logarithms of that, ln 4 - 2 softplus(-t), so that every decoder and loss reads it as it
-    reads the others; the other channels pass.
+    Such a head means a width of (2 logistic(t))^2 anchors, not of exp(t). Here its t become the
+    logarithms of that, ln 4 - 2 softplus(-t), so that every decoder and loss reads it like the
+    others; the other channels pass unchanged.
 
     Attributes:
-        anchors, numbers: of the head: the channels are `anchors` times `numbers`, t the third and
-            fourth of each.
+        anchors, numbers: the head has `anchors` times `numbers` channels, and t is the third and
+            fourth of each group.
     """
 
     is_size: torch.Tensor
@@ -191,7 +191,7 @@ class SquaredSizes(nn.Module):
 
 
 class Avgpool(nn.Module):
-    """The mean over the whole picture: (N, C, 1, 1)."""
+    """Takes the mean over the whole picture: (N, C, 1, 1)."""
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.mean(dim=(2, 3), keepdim=True)

@@ -1,4 +1,4 @@
-"""Names of the classes of COCO and VOC, in Darknet's order."""
+"""Names of the classes of COCO and VOC in Darknet's order, and of KITTI."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ KITTI = ("car", "pedestrian", "cyclist")
 
 
 def class_names(count: int) -> tuple[str, ...]:
-    """COCO's names for 80 classes, VOC's for 20, else class0, class1, ..."""
+    """Return COCO's names for 80 classes, VOC's for 20, else class0, class1, ..."""
     known = {len(COCO): COCO, len(VOC): VOC}
     return known.get(count) or tuple(f"class{index}" for index in range(count))

@@ -38,15 +38,15 @@ class Darknet(nn.Module):
     """The network of a cfg; layer N of the cfg is `layers.N`.
 
     `forward` takes (N, 3, H, W) float32 and returns one (N, anchors*(5+classes), h, w) tensor for
-    each `[yolo]` or `[region]`, in cfg order: the output of the layer before it, untouched.
+    each `[yolo]` or `[region]`, in cfg order: the raw output of the layer before it.
 
     Attributes:
         cfg: what it was built from.
-        layers: modules by layer number; layers that only pass on have none.
-        classes: their number.
+        layers: modules by layer number; layers that only pass their input on have none.
+        classes: number of classes.
 
     Raises:
-        ArtifactError: the cfg cannot be built; names the cfg, the line and the layer.
+        ArtifactError: the cfg cannot be built; cfg, line and layer are named.
     """
 
     def __init__(self, cfg: DarknetCfg) -> None:
@@ -185,7 +185,7 @@ def _head(section: Section, wiring: list[Layer]) -> _Head:
 
 
 def _last_uses(sources: tuple[tuple[int, ...], ...], kept: set[int]) -> tuple[tuple[int, ...], ...]:
-    """For each layer, the values that nobody needs after it."""
+    """Return for each layer the values that no later one needs."""
     last = {source: index for index, used in enumerate(sources) for source in used}
     done: list[list[int]] = [[] for _ in sources]
     for source, index in last.items():
@@ -195,7 +195,7 @@ def _last_uses(sources: tuple[tuple[int, ...], ...], kept: set[int]) -> tuple[tu
 
 
 def _anchors(head: _Head, stride_wh: tuple[float, float]) -> tuple[tuple[float, float], ...]:
-    """(width, height) of each: pixels in `[yolo]`; in `[region]` cells, times `stride_wh`."""
+    """Return (width, height) of each in pixels; `[region]` has cells, times `stride_wh`."""
     section = head.section
     numbers = section.numbers("anchors")
     number = section.positive("num", 1)

@@ -1,4 +1,4 @@
-"""Darknet's cfg files: sections in order, each with its options and the line it begins at."""
+"""Darknet's cfg files: sections in order, each with its options and its first line."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LONG_NAMES = {
 
 @dataclass(frozen=True)
 class Section:
-    """One `[type]` and what follows it.
+    """One `[type]` and the options below it.
 
     Attributes:
         type: the name in brackets, in its long form.
-        options: text by key; the first of a doubled key, as Darknet takes it.
+        options: text by key; of a repeated key the first, as in Darknet.
         line: of the bracket, from 1.
         index: Darknet's number of the layer, from 0; -1 for `[net]`.
         source: name of the cfg, for messages.
@@ -41,12 +41,12 @@ class Section:
     source: str
 
     def error(self, message: str) -> ArtifactError:
-        """An error that names the cfg, the line and the layer."""
+        """Return an error that names the cfg, the line and the layer."""
         where = "" if self.index < 0 else f"layer {self.index} "
         return ArtifactError(f"{self.source}:{self.line}: {where}[{self.type}]: {message}")
 
     def text(self, key: str, default: str | None = None) -> str:
-        """The option `key`.
+        """Return the text of the option `key`.
 
         Raises:
             ArtifactError: it is missing and there is no default.
@@ -57,26 +57,26 @@ class Section:
         return value
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """A whole number; raises ArtifactError when missing or not one."""
+        """Return a whole number; raises ArtifactError where it is missing or none."""
         return self._convert(key, int, None if default is None else str(default))
 
     def positive(self, key: str, default: int | None = None) -> int:
-        """A whole number of 1 or more."""
+        """Return a whole number of 1 or more; raises ArtifactError as `integer` does."""
         value = self.integer(key, default)
         if value < 1:
             raise self.error(f"{key}={value} must be 1 or more")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number; raises ArtifactError when missing or not one."""
+        """Return a finite number; raises ArtifactError where it is missing or none."""
         return self._convert(key, _finite, None if default is None else str(default))
 
     def integers(self, key: str) -> tuple[int, ...]:
-        """Whole numbers between commas."""
+        """Return the whole numbers between commas."""
         return self._convert(key, lambda text: _split(text, int), None)
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        """Finite numbers between commas."""
+        """Return the finite numbers between commas."""
         return self._convert(key, lambda text: _split(text, _finite), None)
 
     def _convert(self, key: str, convert: Callable[[str], T], default: str | None) -> T:
@@ -119,7 +119,7 @@ def read_cfg(path: Path) -> DarknetCfg:
     """Read a Darknet cfg file.
 
     Raises:
-        ArtifactError: no such file, not text, empty, or not in the form of a cfg.
+        ArtifactError: the file is missing, empty, not text, or not in the form of a cfg.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -133,12 +133,12 @@ def read_cfg(path: Path) -> DarknetCfg:
 def parse_cfg(text: str, source: str) -> DarknetCfg:
     """Parse a cfg; `source` names it in messages.
 
-    As Darknet's `read_cfg` does it, blanks count nowhere and lines that begin with # or ; are
-    comments; what follows a # or ; inside a line is cut as well.
+    As in Darknet's `read_cfg`, blanks do not count and lines that begin with # or ; are comments;
+    what follows a # or ; within a line is cut off as well.
 
     Raises:
-        ArtifactError: empty, an option before the first section, a line that is neither section
-            nor option, or a first section other than `[net]`.
+        ArtifactError: it is empty, has an option before the first section or a line that is
+            neither section nor option, or begins with a section other than `[net]`.
     """
     sections: list[Section] = []
     for number, raw in enumerate(text.splitlines(), start=1):
@@ -161,9 +161,9 @@ def parse_cfg(text: str, source: str) -> DarknetCfg:
 
 
 def with_options(cfg: DarknetCfg, changes: Mapping[int, Mapping[str, object]]) -> DarknetCfg:
-    """`cfg` with options of some layers set, by layer number; all other text stays.
+    """Return `cfg` with options of some layers set, by layer number; all other text stays.
 
-    Doubled keys go, since readers differ on which of them counts.
+    Repeated keys are removed, since readers differ on which of them counts.
     """
     lines: list[str] = []
     index = -2

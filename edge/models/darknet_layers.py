@@ -69,7 +69,7 @@ class Layer:
 
 
 class Route(nn.Module):
-    """Concatenation of layers, of each only one channel group when the cfg says so."""
+    """Joins layers, or one channel group of each where the cfg says so."""
 
     def __init__(self, groups: list[ChannelGroup], joins: bool) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Route(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """A sum of two layers; surplus channels of the older one are cut off, as Darknet does it."""
+    """Adds two layers; surplus channels of the older one are cut off, as in Darknet."""
 
     def __init__(self, cut: ChannelGroup | None, act: nn.Module | None) -> None:
         super().__init__()
@@ -98,8 +98,8 @@ class Shortcut(nn.Module):
 
 
 class ScaleChannels(nn.Module):
-    """An older layer scaled by this one: channel by channel (squeeze and excitation), or number by
-    number (spatial attention).
+    """Multiplies an older layer by this one, by channel (squeeze and excitation) or by value
+    (spatial attention).
     """
 
     def __init__(self, act: nn.Module | None) -> None:
@@ -115,7 +115,7 @@ class ScaleChannels(nn.Module):
 def build_layer(
     section: Section, shapes: list[Shape], picture: Shape, head: Section | None = None
 ) -> Layer:
-    """The layer of one section, given the output shapes of those before it.
+    """Build the layer of one section, given the output shapes of those before it.
 
     Args:
         head: the `[yolo]` with `new_coords` right behind it, if there is one.
@@ -139,7 +139,7 @@ def build_layer(
 
 
 def _with_new_coords(layer: Layer, section: Section, head: Section) -> Layer:
-    """A convolution whose logistic is left to the decoder, as that of other heads is."""
+    """Return a convolution whose logistic is left to the decoder, like that of other heads."""
     if section.type != "convolutional" or section.text("activation", "logistic") != "logistic":
         raise head.error("new_coords=1 takes a logistic convolution right before it")
     numbers = 5 + head.positive("classes")
@@ -152,7 +152,7 @@ def _with_new_coords(layer: Layer, section: Section, head: Section) -> Layer:
 
 
 def _refuse_giant(section: Section, what: str, shape: tuple[int, ...]) -> None:
-    """Before memory is asked for: a slip of the keyboard is no reason to fill a machine."""
+    """Refuse a size before memory is taken: a typing error must not fill the machine."""
     if prod(shape) > MOST_FLOATS:
         size = "x".join(map(str, shape))
         raise section.error(f"{what} would have {size} numbers; no more than 2^29 are possible")
@@ -219,7 +219,7 @@ def _convolutional(section: Section, shapes: list[Shape]) -> Layer:
 
 
 def _strides(section: Section) -> tuple[int, int]:
-    """Down and across, pixels."""
+    """Return the strides down and across, in pixels."""
     stride = section.positive("stride", 1)
     return section.positive("stride_y", stride), section.positive("stride_x", stride)
 

@@ -1,4 +1,4 @@
-"""A trained detector without batch norms, from whatever a user calls a model, for compression."""
+"""Trained detectors without batch norms, for compression, from every form of a model."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ class Dense:
 
     @property
     def bytes(self) -> int:
-        """Of its weights and biases as float32."""
+        """Bytes of its weights and biases as float32."""
         return 4 * sum(int(tensor.numel()) for tensor in self.module.state_dict().values())
 
 
 def load_dense(
     model: str | Path, scratch: Path, *, name: str | None = None, **options: Any
 ) -> Dense:
-    """A built-in or zoo name, .cfg, .npz, .safetensors or .edgez.
+    """Load a built-in or zoo name, .cfg, .npz, .safetensors or .edgez without batch norms.
 
     Args:
         scratch: a folder for temporary files.
-        name: of the detector, in place of its own.
+        name: name of the detector, in place of its own.
         options: as `edge.models.zoo.load_model`.
 
     Raises:
-        ArtifactError: no such model, or a file that is damaged or does not fit.
+        ArtifactError: there is no such model, or a file is damaged or does not fit.
     """
     dense = _load(model, scratch, **options)
     return dense if name is None else replace(dense, spec=replace(dense.spec, name=name))
@@ -79,7 +79,7 @@ def _load(model: str | Path, scratch: Path, **options: Any) -> Dense:
 
 
 def _built_in(name: str) -> Dense:
-    """The built-in ONNX file's weights, which are folded already, in its torch module."""
+    """Return the weights of the built-in ONNX file, which are folded, in its torch module."""
     normed: nn.Module = build(name)[0].eval()
     module, asset = without_norms(normed), BUILT_IN[name]
     graph = require("onnx").load(str(asset)).graph

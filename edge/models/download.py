@@ -1,4 +1,4 @@
-"""Large files over HTTP: resumed after a break, verified, and in place only when complete."""
+"""Downloads over HTTP: resumed after a break, verified, and in place only when complete."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def download(
     sha256: str | None = None,
     progress: Progress | None = None,
 ) -> str:
-    """Bring a file to `target` from the first of `urls` that gives it; returns its sha256.
+    """Download a file from the first of `urls` that has it, and return its sha256.
 
     A transfer that broke off is continued from `target` + `.part` on the next call.
 
     Args:
-        size: bytes that it must have; sha256: hexadecimal digest that it must have.
-        progress: called with the bytes so far and those expected (0: not known).
+        size: number of bytes that the file must have.
+        sha256: hexadecimal digest that it must have.
+        progress: called with the bytes so far and those expected; 0: unknown.
 
     Raises:
         ArtifactError: no location answers, or what came is not the file that was asked for.

@@ -1,6 +1,6 @@
-"""A detector without batch norms: each is folded into the convolution before it, as in ONNX files.
+"""Detectors without batch norms: each is folded into the convolution before it.
 
-What is left is a weight and a bias for each convolution, so there is less to store.
+What is left is a weight and a bias for each convolution, as in the ONNX files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["fold_norms", "has_norms", "norm_gains", "unfold_norms", "without_nor
 
 
 def without_norms(module: nn.Module) -> nn.Module:
-    """The same architecture without batch norms, its weights not yet set, in eval mode.
+    """Return the same architecture without batch norms, its weights not yet set, in eval mode.
 
     Raises:
         TypeError: neither a Darknet nor a SqueezeDet.
@@ -36,7 +36,7 @@ def without_norms(module: nn.Module) -> nn.Module:
 
 
 def fold_norms(module: nn.Module) -> nn.Module:
-    """A new detector of the same outputs, in eval mode, without batch norms.
+    """Return a new detector with the same outputs, in eval mode, without batch norms.
 
     Raises:
         TypeError: neither a Darknet nor a SqueezeDet.
@@ -50,12 +50,12 @@ def fold_norms(module: nn.Module) -> nn.Module:
 
 
 def has_norms(module: nn.Module) -> bool:
-    """Whether any convolution is followed by a batch norm."""
+    """Return whether any convolution is followed by a batch norm."""
     return any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
 
 
 def norm_gains(module: nn.Module) -> dict[str, torch.Tensor]:
-    """What `fold_norms` multiplies each convolution's weights by: (O,) by its path."""
+    """Return what `fold_norms` multiplies each convolution's weights by: (O,) by its path."""
     found = {}
     for path, conv in module.named_modules():
         norm = _norm_beside(module, path) if isinstance(conv, nn.Conv2d) else None
@@ -65,9 +65,10 @@ def norm_gains(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def unfold_norms(folded: nn.Module, like: nn.Module, images: torch.Tensor) -> nn.Module:
-    """A detector with the batch norms of `like` that gives what `folded` gives, to train further.
+    """Return a detector that has the batch norms of `like` and computes what `folded` does.
 
-    Each norm gets the statistics of `images`, (N, 3, H, W), and the scale and shift that undo it.
+    It can be trained further. Each norm gets the statistics of `images`, (N, 3, H, W), and the
+    scale and shift that undo them.
     """
     normed = copy.deepcopy(like).eval()
     hooks = []

@@ -1,4 +1,4 @@
-"""Hooks of torch modules that are there for the length of a `with` block."""
+"""Hooks of torch modules that last for a `with` block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["hooked"]
 
 @contextmanager
 def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Take the hooks off again, whatever happens."""
+    """Remove the hooks at the end, whatever happens."""
     with ExitStack() as stack:
         for handle in handles:
             stack.callback(handle.remove)

@@ -1,7 +1,7 @@
-"""Random weights that behave: for timing, for quantization without training, for training's start.
+"""Random weights that keep activations in range, for timing, quantization and training.
 
 Convolutions are drawn after He et al. (arXiv:1502.01852). Batch norm statistics are then measured
-on random pictures, so activations keep the spread of a trained network at any depth.
+on random pictures, so that activations have the spread of a trained network at any depth.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PROBE_PIXELS = 192
 
 
 def initialise(model: nn.Module, spec: ModelSpec, seed: int) -> None:
-    """Fill `model` in place; the same seed gives the same weights, torch's own state stays."""
+    """Fill `model` in place; the same seed gives the same weights. Torch's own state is kept."""
     generator = torch.Generator().manual_seed(seed)
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     for conv in convolutions:
@@ -34,7 +34,7 @@ def initialise(model: nn.Module, spec: ModelSpec, seed: int) -> None:
 
 
 def _head_module(model: nn.Module, tensor: str) -> nn.Module:
-    """What makes a head: the module of that name, or the convolution before it in its layer."""
+    """Return what makes a head: the module of that name, or the convolution of its layer."""
     layer = model.get_submodule(tensor.rpartition(".")[0])
     before = getattr(layer, "conv", None)
     return before if isinstance(before, nn.Module) else model.get_submodule(tensor)
@@ -49,7 +49,7 @@ def _draw(conv: nn.Module, generator: torch.Generator) -> None:
 
 
 def _quieten(module: nn.Module, head: HeadSpec, classes: int) -> None:
-    """Few boxes: half the usual spread of a head's outputs, and a low objectness."""
+    """Make a head find few boxes: half the usual spread of outputs, and a low objectness."""
     bias = getattr(module, "bias", None)
     if not isinstance(module, nn.Conv2d) or bias is None:
         return
@@ -63,7 +63,7 @@ def _quieten(module: nn.Module, head: HeadSpec, classes: int) -> None:
 
 
 def _pictures(contract: InputContract, generator: torch.Generator) -> torch.Tensor:
-    """Two pictures of noise, as the network would get them; small ones where the strides allow."""
+    """Return two pictures of noise as network inputs, small ones where the strides allow."""
     small = all(side % 32 == 0 and side > _PROBE_PIXELS for side in contract.hw)
     hw = (_PROBE_PIXELS, _PROBE_PIXELS) if small else contract.hw
     levels = 255 * torch.rand((2, 3, *hw), generator=generator)

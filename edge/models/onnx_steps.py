@@ -1,7 +1,7 @@
-"""The graph of an ONNX file of edge as torch functions, for what learns from a file.
+"""The graph of an ONNX file of edge as torch functions, for training from the file.
 
-Only what `export.graph.writer` writes is read: one way in, the raw heads out. The meaning of each
-operation is that of the ONNX specification, opset 19.
+Only what `export.graph.writer` writes is read: one input, the raw heads as outputs. The meaning of
+each operation is that of the ONNX specification, opset 19.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Constants = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Step:
-    """One node.
+    """One node of a graph.
 
     Attributes:
         name: of the node.
-        is_conv: `compute` takes a weight and a bias behind the tensor.
-        inputs: names of the tensors that it reads, constants left out.
+        is_conv: whether `compute` takes a weight and a bias after the tensor.
+        inputs: names of the tensors that it reads, without constants.
         output: name of the tensor that it makes.
-        compute: from the inputs' values to the output's.
+        compute: turns the inputs' values into the output's.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Step:
 
 
 def read_constants(model: Any) -> Constants:
-    """The initializers of an onnx `ModelProto` by name."""
+    """Return the initializers of an onnx `ModelProto` by name."""
     to_array = require("onnx.numpy_helper").to_array
     return {initializer.name: to_array(initializer) for initializer in model.graph.initializer}
 
 
 def read_steps(model: Any) -> list[Step]:
-    """The nodes of an FP32 `ModelProto` in their order.
+    """Return the nodes of an FP32 `ModelProto` in their order.
 
     Raises:
         ArtifactError: an operation that edge does not write (names the node).
@@ -72,7 +72,7 @@ def _step(node: Any, constants: Constants) -> Step:
 
 
 def _padded(pads: Sequence[int], value: float) -> tuple[Compute, list[int]]:
-    """What to do before an operation, and the padding that it does itself."""
+    """Return the padding before an operation, and the padding that it does itself."""
     top, left, bottom, right = pads
     if top == bottom and left == right:
         return (lambda x: x), [top, left]
@@ -92,7 +92,7 @@ def _max_pool(attributes: dict[str, Any], _: list[Any]) -> Compute:
     size, strides = attributes["kernel_shape"], attributes.get("strides", [1, 1])
     before, padding = _padded(attributes.get("pads", [0] * 4), float("-inf"))
     if any(2 * pad > kernel for pad, kernel in zip(padding, size, strict=True)):
-        raise ArtifactError("a pool that is padded by more than half its size cannot be trained")
+        raise ArtifactError("a pool with padding over half its size cannot be trained")
     dilations, ceil = attributes.get("dilations", [1, 1]), bool(attributes.get("ceil_mode", 0))
     return lambda x: functional.max_pool2d(before(x), size, strides, padding, dilations, ceil)
 
@@ -113,7 +113,7 @@ def _resize(attributes: dict[str, Any], fixed: list[Any]) -> Compute:
     scales = [float(scale) for scale in fixed[2]]
     whole = scales[2] == scales[3] == int(scales[2])
     if attributes.get("mode") != b"nearest" or not whole:
-        raise ArtifactError("a resize that is not to the nearest by one whole factor")
+        raise ArtifactError("a resize other than nearest by one whole factor cannot be trained")
     return lambda x: functional.interpolate(x, scale_factor=scales[2], mode="nearest")
 
 
@@ -123,7 +123,7 @@ def _slice(_: dict[str, Any], fixed: list[Any]) -> Compute:
 
 
 def _reshape(_: dict[str, Any], fixed: list[Any]) -> Compute:
-    # The file is of batch 1, what learns from it of any.
+    # The file has a batch of 1; training takes any.
     shape = [int(size) for size in fixed[1][1:]]
     return lambda x: x.reshape(x.shape[0], *shape)
 
@@ -144,7 +144,7 @@ def _leaky(attributes: dict[str, Any], _: list[Any]) -> Compute:
 
 
 def _pair(compute: Compute) -> Callable[[dict[str, Any], list[Any]], Compute]:
-    """Of two tensors, or of one and a constant."""
+    """Make an operation of two tensors, or of one and a constant."""
 
     def make(_: dict[str, Any], fixed: list[Any]) -> Compute:
         known = [torch.from_numpy(np.array(value)) for value in fixed if value is not None]

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.0 as Deep Compression ships it: `compressed_SqueezeNet.net`, little endian.
+"""SqueezeNet 1.0 as Deep Compression publishes it: `compressed_SqueezeNet.net`, little endian.
 
 Layout (songhan/SqueezeNet-Deep-Compression, decode.py), each of 26 convolutions from the input up:
 
@@ -61,7 +61,7 @@ class _Reader:
     at: int = 0
 
     def take(self, count: int, dtype: str, what: str) -> NDArray[Any]:
-        """The next `count` numbers; a file that is too short is found before they are made."""
+        """Return the next `count` numbers; a file that is too short is refused first."""
         size = count * np.dtype(dtype).itemsize
         left = len(self.data) - self.at
         if size > left:
@@ -74,11 +74,11 @@ class _Reader:
 
 
 def read_squeezenet_net(path: str | Path) -> dict[str, NDArray[np.float32]]:
-    """`LAYER.weight` (OIHW) and `LAYER.bias` of every layer of `SQUEEZENET_1_0`, float32.
+    """Return `LAYER.weight` (OIHW) and `LAYER.bias` of each layer of `SQUEEZENET_1_0`, float32.
 
     Raises:
-        ArtifactError: the file cannot be read, is cut off or too long, skips beyond a layer's
-            end, or holds numbers that are not finite.
+        ArtifactError: the file cannot be read, is cut off or too long, places weights behind a
+            layer's end, or holds numbers that are not finite.
     """
     reader = _Reader(_bytes(Path(path)), Path(path))
     stored = reader.take(len(SQUEEZENET_1_0), "<u4", "the table of layers").tolist()
@@ -88,7 +88,7 @@ def read_squeezenet_net(path: str | Path) -> dict[str, NDArray[np.float32]]:
         arrays[f"{name}.weight"], arrays[f"{name}.bias"] = weight, bias
     if reader.at != len(reader.data):
         surplus = len(reader.data) - reader.at
-        raise ArtifactError(f"{path}: {surplus} bytes behind the last layer; not this format")
+        raise ArtifactError(f"{path}: {surplus} bytes after the last layer; not this format")
     return arrays
 
 
@@ -137,10 +137,10 @@ def _finite(reader: _Reader, count: int, what: str) -> NDArray[Any]:
 
 
 def load_body(model: SqueezeDet, arrays: dict[str, NDArray[np.float32]]) -> tuple[str, ...]:
-    """Copy conv1 and every fire of SqueezeNet 1.0 into `model`; returns the modules filled.
+    """Copy conv1 and every fire of SqueezeNet 1.0 into `model`, and return their names.
 
     Raises:
-        ArtifactError: `model` has another body: names the first layer that does not fit.
+        ArtifactError: `model` has another body; the first layer that does not fit is named.
     """
     filled = []
     for name, module in model.body.named_children():

@@ -1,4 +1,4 @@
-"""A detector as a graph of module calls, which the ONNX writer and the compressors read."""
+"""Detectors as graphs of module calls, which the ONNX writer and the compressors read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether tracing stops at this module: edge's blocks and torch.nn's, but not its containers.
+    """Return whether tracing stops at this module: a block of edge or torch.nn, no container.
 
     A subclass of a torch.nn layer (shared or quantized weights) is a leaf as well.
     """
@@ -42,7 +42,7 @@ class Tracer(fx.Tracer):
 
 
 def trace(module: nn.Module) -> fx.GraphModule:
-    """The graph of `module`: one placeholder, `call_module` nodes, one output.
+    """Return the graph of `module`: one placeholder, `call_module` nodes, one output.
 
     The modules are shared with `module`, not copied; a node's `target` is the module's path.
 

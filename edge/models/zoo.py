@@ -1,4 +1,4 @@
-"""Detectors by name: where their official weights lie, and one door that loads any model."""
+"""Detectors by name, where their published weights are, and the function that loads any model."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class ZooEntry:
 
     Attributes:
         file: name of the weights in the cache folder.
-        urls: where they lie, the first choice first; empty: to be put there by hand.
-        size: bytes; None where it is not known.
-        sha256: None where it is not known; `fetch` then records what it saw beside the file.
-        resize: how the model was trained and is tested.
+        urls: where to download them, the first choice first; without one the user puts them there.
+        size: number of bytes; None where it is not known.
+        sha256: None where it is not known; `fetch` then records that of the file beside it.
+        resize: how frames were fitted in training.
     """
 
     file: str
@@ -88,10 +88,10 @@ ZOO: dict[str, ZooEntry] = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A module in eval mode and what is known of it.
+    """A module in eval mode and what is known about it.
 
     Attributes:
-        source_sha256: of the file that the weights came from; empty for random weights.
+        source_sha256: sha256 of the weights' file; empty for random weights.
         labels: facts that every report must repeat.
     """
 
@@ -102,7 +102,7 @@ class LoadedModel:
 
 
 def cached_path(name: str, folder: Path | None = None) -> Path:
-    """Where the weights of a zoo entry lie or belong: in `folder`, $EDGE_CACHE or ~/.cache/edge.
+    """Return where a zoo entry's weights belong: in `folder`, $EDGE_CACHE or ~/.cache/edge.
 
     Raises:
         ArtifactError: no such name.
@@ -111,14 +111,14 @@ def cached_path(name: str, folder: Path | None = None) -> Path:
 
 
 def fetch(name: str, folder: Path | None = None, progress: Progress | None = None) -> Path:
-    """Download a zoo entry's weights unless they are there, verified; returns their path.
+    """Download a zoo entry's weights unless they are there already, verify them, return the path.
 
-    The sha256 of what came is written to `FILE.sha256` beside it; where the zoo knows none, that
-    record is what a later look compares with.
+    The sha256 of the file is written to `FILE.sha256` beside it; where the zoo knows none, a later
+    call compares with that record.
 
     Raises:
-        ArtifactError: no such name, no network (the text says which file to put where), or a file
-            that is not the right one.
+        ArtifactError: there is no such name, no network (the text says which file to put where),
+            or the file is not the right one.
     """
     entry, path = _entry(name), cached_path(name, folder)
     if path.is_file():
@@ -146,17 +146,17 @@ def load_model(
     seed: int = 0,
     hw: tuple[int, int] | None = None,
 ) -> LoadedModel:
-    """A zoo name, x.cfg (x.weights beside it), x.npz (SqueezeDet for KITTI) or x.safetensors.
+    """Load a zoo name, x.cfg (x.weights beside it), x.npz (SqueezeDet for KITTI) or x.safetensors.
 
     Args:
-        weights: of a zoo name or cfg, in place of the default file.
+        weights: file of the weights of a zoo name or cfg, in place of the default one.
         names: a `.names` file, in place of the model's own class names.
-        resize: how frames are fitted, in place of the model's own way.
-        random_weights: draw them from `seed`; zoo names and cfgs only.
+        resize: how frames are fitted into the input, in place of the model's own way.
+        random_weights: draw the weights from `seed`; zoo names and cfgs only.
         hw: input size in pixels, in place of the cfg's; zoo names and cfgs only.
 
     Raises:
-        ArtifactError: no such model, or a file that is missing, damaged or does not fit.
+        ArtifactError: there is no such model, or a file is missing, damaged or does not fit.
     """
     path = Path(model)
     if str(model) in ZOO and not path.is_file():
@@ -237,7 +237,7 @@ def _resized(cfg: DarknetCfg, hw: tuple[int, int] | None) -> DarknetCfg:
     if hw is None:
         return cfg
     lines = cfg.text.splitlines()
-    # The first of a doubled key counts, and the text goes with the model when it is saved.
+    # Of a repeated key the first counts, and the text is saved with the model.
     lines[cfg.net.line : cfg.net.line] = [f"height={hw[0]}", f"width={hw[1]}"]
     return parse_cfg("\n".join(lines) + "\n", cfg.source)
 

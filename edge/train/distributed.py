@@ -1,4 +1,4 @@
-"""Several processes, one training: what `torchrun` starts, each with its share of every batch."""
+"""One training in several processes, which `torchrun` starts, each with a part of every batch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from edge.errors import DataError
 
 __all__ = ["Team", "agree", "device_of", "mean", "parallel", "shared", "team"]
 
-# Seconds. Gloo's threads outlive the group where DistributedDataParallel was used, and let go of
-# the last tensors a little after the result is there. They need the interpreter's lock for it;
-# one that still waits for the lock when the interpreter ends aborts the process.
+# Seconds. Gloo's threads outlive the group after DistributedDataParallel, and free the last tensors
+# a little after the result is there. They need the interpreter's lock for it; a thread that still
+# waits for the lock when the interpreter ends aborts the process.
 _LETTING_GO = 0.2
 
 
@@ -27,9 +27,9 @@ class Team:
     """The processes of one training.
 
     Attributes:
-        rank: of this process; 0 prints and writes files.
-        size: how many there are.
-        device: that this process computes on.
+        rank: number of this process; process 0 reports and writes files.
+        size: number of processes.
+        device: what this process computes on.
     """
 
     rank: int = 0
@@ -38,10 +38,10 @@ class Team:
 
 
 def device_of(name: str, local_rank: int = 0) -> torch.device:
-    """The device called auto (a GPU if there is one), cpu or cuda.
+    """Return the device called auto (a GPU if there is one), cpu or cuda.
 
     Raises:
-        DataError: no CUDA device where one is asked for.
+        DataError: there is no CUDA device where one is asked for.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -52,13 +52,13 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
 
 @contextlib.contextmanager
 def team(device: str = "auto") -> Iterator[Team]:
-    """Join the processes that `torchrun` started (its RANK and WORLD_SIZE); alone without it.
+    """Join the processes that `torchrun` started (its RANK and WORLD_SIZE); without it, be alone.
 
     Args:
-        device: auto, cpu or cuda; of several processes each takes the GPU of its LOCAL_RANK.
+        device: auto, cpu or cuda; each process takes the GPU of its LOCAL_RANK.
 
     Raises:
-        DataError: no CUDA device where one is asked for.
+        DataError: there is no CUDA device where one is asked for.
     """
     here = device_of(device, int(os.environ.get("LOCAL_RANK", 0)))
     size = int(os.environ.get("WORLD_SIZE", 1))
@@ -77,13 +77,14 @@ def team(device: str = "auto") -> Iterator[Team]:
 
 
 def parallel(model: nn.Module, members: Team) -> Any:
-    """`model` as it is called in the loop: alone itself, else wrapped so that gradients are means.
+    """Return what the training calls: `model`, or with several processes a wrapper that shares
+    gradients.
 
-    Batch norm that learns sees its own process's share only. On GPUs it becomes torch's
+    A batch norm that learns sees only its own process's pictures. On GPUs it becomes torch's
     SyncBatchNorm, in `model` itself, whose tensors keep their names; torch has none for CPUs.
 
     Raises:
-        DataError: batch norm that learns, on CPUs.
+        DataError: a batch norm learns on several CPU processes.
     """
     if members.size == 1:
         return model
@@ -104,7 +105,7 @@ def _together() -> bool:
 
 
 def shared(count: int, device: torch.device) -> float:
-    """The sum of all processes' counts, at least 1, over their number."""
+    """Return the sum of all processes' counts, at least 1, divided by their number."""
     if not _together():
         return max(1, count)
     summed = torch.tensor(float(count), dtype=torch.float64, device=device)
@@ -113,7 +114,7 @@ def shared(count: int, device: torch.device) -> float:
 
 
 def mean(parts: dict[str, float], device: torch.device) -> dict[str, float]:
-    """Each figure's mean over the processes."""
+    """Return each figure's mean over the processes."""
     if not _together():
         return parts
     values = torch.tensor(list(parts.values()), dtype=torch.float64, device=device)
@@ -123,7 +124,7 @@ def mean(parts: dict[str, float], device: torch.device) -> dict[str, float]:
 
 
 def agree(value: Any) -> Any:
-    """What process 0 holds, in all."""
+    """Return the value of process 0 in every process."""
     if not _together():
         return value
     box = [value]

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, warm-up and cosine, an average of the weights over time."""
+"""The training loop, which also keeps an average of the weights over time."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _LONGEST_GRADIENT = 10.0
 
 @dataclass(eq=False)
 class Run:
-    """A training under way: all that its next step depends on, but for the batches.
+    """A training in progress: all that its next step depends on, except for the batches.
 
     Attributes:
         model: what learns.
-        average: of its weights over the steps; what is worth keeping.
-        optimizer: with its state.
-        step: how many are done.
+        average: average of its weights over the steps, which is what is kept.
+        optimizer: optimizer with its state.
+        step: number of steps done.
     """
 
     model: nn.Module
@@ -43,7 +43,7 @@ class Run:
 
 
 def begin(model: nn.Module, schedule: Schedule) -> Run:
-    """A run before its first step; what does not learn (`requires_grad` false) stays as it is."""
+    """Return a run before its first step; what has `requires_grad` false stays as it is."""
     return Run(model, copy.deepcopy(model).eval(), _optimizer(model, schedule))
 
 
@@ -76,7 +76,7 @@ def advance(
     batches: Batches,
     schedule: Schedule,
     until: int,
-    told: Callable[[dict[str, float]], None] | None = None,
+    step_done: Callable[[dict[str, float]], None] | None = None,
     *,
     after_step: AfterStep | None = None,
     called: Any = None,
@@ -84,13 +84,13 @@ def advance(
     """Train until `until` steps are done.
 
     Args:
-        run: is moved on in place.
+        run: changed in place.
         loss, batches, schedule: as `fit` takes them.
-        until: at most `schedule.steps`, or the learning rate has no meaning.
-        told: gets the parts of every step's loss.
-        after_step: gets the model after each step, before its average moves: to keep pruned
-            weights at zero, for instance.
-        called: what computes the model's outputs where that is not the model itself
+        until: at most `schedule.steps`, beyond which there is no learning rate.
+        step_done: gets the parts of every step's loss.
+        after_step: gets the model after each step, before its average moves; keeps pruned weights
+            at zero, for instance.
+        called: computes the model's outputs where that is not the model itself
             (`edge.train.distributed.parallel`).
 
     Raises:
@@ -108,14 +108,17 @@ def advance(
                 after_step(run.model)
             follow(run.average, run.model, min(schedule.average, (1 + run.step) / (10 + run.step)))
             run.step += 1
-            if told is not None:
-                told(parts)
+            if step_done is not None:
+                step_done(parts)
 
 
 @contextmanager
 def _without_denormals() -> Iterator[None]:
-    """Round numbers below 1e-38 to zero: scores near 0 and 1 have such gradients, and a CPU
-    takes many times as long for each product with one."""
+    """Round numbers below 1e-38 to zero while the context lasts.
+
+    Scores near 0 and 1 have such gradients, and a CPU needs many times as long for a product with
+    one.
+    """
     torch.set_flush_denormal(True)
     try:
         yield
@@ -137,11 +140,11 @@ def fit(
 
     Args:
         model: parts whose parameters need no gradient stay as they are.
-        loss: outputs and targets to the loss and its parts; see `edge.train.losses.ciou.loss_for`.
-        batches: each call gives images (N, 3, H, W) and targets (M, 6).
-        schedule: steps and rates.
-        report: gets a line of mean losses `every` steps.
-        every: steps.
+        loss: turns outputs and targets into the loss and its parts; see
+            `edge.train.losses.ciou.loss_for`.
+        batches: each call returns images (N, 3, H, W) and targets (M, 6).
+        schedule: number of steps and learning rates.
+        report: gets a line of mean losses after every `every` steps.
         after_step: as `advance` takes it.
 
     Raises:
@@ -149,7 +152,7 @@ def fit(
     """
     run, start, sums = begin(model, schedule), time.monotonic(), dict[str, float]()
 
-    def told(parts: dict[str, float]) -> None:
+    def step_done(parts: dict[str, float]) -> None:
         for name, part in parts.items():
             sums[name] = sums.get(name, 0.0) + part
         if run.step % every == 0 or run.step == schedule.steps:
@@ -158,7 +161,7 @@ def fit(
             report(f"step {run.step:5d}  {means}  {time.monotonic() - start:6.0f} s")
             sums.clear()
 
-    advance(run, loss, batches, schedule, schedule.steps, told, after_step=after_step)
+    advance(run, loss, batches, schedule, schedule.steps, step_done, after_step=after_step)
     return run.average.eval()
 
 

@@ -10,10 +10,10 @@ __all__ = ["freeze", "freeze_norms", "layers", "learn"]
 
 
 def layers(model: nn.Module) -> OrderedDict[str, nn.Module]:
-    """The layers in the order of the data, by module path.
+    """Return the layers in the order of the data, by module path.
 
-    Of a Darknet these are the cfg's (`layers.0`, ...; those that only pass on have none), of a
-    SqueezeDet conv1, pool1, fire2, ... and the head.
+    Those of a Darknet are the cfg's (`layers.0`, ..., without those that only pass their input
+    on), those of a SqueezeDet conv1, pool1, fire2, ... and the head.
     """
     found: OrderedDict[str, nn.Module] = OrderedDict()
     for name, child in model.named_children():
@@ -25,16 +25,16 @@ def layers(model: nn.Module) -> OrderedDict[str, nn.Module]:
 
 
 def _number(position: int, path: str) -> int:
-    """A Darknet layer counts as its cfg does, any other by position."""
+    """Return the number of a layer: a Darknet's as in its cfg, any other's by position."""
     last = path.rpartition(".")[2]
     return int(last) if last.isdigit() else position
 
 
 def freeze(model: nn.Module, count: int) -> list[str]:
-    """Keep the first `count` layers as they are, their batch norms' statistics too.
+    """Freeze the first `count` layers, with the statistics of their batch norms.
 
     Returns:
-        The parts that had weights to freeze.
+        The layers that had weights to freeze.
 
     Raises:
         ValueError: nothing would be left to learn.
@@ -50,7 +50,7 @@ def freeze(model: nn.Module, count: int) -> list[str]:
 
 
 def freeze_norms(model: nn.Module) -> int:
-    """Keep every batch norm's statistics, scale and shift; returns their number."""
+    """Freeze every batch norm's statistics, scale and shift, and return their number."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.requires_grad_(False)
@@ -58,7 +58,7 @@ def freeze_norms(model: nn.Module) -> int:
 
 
 def learn(model: nn.Module) -> None:
-    """Training mode, in which a frozen batch norm goes by its statistics and keeps them."""
+    """Set training mode, in which a frozen batch norm uses its statistics and keeps them."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:

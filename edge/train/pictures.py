@@ -1,4 +1,4 @@
-"""A data set as training takes it: pictures near the input's size, boxes of the model's classes."""
+"""Pictures for training: near the input's size, with boxes of the model's classes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from edge.train.augment import IGNORE, Labelled
 
 __all__ = ["Pictures", "checked", "labelled_boxes", "read_pictures"]
 
-# Augmentation enlarges by as much; what the camera saw beyond it is never looked at.
+# Augmentation enlarges by this factor; a higher resolution is never needed.
 _LARGER = 1.5
 
 
 class Pictures(Sequence[Labelled]):
-    """Pictures by number; those that found no room in memory are read again each time."""
+    """Pictures by number; those for which memory did not suffice are read again each time."""
 
     def __init__(
         self, kept: Sequence[Labelled | Item], read: Callable[[Item], Labelled], classes: int
@@ -48,7 +48,7 @@ class Pictures(Sequence[Labelled]):
 
 @dataclass(frozen=True)
 class _Reader:
-    """From an item to a picture; `join` gives the model's class of each of the data set's."""
+    """Turns an item into a picture; `join` has the model's class of each of the data set's."""
 
     contract: InputContract
     join: NDArray[np.int32]
@@ -64,7 +64,7 @@ class _Reader:
         if self.contract.resize == "letterbox":
             scale[:] = scale.min()
         else:
-            # Stretched here, so that changes made later need not know of it.
+            # Stretched here, so that augmentation need not know of it.
             scale = np.array(fit.scale_xy) * min(_LARGER, 1 / min(fit.scale_xy))
         size = [max(1, round(side)) for side in (width, height) * scale]
         if size != [width, height]:
@@ -76,11 +76,11 @@ class _Reader:
 
 
 def labelled_boxes(item: Item, join: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Boxes (M, 5) of label and corners; what need not be found becomes a region to ignore.
+    """Return boxes (M, 5) of label and corners; what need not be found becomes a region to ignore.
 
     Args:
         item: in pixels.
-        join: the model's class of each of the data set's, -1 for background.
+        join: the model's class of each of the data set's; -1 for background.
     """
     label = np.where(item.class_id >= 0, join[item.class_id], -1)
     unknown = (item.class_id >= 0) & (label < 0)
@@ -89,16 +89,17 @@ def labelled_boxes(item: Item, join: NDArray[np.int32]) -> NDArray[np.float32]:
 
 
 def checked(item: Item) -> tuple[Item, list[Problem]]:
-    """An item in pixels of its image, its boxes once more by the rules of `make_item`: a format
-    that does not state the image's size could not check them.
+    """Check an item's boxes, in pixels of its image, by the rules of `make_item` once more.
+
+    A format that does not state the size of an image could not check them before.
     """
     if item.hw is None:
         raise ValueError(f"{item.image}: its boxes are not in pixels of a known size yet")
     made, problems, keep = [], [], []
     for number, box in enumerate(item.xyxy.tolist()):
         label = Label(0, tuple(box), f"{item.image}: box {number + 1}")
-        one, told = make_item(item.image, [label], item.hw)
-        problems += told
+        one, found = make_item(item.image, [label], item.hw)
+        problems += found
         if len(one):
             made.append(one.xyxy[0])
             keep.append(number)
@@ -124,17 +125,17 @@ def read_pictures(
     """Read every picture once, so that a bad one is known before training.
 
     Args:
-        dataset: labelled; classes that the model does not know are background.
+        dataset: labelled pictures; classes that the model does not have are background.
         spec: the model.
-        keep_mib: memory for pictures; the rest is read anew whenever it is needed.
+        keep_mib: memory for pictures in MiB; the others are read again whenever they are needed.
         follow: shows progress over the items.
 
     Returns:
-        The pictures, what a rule changed or left out (the data set's own problems first), and the
-        items in pixels, one for each picture.
+        The pictures, the labels and images that were changed or left out (those of the data set
+        itself first), and the items in pixels, one for each picture.
 
     Raises:
-        DataError: no labels, no class in common, or no picture with a box that can be used.
+        DataError: there are no labels, no class in common, or no picture with a usable box.
     """
     if dataset.kind == "images":
         raise DataError(f"{dataset.source}: images without labels; there is nothing to learn")
@@ -147,8 +148,8 @@ def read_pictures(
         except DataError as error:
             problems.append(Problem("image left out", str(error)))
             continue
-        good, told = checked(labelled)
-        problems += told
+        good, found = checked(labelled)
+        problems += found
         picture = reader.prepare(frame, good)
         room -= picture.image.nbytes
         kept.append(picture if room > 0 else item)

@@ -1,8 +1,8 @@
-"""Quantization-aware fine-tuning: the INT8 graph learns, not a likeness of it.
+"""Quantization-aware fine-tuning of the very graph that is exported as INT8.
 
-Rounding has no slope, so gradients pass it straight through; the scales learn with the weights
-(arXiv:1902.08153) until they are settled as the exported graph will share them, and the weights
-follow.
+Rounding has no slope, so gradients pass straight through it. The scales are trained with the
+weights (arXiv:1902.08153) until they are fixed as the exported graph will share them; then the
+weights alone are trained.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from edge.train.schedule import Schedule
 __all__ = ["distil", "fine_tune", "imitation"]
 
 Settle = Callable[[dict[str, float]], Mapping[str, float]]
-# Of the steps, in which scales learn.
+# Share of the steps in which scales are trained.
 _SCALES_LEARN = 0.7
 
 
 def imitation(
     outputs: Sequence[torch.Tensor], wanted: Any
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Noise power over signal power of the raw heads, the mean over them; the loss of `distil`."""
+    """Return the mean over the raw heads of noise power over signal power; the loss of `distil`."""
     shares = [
         (mine - theirs).square().mean() / theirs.square().mean().clamp_min(1e-12)
         for mine, theirs in zip(outputs, wanted, strict=True)
@@ -49,8 +49,8 @@ def fine_tune(
     Args:
         loss, batches: as `edge.train.fit.fit` takes them.
         schedule: its rates are in the units of `QuantizedNetwork`: 0.02 is a fiftieth of a level.
-        settle: from learned thresholds to those that the exported graph will have.
-        report: called with the step and its loss.
+        settle: turns learned thresholds into those that the exported graph will have.
+        report: called with each step and its loss.
 
     Returns:
         The average of the weights over the steps, with settled scales, in eval mode.
@@ -60,11 +60,11 @@ def fine_tune(
     """
     run = begin(network, schedule)
 
-    def told(parts: dict[str, float]) -> None:
+    def step_done(parts: dict[str, float]) -> None:
         report(run.step, sum(parts.values()))
 
     for until in (round(schedule.steps * _SCALES_LEARN), schedule.steps):
-        advance(run, loss, batches, schedule, until, told, after_step=_prune_again)
+        advance(run, loss, batches, schedule, until, step_done, after_step=_prune_again)
         _settle(run, settle)
     average: Any = run.average
     average.prune_again()
@@ -77,7 +77,7 @@ def _prune_again(network: Any) -> None:
 
 
 def _settle(run: Run, settle: Settle) -> None:
-    """The same thresholds for what learns and for its average, from now on."""
+    """Fix the same thresholds for the model and for its average."""
     average: Any = run.average
     final = settle(average.amax())
     for network in (run.model, run.average):
@@ -92,10 +92,10 @@ def distil(
     settle: Settle,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> QuantizedNetwork:
-    """As `fine_tune`, towards the teacher's heads; no labels are needed.
+    """Train as `fine_tune` does, towards the teacher's heads; no labels are needed.
 
     Args:
-        images: each call gives network inputs (N, 3, H, W).
+        images: each call returns network inputs (N, 3, H, W).
     """
 
     def batches() -> tuple[torch.Tensor, Any]:

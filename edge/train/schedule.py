@@ -1,4 +1,4 @@
-"""How long and how fast training goes."""
+"""How many steps a training takes, and the learning rate of each."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ __all__ = ["Schedule", "learning_rate", "read_drops"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast.
+    """How many steps to take, and how large.
 
     Attributes:
-        steps: optimizer steps.
+        steps: number of optimizer steps.
         peak: highest learning rate, reached after `warmup` steps.
-        decay: weight decay, on convolution weights alone.
-        average: of the weights, per step; the average is what `fit` leaves in the model.
-        bfloat16: run the network's forward pass under autocast.
-        epoch: steps of an epoch; more than 0 holds the rate through each epoch.
-        drops: (epoch, share of the peak) from which on; none: half a cosine.
-        optimizer: AdamW (arXiv:1711.05101), or the papers' SGD with a momentum of 0.9.
+        decay: weight decay, of convolution weights only.
+        average: how slowly the averaged weights follow, per step; `fit` returns the average.
+        bfloat16: run the forward pass under autocast.
+        epoch: steps of an epoch in which the rate is constant; 0 changes it in every step.
+        drops: pairs of the epoch and the share of the peak from then on; without them the rate
+            follows half a cosine.
+        optimizer: AdamW (arXiv:1711.05101), or SGD with a momentum of 0.9.
     """
 
     steps: int
@@ -38,11 +39,14 @@ class Schedule:
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"optimizer is {self.optimizer!r}; known: adamw, sgd")
         if self.drops and self.epoch < 1:
-            raise ValueError("drops of the learning rate take the steps of an epoch")
+            raise ValueError("drops of the learning rate need the steps of an epoch")
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
-    """Linear warm-up, then the drops, or half a cosine down to a hundredth of the peak."""
+    """Return the learning rate of a step.
+
+    It rises linearly, then follows the drops, or half a cosine down to a hundredth of the peak.
+    """
     if step < schedule.warmup:
         return schedule.peak * (step + 1) / schedule.warmup
     if schedule.drops:
@@ -55,10 +59,10 @@ def learning_rate(step: int, schedule: Schedule) -> float:
 
 
 def read_drops(text: str) -> tuple[tuple[int, float], ...]:
-    """`30:0.1,60:0.01`: from epoch 30 a tenth of the peak, from 60 a hundredth.
+    """Read drops such as `30:0.1,60:0.01`: a tenth of the peak from epoch 30, a hundredth from 60.
 
     Raises:
-        ValueError: another form.
+        ValueError: the text has another form.
     """
     pairs = [part.split(":") for part in text.split(",")]
     try:

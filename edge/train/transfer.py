@@ -1,4 +1,4 @@
-"""Beginning with another network's weights, from the input upwards."""
+"""Start from another network's weights, from the input upwards."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Transfer(NamedTuple):
     """What a transfer did.
 
     Attributes:
-        loaded: the layers that begin as in the file, in the order of the data.
-        stopped: the first that does not fit and why; None where all fit.
+        loaded: layers that have the weights of the file, in the order of the data.
+        stopped: the first layer that does not fit and why; None where all fit.
     """
 
     loaded: list[str]
@@ -34,14 +34,15 @@ class Transfer(NamedTuple):
 
 
 def transfer(model: nn.Module, source: str | Path) -> Transfer:
-    """Begin with the weights of a zoo name, `.safetensors`, `.npz` or Darknet `.weights`, or a
-    SqueezeDet with the body in a Deep Compression `.net`.
+    """Copy the weights of another network into `model`, as far as they fit.
 
-    `.weights` name no layers: with their cfg beside them they are read by it, and without it they
-    must be cut off after one of this model's layers (`darknet partial` makes such files).
+    `source` is a zoo name, `.safetensors`, `.npz`, Darknet `.weights`, or for a SqueezeDet a
+    SqueezeNet of Deep Compression (`.net`). `.weights` name no layers: they are read by the cfg
+    beside them; without one they must end after one of this model's layers, as the files of
+    `darknet partial` do.
 
     Raises:
-        ArtifactError: as `load_from_input`, or the file is missing or damaged.
+        ArtifactError: as in `load_from_input`, or the file is missing or damaged.
     """
     path = Path(source)
     if path.suffix == ".net":
@@ -59,8 +60,8 @@ def load_from_input(model: nn.Module, weights: Mapping[str, torch.Tensor], sourc
     """Copy layer after layer from the input upwards, up to the first that does not fit.
 
     Raises:
-        ArtifactError: the first layer does not fit; or a gap: a layer is not in `weights` at all
-            while a later one is, which expects what that layer would have made of its input.
+        ArtifactError: the first layer does not fit, or a layer is missing in `weights` while a
+            later one, which was trained on its output, is there.
     """
     loaded: list[str] = []
     parts = {path: layer.state_dict() for path, layer in layers(model).items()}

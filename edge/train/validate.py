@@ -1,4 +1,4 @@
-"""The accuracy of a torch module, on the way that its export will go."""
+"""The accuracy of a torch module, computed as for its export."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def validate(
     iou: float = 0.45,
     limit: int = 500,
 ) -> Metrics:
-    """Average precision of `model` (put into eval mode) over `dataset`, as `edge evaluate` has it.
+    """Return the average precision of `model` over `dataset`, as `edge evaluate` computes it.
 
     Args:
-        model: takes (1, 3, *spec.contract.hw) on the device of its parameters.
-        spec: the model's.
+        model: takes (1, 3, *spec.contract.hw) on the device of its parameters; it is put into eval
+            mode.
         dataset: at least one of its items has a box of a class of the model.
         score, iou, limit: thresholds and boxes per image, as `Detector` takes them.
 
     Raises:
-        DataError: an image cannot be read, or no class is in common.
+        DataError: an image cannot be read, or there is no class in common.
     """
     device = next(model.parameters()).device
     preprocess, decode = Preprocessor(spec.contract), Decoder(spec, multi_label=True)

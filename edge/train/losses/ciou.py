@@ -1,8 +1,8 @@
-"""What training minimises: raw heads against targets (M, 6) as in `edge.train.losses.targets`.
+"""The losses: raw heads against targets (M, 6) as in `edge.train.losses.targets`.
 
-`ciou` losses, the default, take complete IoU for boxes and match more predictions than the papers
-do, which trains small detectors faster: each is a sum over the batch divided by the number of
-positive predictions. The `published` ones are in the files `loss_*`.
+The `ciou` losses, the default, use complete IoU for boxes and match more predictions than the
+papers, which trains small detectors faster. Each is a sum over the batch divided by the number of
+positive predictions. The `published` losses are in the other files of this folder.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from edge.train.losses.yolov3 import yolov3_loss
 
 __all__ = ["KINDS", "Loss", "ciou", "convdet_loss", "loss_for", "yolo_loss"]
 
-Loss = Callable[[Sequence[torch.Tensor], torch.Tensor], tuple[torch.Tensor, dict[str, float]]]
-Told = tuple[torch.Tensor, dict[str, float]]
+# A loss and its parts.
+LossParts = tuple[torch.Tensor, dict[str, float]]
+Loss = Callable[[Sequence[torch.Tensor], torch.Tensor], LossParts]
 KINDS = ("ciou", "published")
 
 
 def ciou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Complete IoU (arXiv:1911.08287) of boxes (P, 4) given by centre and size: (P,)."""
+    """Return the complete IoU (arXiv:1911.08287) of boxes (P, 4) by centre and size: (P,)."""
     iou = box_iou(a, b)
     low = torch.minimum(a[:, :2] - a[:, 2:] / 2, b[:, :2] - b[:, 2:] / 2)
     high = torch.maximum(a[:, :2] + a[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
@@ -61,11 +62,12 @@ def yolo_loss(
     ignore: float = 0.6,
     box_gain: float = 3.0,
     weights: torch.Tensor | None = None,
-) -> Told:
-    """YOLOv3's loss (arXiv:1804.02767) with complete IoU for the boxes; for `[region]` heads too.
+) -> LossParts:
+    """Return YOLOv3's loss (arXiv:1804.02767) with complete IoU for the boxes.
 
-    Objectness and classes are logistic (classes of a softmax head softmax); a prediction that is
-    no match but overlaps an object by more than `ignore` is not pushed to zero.
+    It serves `[region]` heads as well. Objectness and classes are logistic (softmax where the head
+    has it); a prediction that matches nothing but overlaps an object by more than `ignore` is not
+    pushed to zero.
     """
     spec = fitted(spec, outputs)
     hw, classes, found = spec.contract.hw, len(spec.classes), objects(targets)
@@ -105,11 +107,12 @@ def convdet_loss(
     ignore: float = 0.6,
     box_gain: float = 5.0,
     weights: torch.Tensor | None = None,
-) -> Told:
-    """SqueezeDet's loss (arXiv:1612.01051): squared deltas, softmax classes, confidence = IoU.
+) -> LossParts:
+    """Return SqueezeDet's loss (arXiv:1612.01051): squared deltas, softmax classes, IoU confidence.
 
-    Where the paper squares the confidence's error, weighted 75 and 100, this takes the logistic
-    loss towards the same IoU, which needs no such weights, and ignores as `yolo_loss` does.
+    The paper squares the error of the confidence, with weights of 75 and 100. This takes the
+    logistic loss towards the same IoU, which needs no such weights, and ignores predictions as
+    `yolo_loss` does.
     """
     spec = fitted(spec, [output])
     head, hw, found = spec.heads[0], spec.contract.hw, objects(targets)
@@ -149,14 +152,14 @@ def loss_for(
 
     Args:
         spec: the detector.
-        kind: complete IoU, or as the papers have it.
+        kind: complete IoU, or the papers' own loss.
         weights: (C,) of the class term, by an object's class; see `edge.train.session`.
         seen: training images so far, for the warm-up of the published region loss.
         region: the head is a `[region]`, which a spec without softmax does not tell from a
             `[yolo]`.
 
     Raises:
-        ValueError: a kind of head that cannot be trained here, or no such loss.
+        ValueError: the heads cannot be trained here, or there is no such loss.
     """
     if kind not in KINDS:
         raise ValueError(f"loss is {kind!r}; known: {', '.join(KINDS)}")

@@ -1,4 +1,4 @@
-"""YOLOv2's region loss as published (arXiv:1612.08242) and as Darknet's region_layer.c has it."""
+"""YOLOv2's region loss as published (arXiv:1612.08242) and in Darknet's region_layer.c."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ def region_loss(
     rescore: bool = True,
     weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Half squared errors of offsets, log sizes and confidence, and the classes' cross entropy, per
-    image, with the scales of yolov2.cfg; the gradient equals Darknet's deltas.
+    """Return the loss per image; its gradient equals Darknet's deltas.
 
-    The prediction of an object's best anchor has its IoU as the confidence to reach (1 without
-    `rescore`); any other is pushed to 0 unless it overlaps an object by more than `ignore`. Until
-    `seen` reaches 12 800 images, all others are drawn to their anchor in the cell's middle.
+    It is half the squared errors of offsets, log sizes and confidence, and the cross entropy of
+    the classes, with the scales of yolov2.cfg. The prediction of an object's best anchor aims at
+    its IoU as confidence (at 1 without `rescore`); any other is pushed to 0 unless it overlaps an
+    object by more than `ignore`. Until `seen` reaches 12 800 images, all others are drawn to their
+    anchor in the middle of the cell.
     """
     spec = fitted(spec, outputs)
     head, hw, found = spec.heads[0], spec.contract.hw, objects(targets)

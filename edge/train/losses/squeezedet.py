@@ -29,10 +29,11 @@ def squeezedet_loss(
     negative_weight: float = 100.0,
     weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Squared deltas and cross entropy over the N objects of the batch, and squared confidences:
-    towards the box's IoU over N, towards 0 over all other anchors' number.
+    """Return the loss of a batch of N objects.
 
-    Each object has one anchor, which no other has. Only what lies in a region counts for nothing.
+    Squared deltas and cross entropy are divided by N; so are squared confidences towards the box's
+    IoU, while those towards 0 are divided by the number of all other anchors. Each object has one
+    anchor of its own. Only predictions in a region to ignore do not count.
     """
     spec = fitted(spec, [output])
     head, hw, found = spec.heads[0], spec.contract.hw, objects(targets)

@@ -1,7 +1,7 @@
-"""Which predictions answer for which objects.
+"""Which predictions are responsible for which objects.
 
 Targets are one float32 tensor (M, 6): image in the batch, class, then centre x, centre y, width
-and height in pixels of the network's input. A class below 0 marks a region that counts for nothing.
+and height in pixels of the network's input. A class below 0 marks a region to ignore.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Matches:
-    """Positive predictions of one head, (P,) int64 each: where they are, whose they are."""
+    """Positive predictions of one head, (P,) int64 each: their place and their target."""
 
     image: torch.Tensor
     anchor: torch.Tensor
@@ -37,7 +37,7 @@ class Matches:
 
 
 def objects(targets: torch.Tensor) -> torch.Tensor:
-    """The rows that are objects, not regions."""
+    """Return the rows that are objects, not regions to ignore."""
     return targets[targets[:, 1] >= 0]
 
 
@@ -49,11 +49,11 @@ def _shape_iou(sizes: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
 def assign_yolo(
     targets: torch.Tensor, heads: tuple[HeadSpec, ...], hw: tuple[int, int], threshold: float = 0.3
 ) -> list[Matches]:
-    """Matches of each `[yolo]` head.
+    """Return the matches of each `[yolo]` head.
 
     An object takes its best anchor over all heads (YOLOv3) and every other whose shape has an IoU
     above `threshold` with it, in the cell of its centre. Where `scale_xy` lets a centre leave its
-    cell by half a cell, the nearer neighbours across and down take it as well (as in YOLOv5).
+    cell by half a cell, the nearer neighbours across and down match as well (as in YOLOv5).
     """
     sizes = [targets.new_tensor(head.anchors) for head in heads]
     fit = _shape_iou(targets[:, 4:6], torch.cat(sizes))
@@ -92,10 +92,10 @@ def _cells(
 def assign_best(
     targets: torch.Tensor, heads: tuple[HeadSpec, ...], hw: tuple[int, int]
 ) -> list[Matches]:
-    """Matches of each `[region]` or `[yolo]` head as published (arXiv:1612.08242, 1804.02767).
+    """Return the matches of each head as published (arXiv:1612.08242, 1804.02767).
 
     An object takes, in the cell of its centre, the one anchor over all heads whose shape fits it
-    best. Where two objects want the same prediction the later one has it, as in Darknet.
+    best. Where two objects compete for a prediction the later one gets it, as in Darknet.
     """
     sizes = torch.cat([targets.new_tensor(head.anchors) for head in heads])
     best = _shape_iou(targets[:, 4:6], sizes).argmax(dim=1).tolist() if len(targets) else []
@@ -119,7 +119,7 @@ def _matches(taken: dict[tuple[int, int, int, int], int], device: torch.device) 
 
 
 def anchor_grid(head: HeadSpec, hw: tuple[int, int]) -> torch.Tensor:
-    """ConvDet's anchors (K, rows, columns, 4): centre x, centre y, width, height, input pixels."""
+    """Return ConvDet's anchors (K, rows, columns, 4): centre and size in input pixels."""
     rows, columns = head.grid_hw
     grid = torch.empty(len(head.anchors), rows, columns, 4)
     grid[..., 0] = (torch.arange(columns) + 1) * (hw[1] / (columns + 1))
@@ -129,7 +129,7 @@ def anchor_grid(head: HeadSpec, hw: tuple[int, int]) -> torch.Tensor:
 
 
 def box_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """IoU of boxes (..., 4) given by centre and size, broadcast."""
+    """Return the IoU of boxes (..., 4) by centre and size, broadcast."""
     low = torch.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
     high = torch.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
     inter = (high - low).clamp(min=0).prod(dim=-1)
@@ -137,9 +137,9 @@ def box_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def common_area(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Area that boxes have in common, broadcast; x, y, width and height come first: (4, ...).
+    """Return the area that boxes share, broadcast; x, y, width and height come first: (4, ...).
 
-    In this order each of the four lies together in memory, which is several times as fast.
+    In this order each of the four is contiguous in memory, which is several times as fast.
     """
     low = torch.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
     high = torch.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
@@ -148,7 +148,7 @@ def common_area(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _all_pairs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """IoU of each of (M, 4) with each of (P, 4), by centre and size: (M, P)."""
+    """Return the IoU of each of (M, 4) with each of (P, 4), by centre and size: (M, P)."""
     mine, theirs = a.T[:, :, None], b.T.contiguous()[:, None]
     common = common_area(mine, theirs)
     return common / (mine[2] * mine[3] + theirs[2] * theirs[3] - common + 1e-9)
@@ -157,17 +157,18 @@ def _all_pairs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def assign_convdet(
     targets: torch.Tensor, head: HeadSpec, hw: tuple[int, int], threshold: float = 0.5
 ) -> Matches:
-    """Matches of a ConvDet head.
+    """Return the matches of a ConvDet head.
 
-    As in SqueezeDet (arXiv:1612.01051), the anchor of the highest IoU answers for an object; so
-    does, which the paper has not, every other with an IoU above `threshold`: it trains faster.
+    As in SqueezeDet (arXiv:1612.01051), the anchor with the highest IoU is responsible for an
+    object. Unlike in the paper, so is every other with an IoU above `threshold`, which trains
+    faster.
     """
     grid = anchor_grid(head, hw).to(targets)
     overlap = _all_pairs(targets[:, 2:6], grid.reshape(-1, 4))
     good = overlap > threshold
     if len(targets):
         good[torch.arange(len(targets)), overlap.argmax(dim=1)] = True
-        # One anchor, one object: the one that it fits best.
+        # Of several objects an anchor keeps the one that it fits best.
         good &= _owned(overlap * good, targets[:, 0].long())
     target, cell = good.nonzero(as_tuple=True)
     rows, columns = head.grid_hw
@@ -176,10 +177,10 @@ def assign_convdet(
 
 
 def assign_unshared(targets: torch.Tensor, head: HeadSpec, hw: tuple[int, int]) -> Matches:
-    """Matches of a ConvDet head as published (arXiv:1612.01051): each object has one anchor.
+    """Return the matches of a ConvDet head as published (arXiv:1612.01051): one anchor an object.
 
-    That is the one of the highest IoU that no earlier object of its image has; where none is left
-    that overlaps it, the nearest by centre and size.
+    It is the anchor with the highest IoU that no earlier object of the image has; where none is
+    left that overlaps, the nearest by centre and size.
     """
     grid = anchor_grid(head, hw).to(targets).reshape(-1, 4)
     overlap = _all_pairs(targets[:, 2:6], grid)
@@ -202,7 +203,7 @@ def assign_unshared(targets: torch.Tensor, head: HeadSpec, hw: tuple[int, int]) 
 
 
 def _owned(overlap: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """Whether no other object of the same image overlaps the anchor more: (M, anchors)."""
+    """Return whether no other object of the image overlaps the anchor more: (M, anchors)."""
     most = overlap.new_zeros(int(image.max()) + 1, overlap.shape[1])
     most.scatter_reduce_(0, image[:, None].expand_as(overlap), overlap, "amax")
     return overlap >= most[image]

@@ -1,8 +1,7 @@
-"""What the losses share: raw heads as numbers, the predictions that are passed over, the classes.
+"""What the losses share: decoding of raw heads, ignored predictions, the class term.
 
 Targets are (M, 6) as in `edge.train.losses.targets`; rows of class -1 are regions (COCO's crowds,
-KITTI's
-DontCare), inside which a prediction is neither right nor wrong.
+KITTI's DontCare), inside which a prediction is neither right nor wrong.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ _INSIDE_REGION = 0.5
 
 
 def full(raw: torch.Tensor) -> torch.Tensor:
-    """Half precision as float32; float32 and float64 as they are."""
+    """Return half precision as float32; float32 and float64 unchanged."""
     return raw.float() if raw.dtype.itemsize < 4 else raw
 
 
 def fitted(spec: ModelSpec, outputs: Sequence[torch.Tensor]) -> ModelSpec:
-    """`spec` at the input size that gave `outputs`: training at several scales changes it."""
+    """Return `spec` at the input size of `outputs`, which multi-scale training changes."""
     grids = [tuple(output.shape[-2:]) for output in outputs]
     if grids == [head.grid_hw for head in spec.heads]:
         return spec
@@ -51,12 +50,12 @@ def fitted(spec: ModelSpec, outputs: Sequence[torch.Tensor]) -> ModelSpec:
 
 
 def of_anchors(output: torch.Tensor, head: HeadSpec, classes: int) -> torch.Tensor:
-    """A raw `[yolo]` or `[region]` head (N, A*(5+C), h, w) as (N, A, 5+C, h, w)."""
+    """Return a raw `[yolo]` or `[region]` head (N, A*(5+C), h, w) as (N, A, 5+C, h, w)."""
     return full(output).reshape(len(output), len(head.anchors), 5 + classes, *head.grid_hw)
 
 
 def boxes_of_yolo(raw: torch.Tensor, head: HeadSpec, hw: tuple[int, int]) -> torch.Tensor:
-    """Boxes (N, A, rows, columns, 4) by centre and size, input pixels, of raw (N, A, 5+C, h, w)."""
+    """Return boxes (N, A, h, w, 4) by centre and size in pixels of raw (N, A, 5+C, h, w)."""
     rows, columns = head.grid_hw
     cell = raw.new_tensor((hw[1] / columns, hw[0] / rows))
     across, down = torch.arange(columns), torch.arange(rows)
@@ -71,7 +70,7 @@ def boxes_of_yolo(raw: torch.Tensor, head: HeadSpec, hw: tuple[int, int]) -> tor
 def parts_of_convdet(
     raw: torch.Tensor, head: HeadSpec, classes: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Class logits (N, K, h, w, C), confidence logits (N, K, h, w), deltas (N, K, h, w, 4)."""
+    """Return class logits (N, K, h, w, C), confidence logits (N, K, h, w), deltas (..., 4)."""
     number, images = len(head.anchors), len(raw)
     split = (number * classes, number, number * 4)
     logits, confidence, deltas = raw.split(split, dim=1)
@@ -81,14 +80,14 @@ def parts_of_convdet(
 
 
 def boxes_of_convdet(deltas: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Boxes (..., 4) by centre and size, input pixels, of ConvDet's deltas and anchors."""
+    """Return boxes (..., 4) by centre and size in input pixels of ConvDet's deltas and anchors."""
     centre = grid[..., :2] + deltas[..., :2] * grid[..., 2:]
     size = grid[..., 2:] * deltas[..., 2:].clamp(max=_MAX_LOG_SIZE).exp()
     return torch.cat([centre, size], dim=-1)
 
 
 def passed_over(boxes: torch.Tensor, targets: torch.Tensor, ignore: float) -> torch.Tensor:
-    """Boxes (N, ..., 4) that overlap an object by more than `ignore`, or half lie in a region."""
+    """Return which boxes (N, ..., 4) overlap an object over `ignore`, or are half in a region."""
     found = []
     for image, own in enumerate(boxes):
         here = targets[targets[:, 0] == image]
@@ -106,7 +105,7 @@ def passed_over(boxes: torch.Tensor, targets: torch.Tensor, ignore: float) -> to
 def class_term(
     logits: torch.Tensor, label: torch.Tensor, softmax: bool, weights: torch.Tensor | None
 ) -> torch.Tensor:
-    """Cross entropy of (P, C) logits, softmax or logistic, summed; `weights` (C,) by true class."""
+    """Return the summed cross entropy of (P, C) logits; `weights` (C,) go by the true class."""
     if softmax:
         each = functional.cross_entropy(logits, label, reduction="none")
     else:
@@ -116,14 +115,14 @@ def class_term(
 
 
 def positives(count: int, like: torch.Tensor) -> float:
-    """At least 1; with several processes, so that the mean of their losses is that of all."""
+    """Return the count, at least 1, so that the mean over all processes is the loss of all."""
     return shared(count, like.device)
 
 
 def total(
     box: torch.Tensor, objectness: torch.Tensor, label: torch.Tensor, count: float
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss over `count`, and its three parts as numbers."""
+    """Return the loss divided by `count`, and its three parts as numbers."""
     parts = {"box": box / count, "objectness": objectness / count, "class": label / count}
-    told = {name: part.item() for name, part in parts.items()}
-    return parts["box"] + parts["objectness"] + parts["class"], told
+    numbers = {name: part.item() for name, part in parts.items()}
+    return parts["box"] + parts["objectness"] + parts["class"], numbers

@@ -1,6 +1,6 @@
 """YOLOv1's loss as published (arXiv:1506.02640, equation 3).
 
-No head of `edge.spec` decodes YOLOv1's grid, so `loss_for` never chooses it: it is for those who
+No head of `edge.spec` decodes YOLOv1's grid, so `loss_for` never returns it; it serves those who
 train such a network themselves.
 """
 
@@ -24,13 +24,13 @@ def yolov1_loss(
     coord: float = 5.0,
     no_object: float = 0.5,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Squared errors throughout, per image.
+    """Return the sum of squared errors per image.
 
     `output` is (N, 5*B + C, rows, columns), linear: for each of a cell's B boxes x, y within the
     cell, the roots of width and height as shares of the picture, and the confidence; then the
     cell's C class probabilities. A cell has one object, the first whose centre it holds. Of its
-    boxes the one of the highest IoU answers for it and has that IoU as the confidence to reach;
-    all others are pushed to 0, times `no_object`.
+    boxes the one with the highest IoU is responsible for it and aims at that IoU as confidence;
+    all others are pushed to 0, with the weight `no_object`.
     """
     raw = full(output)
     images, channels, rows, columns = raw.shape
@@ -74,7 +74,7 @@ def _overlaps(
     hw: tuple[int, int],
     grid_hw: tuple[int, int],
 ) -> torch.Tensor:
-    """IoU (P, B) of the boxes (P, B, 5) of the objects' cells with the objects."""
+    """Return the IoU (P, B) of the boxes (P, B, 5) of the objects' cells with the objects."""
     corner = torch.stack([column, row], dim=1)[:, None]
     cell = own.new_tensor((hw[1] / grid_hw[1], hw[0] / grid_hw[0]))
     centre = (own[..., :2] + corner) * cell

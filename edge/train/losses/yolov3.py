@@ -1,4 +1,4 @@
-"""YOLOv3's loss as published (arXiv:1804.02767, section 2.1), its gradient that of Darknet."""
+"""YOLOv3's loss as published (arXiv:1804.02767, section 2.1), with the gradient of Darknet."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def yolov3_loss(
     ignore: float = 0.5,
     weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The sum over all scales, per image.
+    """Return the loss per image, summed over all scales.
 
     An object has one prediction, that of its best anchor over all scales. "Our gradient is the
     ground truth value minus our prediction": for the offsets, which a sigmoid gives, that is the
     logistic loss, for the log sizes half the squared error; both times 2 - w*h of the object's
     share of the picture (`delta_yolo_box` in Darknet's yolo_layer.c). Objectness and classes are
-    logistic; what overlaps an object by more than `ignore` is not pushed to zero.
+    logistic; a prediction that overlaps an object by more than `ignore` is not pushed to zero.
     """
     spec = fitted(spec, outputs)
     hw, found = spec.contract.hw, objects(targets)
@@ -61,8 +61,11 @@ def yolov3_loss(
 def cell_targets(
     wanted: torch.Tensor, match: Matches, head: HeadSpec, hw: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of matched targets (P, 6): offset in the cell (P, 2), log size over anchor (P, 2), and the
-    weight 2 - w*h (P,) of the picture's share.
+    """Return what matched targets (P, 6) ask for.
+
+    Returns:
+        The offset in the cell (P, 2), the log size over the anchor (P, 2), and the weight 2 - w*h
+        (P,) of the object's share of the picture.
     """
     rows, columns = head.grid_hw
     cells = wanted.new_tensor((columns / hw[1], rows / hw[0]))
