@@ -15,6 +15,7 @@ from edge.artifact import read_manifest
 from edge.errors import ArtifactError, CalibrationError, EdgeError
 from edge.optional import require
 from edge.runtime.ops_cpu import Preprocessor
+from edge.runtime.session import first_line, open_session
 
 __all__ = ["activations", "collect", "collect_arrays", "conv_inputs"]
 
@@ -33,12 +34,11 @@ def _session(path: Path, tensors: list[str], threads: int | None, gains: Gains) 
     except EdgeError:
         raise
     except Exception as error:  # onnxruntime's and protobuf's exceptions share no other base
-        first = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
-        raise ArtifactError(f"{path}: its graph cannot be run: {first}") from error
+        raise ArtifactError(f"{path}: its graph cannot be read: {first_line(error)}") from error
 
 
 def _opened(path: Path, tensors: list[str], threads: int | None, gains: Gains) -> Any:
-    onnx, ort = require("onnx"), require("onnxruntime")
+    onnx = require("onnx")
     model = apply_gains(onnx.load(str(path)), gains)
     present = {output.name for output in model.graph.output}
     model.graph.output.extend(
@@ -46,14 +46,8 @@ def _opened(path: Path, tensors: list[str], threads: int | None, gains: Gains) -
         for name in tensors
         if name not in present and name != model.graph.input[0].name
     )
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
     # Without the arena each image's activations are given back before the next one's.
-    options.enable_cpu_mem_arena = False
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return open_session(model.SerializeToString(), path, threads=threads, arena=False)
 
 
 def collect(

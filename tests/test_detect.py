@@ -13,6 +13,7 @@ import pytest
 from apps.commands.detect import detect
 from edge.errors import ArtifactError, DataError
 from edge.runtime import detector
+from edge.runtime.backend import open_backend
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 
 RED, BLUE = (0, 0, 255), (255, 0, 0)
@@ -137,12 +138,25 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_only_the_cpu_backend_gets_its_options(
-    tmp_path: Path, opened: list[dict[str, Any]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def opened(path: Path, **options: Any) -> Painted:
+        asked.append((path.name, options))
+        return Painted()
+
+    monkeypatch.setattr(detector, "open_backend", open_backend)
+    monkeypatch.setattr("edge.runtime.backend_ort.OrtBackend", opened)
+    monkeypatch.setattr("edge.runtime.backend_trt.TrtBackend", opened)
     picture = paint(tmp_path / "a.png", {})
-    detect("m.onnx", [picture], threads=3, exact=True)
-    detect("m.engine", [picture], threads=3, exact=True)
-    assert opened == [{"threads": 3, "exact": True}, {}]
+    for name in ("m.onnx", "m.engine"):
+        (tmp_path / name).write_bytes(b"")
+        detect(tmp_path / name, [picture], threads=3, exact=True)
+    assert asked == [
+        ("m.onnx", {"threads": 3, "exact": True, "rearrange": True}),
+        ("m.engine", {}),
+    ]
 
 
 def test_score_decides_what_counts(tmp_path: Path) -> None:

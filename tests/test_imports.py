@@ -353,3 +353,12 @@ def test_every_error_is_an_edge_error_and_what_its_doc_says() -> None:
         assert issubclass(getattr(edge, name), base)
     errors = import_module("edge.errors")
     assert set(errors.__all__) == {*bases, "EdgeError"}
+
+
+def test_one_door_to_onnxruntime() -> None:
+    using = {
+        module
+        for module, path in sources().items()
+        if "InferenceSession(" in path.read_text() or "SessionOptions(" in path.read_text()
+    }
+    assert using == {"edge.runtime.session"}

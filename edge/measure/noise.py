@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from edge.artifact import read_manifest
 from edge.detections import Detections, iou_matrix
 from edge.errors import ArtifactError
-from edge.optional import require
 from edge.runtime.backend import Backend, open_backend
 from edge.runtime.onnx_proto import model_class
 from edge.runtime.ort_lowering import fold_weights, is_quantized
+from edge.runtime.session import first_line, open_session
 
 __all__ = [
     "LIMITS_DB",
@@ -39,6 +39,7 @@ __all__ = [
     "heads_of",
     "noise_share",
     "open_network",
+    "signal_to_noise_db",
 ]
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -47,7 +48,9 @@ _DEQUANTIZED = ".dequantized"
 # 50 dB after twenty layers; a sound INT8 network keeps 12 dB to its heads.
 LIMITS_DB = {"fp32": 80.0, "fp16": 30.0, "int8": 12.0, "mixed": 12.0}
 # Equal to the last bit; keeps figures finite.
-_MOST_DB = 300.0
+MOST_DB = 300.0
+Array = NDArray[np.float32]
+Heads = list[list[Array]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,6 @@ def open_network(artifact: str | Path, threads: int | None = None) -> Network:
 def _onnx(
     path: Path, threads: int | None
 ) -> tuple[Callable[[NDArray[np.float32]], Tensors], dict[str, tuple[str, ...]]]:
-    ort = require("onnxruntime")
     try:
         data = path.read_bytes()
         model = model_class().FromString(fold_weights(data) if is_quantized(data) else data)
@@ -143,13 +145,10 @@ def _onnx(
         for name in inputs:
             if name not in present:
                 model.graph.output.add(name=name)
-        options = ort.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 3, threads or 0
-        session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's and protobuf's exceptions share no other base
-        raise ArtifactError(f"{path}: its tensors cannot be shown: {error}") from error
+        shown = model.SerializeToString()
+    except Exception as error:  # protobuf's exceptions share no other base
+        raise ArtifactError(f"{path}: not a readable ONNX graph: {first_line(error)}") from error
+    session = open_session(shown, path, threads=threads)
     feed = session.get_inputs()[0].name
     names = list(inputs)
 
@@ -209,21 +208,14 @@ def _db(sums: NDArray[np.float64], free: bool) -> float:
         aa, ab, bb = sums[:3]
         fitted = np.divide(np.square(np.maximum(ab, 0)), bb, out=np.zeros_like(bb), where=bb > 0)
         noises = np.maximum(aa - fitted, 0)
-    noise = float(noises.sum())
-    if not math.isfinite(noise):
-        return -_MOST_DB
-    if noise == 0:
-        return _MOST_DB
-    if signal == 0:
-        return -_MOST_DB
-    return max(-_MOST_DB, min(_MOST_DB, 10 * math.log10(signal / noise)))
+    return signal_to_noise_db(signal, float(noises.sum()))
 
 
 def _own(name: str, db: Mapping[str, float], inputs: Mapping[str, tuple[str, ...]]) -> float:
     sources = (_source(one, db, inputs) for one in inputs.get(name, ()))
     brought = max((10 ** (-one / 10) for one in sources if one is not None), default=0.0)
     added = 10 ** (-db[name] / 10) - brought
-    return _MOST_DB if added <= 0 else min(_MOST_DB, -10 * math.log10(added))
+    return decibel(added)
 
 
 def _source(
@@ -287,12 +279,6 @@ def _pairs(a: Detections, b: Detections) -> Iterable[tuple[int, int, float]]:
             overlap[:, j] = 0
 
 
-Array = NDArray[np.float32]
-Heads = list[list[Array]]
-# Equal to the last bit; keeps figures finite.
-MOST_DB = 300.0
-
-
 def heads_of(
     artifact: str | Path | Backend, arrays: Iterable[Array], threads: int | None = None
 ) -> Heads:
@@ -334,15 +320,23 @@ def _share(wanted: Sequence[Array], found: Sequence[Array]) -> float:
     return noise / max(signal, 1e-30)
 
 
-def decibel(share: float) -> float:
-    """A noise share in dB: 20 dB is a tenth of the signal's amplitude; within +-`MOST_DB`."""
-    if share <= 0:
+def signal_to_noise_db(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two sums of squares, within +-`MOST_DB`.
+
+    The one definition of noise in dB: 20 dB is noise of a tenth of the signal's amplitude.
+    """
+    if not math.isfinite(noise):
+        return -MOST_DB
+    if noise <= 0:
         return MOST_DB
-    return (
-        float(np.clip(-10 * math.log10(share), -MOST_DB, MOST_DB))
-        if share < math.inf
-        else (-MOST_DB)
-    )
+    if signal <= 0:
+        return -MOST_DB
+    return max(-MOST_DB, min(MOST_DB, 10 * math.log10(signal / noise)))
+
+
+def decibel(share: float) -> float:
+    """A share of noise in the signal's power as dB, within +-`MOST_DB`."""
+    return signal_to_noise_db(1.0, share)
 
 
 def head_noise(reference: Heads, found: Heads) -> float:

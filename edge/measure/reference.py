@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import CalibrationError
-from edge.optional import require
+from edge.measure.noise import signal_to_noise_db
 from edge.runtime.ort_lowering import fold_weights
+from edge.runtime.session import open_session
 
 __all__ = ["Reference", "head_decibel", "reference", "session"]
 
@@ -37,14 +38,8 @@ class Reference:
 
 def session(model: Any, threads: int | None = None) -> Any:
     """An onnxruntime session of a `ModelProto` that runs Q/DQ pairs as they are written."""
-    ort = require("onnxruntime")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return ort.InferenceSession(
-        fold_weights(model.SerializeToString()), options, providers=["CPUExecutionProvider"]
-    )
+    graph = fold_weights(model.SerializeToString())
+    return open_session(graph, model.graph.name or "the graph", threads=threads, as_written=True)
 
 
 def reference(
@@ -76,7 +71,7 @@ def head_decibel(runs: Any, known: Reference, feeds: Mapping[str, Array] | None 
     for array, wanted in zip(known.inputs, known.wanted, strict=True):
         found = runs.run(None, {name: array, **(feeds or {})})
         power += _power(wanted, found)
-    return float(np.mean(10 * np.log10(power[0] / np.maximum(power[1], 1e-30))))
+    return float(np.mean([signal_to_noise_db(signal, noise) for signal, noise in power.T.tolist()]))
 
 
 def _power(wanted: Sequence[Array], found: Sequence[Array]) -> NDArray[np.float64]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.artifact import read_manifest
+from edge.decoding import decode_json
 from edge.errors import ArtifactError, EdgeError
 from edge.onnx_metadata import LOW_KEY, read_metadata
 from edge.optional import require
 from edge.runtime.cpu import int8_flags, int8_sums_overflow
 from edge.runtime.ort_lowering import fold_weights, is_quantized, lower
+from edge.runtime.session import first_line, open_session
 
 __all__ = ["OrtBackend"]
 
@@ -48,38 +48,33 @@ class OrtBackend:
     ) -> None:
         ort = require("onnxruntime")
         self.manifest = read_manifest(path)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
-        options.log_severity_level = 3
-        if profile is not None:
-            options.enable_profiling, options.profile_file_prefix = True, profile
-        if rearrange and int8_sums_overflow():
-            # Kernels whose sums do not overflow; with VNNI they would only take twice as long.
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        if exact:
-            # onnxruntime 1.31 drops a ReLU in front of a quantizer once weights are constants.
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-        try:
-            model, kernels = _prepared(path, exact) if rearrange else (path.read_bytes(), "")
-            self._session: Any = ort.InferenceSession(
-                model,
-                options,
-                providers=["CPUExecutionProvider"],
-                # It moves quantizers up through float pooling, away from where they were put.
-                disabled_optimizers=["QDQPropagationTransformer"],
-            )
-        except EdgeError:
-            raise
-        except Exception as error:  # onnxruntime's and protobuf's exceptions share no other base
-            raise ArtifactError(f"{path}: onnxruntime cannot load it: {_first(error)}") from error
-        threads = options.intra_op_num_threads
+        self._path, threads = path, threads or os.cpu_count() or 1
+        model, kernels = _prepared(path, exact) if rearrange else (path.read_bytes(), "")
+        self._session = open_session(
+            model,
+            path,
+            threads=threads,
+            as_written=exact,
+            safe_sums=rearrange and int8_sums_overflow(),
+            # It moves quantizers up through float pooling, away from where they were put.
+            left_out=("QDQPropagationTransformer",),
+            profile=profile,
+        )
         self.name = f"onnxruntime {ort.__version__} CPU, {threads} threads{kernels}"
         self._input = self.manifest.inputs[0].name
         self._outputs = [tensor.name for tensor in self.manifest.outputs]
 
     def run(self, tensor: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """See `Backend.run`."""
-        raw: list[NDArray[np.float32]] = self._session.run(self._outputs, {self._input: tensor})
+        """See `Backend.run`.
+
+        Raises:
+            ArtifactError: onnxruntime loaded the graph and cannot run it.
+        """
+        try:
+            raw: list[NDArray[np.float32]] = self._session.run(self._outputs, {self._input: tensor})
+        except Exception as error:  # onnxruntime's exceptions share no other base
+            said = first_line(error)
+            raise ArtifactError(f"{self._path}: onnxruntime cannot run it: {said}") from error
         return raw
 
     def end_profiling(self) -> str:
@@ -99,13 +94,20 @@ class OrtBackend:
 
 def _prepared(path: Path, exact: bool) -> tuple[bytes, str]:
     """The model to load and, for the backend's name, which kernels a quantized one gets."""
-    model = path.read_bytes()
-    if not is_quantized(model):
-        return model, ""
-    if exact:
-        return fold_weights(model), ", Q/DQ as written"
-    low = json.loads(read_metadata(path).get(LOW_KEY, "{}"))
-    return lower(model, low), f", INT8 kernels{_instructions()}"
+    try:
+        model = path.read_bytes()
+        if not is_quantized(model):
+            return model, ""
+        if exact:
+            return fold_weights(model), ", Q/DQ as written"
+        low = decode_json(
+            read_metadata(path).get(LOW_KEY, "{}"), dict[str, float], str(path), f"its {LOW_KEY}"
+        )
+        return lower(model, low), f", INT8 kernels{_instructions()}"
+    except EdgeError:
+        raise
+    except Exception as error:  # protobuf's exceptions share no other base
+        raise ArtifactError(f"{path}: onnxruntime cannot load it: {first_line(error)}") from error
 
 
 def _instructions() -> str:
@@ -114,7 +116,3 @@ def _instructions() -> str:
         return " without VNNI"
     flags = int8_flags()
     return f" ({flags[0]})" if flags else ""
-
-
-def _first(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]

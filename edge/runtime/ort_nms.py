@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.optional import require
 from edge.runtime.onnx_proto import model_class
+from edge.runtime.session import open_session
 
 __all__ = ["kept_by_class"]
 
@@ -46,11 +46,7 @@ def kept_by_class(
 @lru_cache(maxsize=16)
 def _session(iou: float, limit: int) -> Any:
     """A session with these thresholds; running it is safe from any thread."""
-    ort = require("onnxruntime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(_graph(iou, limit), options, providers=["CPUExecutionProvider"])
+    return open_session(_graph(iou, limit), "non-maximum suppression", threads=1)
 
 
 def _graph(iou: float, limit: int) -> bytes:

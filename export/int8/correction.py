@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from calibration.equalise import apply_gains
 from calibration.table import CalibrationTable
 from edge.errors import CalibrationError
+from edge.measure.noise import signal_to_noise_db
 from edge.optional import require
+from edge.runtime.session import open_session
 from export.graph.precision import convolutions, insert_qdq
 from export.int8.rounding import apply_rounding
 
@@ -99,18 +101,16 @@ def measure_noise(
     if not count:
         raise CalibrationError("no image to correct the bias on")
     return {
-        name: LayerNoise(sums[3 * i] / count, _decibel(sums[3 * i + 2], sums[3 * i + 1]))
+        name: LayerNoise(
+            sums[3 * i] / count, signal_to_noise_db(float(sums[3 * i + 2]), float(sums[3 * i + 1]))
+        )
         for i, name in enumerate(names)
     }
 
 
-def _decibel(signal: Any, noise: Any) -> float:
-    return float(10 * np.log10(max(float(signal), 1e-30) / max(float(noise), 1e-30)))
-
-
 def _session(model: Any, quantized: Any) -> tuple[Any, str]:
     """A session of the FP32 graph with the quantized convolutions beside its own."""
-    onnx, ort = require("onnx"), require("onnxruntime")
+    onnx = require("onnx")
     joined = onnx.ModelProto()
     joined.CopyFrom(model)
     graph = joined.graph
@@ -124,12 +124,7 @@ def _session(model: Any, quantized: Any) -> tuple[Any, str]:
         elif node.op_type == "Conv":
             _add_twin(graph, node, axes.name)
     # What the file's nodes are sorted by is lost; onnxruntime sorts them itself.
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = ort.InferenceSession(
-        joined.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(joined.SerializeToString(), model.graph.name, as_written=True)
     return session, session.get_inputs()[0].name
 
 

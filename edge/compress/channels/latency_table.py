@@ -20,6 +20,7 @@ from edge.compress.channels.cost import ConvShape, Cost, Site
 from edge.errors import CompressionError
 from edge.files import write_file
 from edge.optional import require
+from edge.runtime.session import open_session
 
 __all__ = [
     "LatencyTable",
@@ -189,10 +190,7 @@ _ACTIVATIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 
 def time_convolution(shape: ConvShape, threads: int = 1) -> float:
     """Median milliseconds of one convolution with its activation in onnxruntime on this host."""
-    ort = require("onnxruntime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = ort.InferenceSession(_model(shape), options, providers=["CPUExecutionProvider"])
+    session = open_session(_model(shape), "one convolution", threads=threads)
     picture = np.random.default_rng(0).random((1, shape.channels, *shape.input_hw), np.float32)
     taken: list[float] = []
     began = time.perf_counter()
