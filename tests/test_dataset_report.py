@@ -16,7 +16,8 @@ from edge.built_in import BUILT_IN
 from edge.data.datasets import load, open_dataset
 from edge.data.items import Item
 from edge.detections import Detections, iou_matrix
-from edge.measure.dataset_report import both_ways, find_faults, report_dataset
+from edge.measure.dataset_report import find_faults, report_dataset
+from edge.measure.views import with_views
 from edge.runtime.detector import Detector
 
 NAMES = ("red", "blue")
@@ -63,7 +64,7 @@ def test_removed_labels_of_the_built_in_world_are_found() -> None:
     rng, dataset = np.random.default_rng(1), open_dataset("scenes://?seed=5200000&count=60")
     gone = listed = right = labels = 0
     with Detector.open(BUILT_IN["tiny-yolo-scenes"], score=0.2, threads=1) as detector:
-        look = both_ways(detector)
+        look = with_views(detector, ("plain", "flip"))
         for each in dataset.items:
             frame, known = load(each)
             drop = rng.random(len(known)) < 0.1

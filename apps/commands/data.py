@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Run `edge data`: 0 whatever it finds; errors are raised."""
     from apps.report.dataset import dataset_page
     from edge.data.datasets import open_dataset
-    from edge.measure.dataset_report import both_ways, report_dataset
+    from edge.measure.dataset_report import report_dataset
+    from edge.measure.views import with_views
     from edge.runtime.detector import Detector
 
     with ExitStack() as stack:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         other = None if args.val is None else open_dataset(args.val, classes)
         found = report_dataset(
             dataset,
-            detect=None if detector is None else both_ways(detector),
+            detect=None if detector is None else with_views(detector, ("plain", "flip")),
             known=classes,
             sure=args.sure,
             other=other,

@@ -21,10 +21,9 @@ from edge.data.hashes import NEAR, distances, hash_image
 from edge.data.items import EVERY_CLASS, Dataset, Item
 from edge.detections import Detections, iou_matrix
 from edge.errors import DataError
-from edge.fusion import fuse
 from edge.reporting import track
 
-__all__ = ["DatasetReport", "Fault", "Twins", "both_ways", "find_faults", "report_dataset"]
+__all__ = ["DatasetReport", "Fault", "Twins", "find_faults", "report_dataset"]
 
 Frame = NDArray[np.uint8]
 Histogram = tuple[tuple[float, ...], tuple[int, ...]]
@@ -275,24 +274,6 @@ def _histogram(values: NDArray[np.float64], bins: int = 24) -> Histogram:
         return (), ()
     counts, edges = np.histogram(values, bins)
     return tuple(round(float(edge), 3) for edge in edges), tuple(map(int, counts))
-
-
-def both_ways(
-    detect: Callable[[Frame], Detections],
-) -> Callable[[Frame], Detections]:
-    """Return a detector that looks at a picture and at its mirror image, and joins what it finds.
-
-    Its scores tell better what is there: a box that one of the two views misses loses half of it.
-    """
-
-    def both(frame: Frame) -> Detections:
-        plain = detect(frame)
-        mirrored = detect(np.ascontiguousarray(frame[:, ::-1]))
-        xyxy = mirrored.xyxy.copy()
-        xyxy[:, [0, 2]] = frame.shape[1] - mirrored.xyxy[:, [2, 0]]
-        return fuse([plain, Detections(xyxy, mirrored.score, mirrored.class_id)])
-
-    return both
 
 
 def find_faults(
