@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from edge.errors import ArtifactError, EngineMismatch
-from edge.files import sha256_of
+from edge.files import read_file, sha256_of
 from edge.onnx_metadata import read_manifest as read_onnx_manifest
 from edge.spec import Manifest
 
@@ -17,6 +17,10 @@ __all__ = [
     "read_manifest",
     "rebuild_command",
 ]
+
+# A manifest of many layers has some hundred kilobytes, an engine of a detector some hundred MiB.
+_MOST_BYTES = 16 << 20
+_MOST_PLAN_BYTES = 16 << 30
 
 
 def manifest_path(engine: Path) -> Path:
@@ -30,11 +34,11 @@ def layers_path(engine: Path) -> Path:
 
 
 def read_manifest(artifact: str | Path) -> Manifest:
-    """The manifest of an `.onnx` (in its metadata) or an `.engine` (in the `.json` beside it).
+    """Read the manifest of an `.onnx` (in its metadata) or an `.engine` (in the `.json` beside it).
 
     Raises:
         ArtifactError: the file is missing, of another kind, or without a readable manifest.
-        EngineMismatch: the engine's bytes are not those that its manifest speaks of.
+        EngineMismatch: the engine has another checksum than its manifest's.
     """
     path = Path(artifact)
     if path.suffix == ".onnx":
@@ -47,22 +51,19 @@ def read_manifest(artifact: str | Path) -> Manifest:
 
 
 def read_engine(engine: Path) -> tuple[bytes, Manifest]:
-    """The plan and its manifest; the bytes returned are the bytes that were verified.
+    """Read a plan and its manifest, and return the bytes that were verified.
 
     Raises:
         ArtifactError, EngineMismatch: as `read_manifest`.
     """
     manifest = _beside(engine)
-    try:
-        plan = engine.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{engine}: cannot be read: {error.strerror}") from error
+    plan = read_file(engine, limit=_MOST_PLAN_BYTES)
     _verify(engine, manifest, hashlib.sha256(plan).hexdigest())
     return plan, manifest
 
 
 def rebuild_command(engine: Path) -> str:
-    """What to type to have this engine made again from the ONNX file beside it."""
+    """Return the command that builds this engine again from the ONNX file beside it."""
     return f"export-engine {engine.with_suffix('.onnx')} -o {engine.parent}"
 
 
@@ -71,14 +72,10 @@ def _beside(engine: Path) -> Manifest:
         raise ArtifactError(f"{engine}: no such file")
     path = manifest_path(engine)
     again = f"; rebuild both: {rebuild_command(engine)}"
+    if not path.exists():
+        raise ArtifactError(f"{engine}: its manifest {path.name} is missing{again}")
     try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError:
-        raise ArtifactError(f"{engine}: its manifest {path.name} is missing{again}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: cannot be read: {error}{again}") from error
-    try:
-        return Manifest.from_json(text, str(path))
+        return Manifest.from_json(read_file(path, limit=_MOST_BYTES), str(path))
     except ArtifactError as error:
         raise ArtifactError(f"{error}{again}") from error
 
@@ -87,6 +84,6 @@ def _verify(engine: Path, manifest: Manifest, sha256: str) -> None:
     if manifest.sha256 != sha256:
         raise EngineMismatch(
             f"{engine}: its sha256 {sha256[:12]} is not the {manifest.sha256[:12] or 'none'} of "
-            f"{manifest_path(engine).name}: damaged, or from another build; "
+            f"{manifest_path(engine).name}: it is damaged, or from another build; "
             f"rebuild it: {rebuild_command(engine)}"
         )

@@ -551,7 +551,7 @@ class Manifest:
         return json.dumps(asdict(self), indent=indent)
 
     @staticmethod
-    def from_json(text: str, source: str = "manifest") -> Manifest:
+    def from_json(text: str | bytes, source: str = "manifest") -> Manifest:
         """Read what `to_json` wrote; unknown keys are ignored, so newer writers stay readable.
 
         Raises:

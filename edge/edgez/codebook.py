@@ -1,4 +1,4 @@
-"""A tensor whose values are few: which of them stands where."""
+"""A tensor that has few different values: the values, and which of them stands where."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Codebook:
         if self.centroids.ndim != 1 or not len(self.centroids) or self.index.ndim < 1:
             raise ValueError("a codebook takes centroids (K,), one or more, and an index")
         if self.index.size and not 0 <= self.index.min() <= self.index.max() <= self.levels:
-            raise ValueError(f"the index of a codebook of {self.levels} runs from 0 to there")
+            raise ValueError(f"the index of a codebook of {self.levels} goes from 0 to that number")
         if self.scale is not None and self.scale.shape != self.index.shape[:1]:
             raise ValueError(f"{self.scale.shape} scales for a tensor of {self.index.shape}")
 
@@ -45,7 +45,7 @@ class Codebook:
         return bool((self.index == 0).any())
 
     def dense(self) -> NDArray[np.float32]:
-        """The tensor, float32; pruned positions are exactly 0."""
+        """Return the tensor as float32; pruned positions are exactly 0."""
         values = np.concatenate([np.zeros(1, np.float32), self.centroids.astype(np.float32)])
         dense = np.asarray(values[self.index])
         if self.scale is None:
@@ -54,10 +54,10 @@ class Codebook:
             return dense * self.scale.astype(np.float32).reshape(-1, *[1] * (dense.ndim - 1))
 
     def matrix(self) -> NDArray[np.int64]:
-        """The index as (O, I, T): outputs, inputs, taps of the kernel."""
+        """Return the index as (O, I, T): outputs, inputs, taps of the kernel."""
         return self.index.astype(np.int64).reshape(as_matrix(self.index.shape))
 
 
 def as_matrix(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """A weight's shape as (O, I, T)."""
+    """Return a weight's shape as (O, I, T): outputs, inputs, taps of the kernel."""
     return shape[0], prod(shape[1:2]), prod(shape[2:])

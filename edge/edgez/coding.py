@@ -66,7 +66,7 @@ class Layer:
 
 
 def entropy_bits(layers: Sequence[Layer], codes: Sequence[Ints]) -> float:
-    """Bits that no coding of single codes by their frequency in their layer goes below."""
+    """Return the entropy in bits: no coding of single codes by their frequency needs fewer."""
     total = 0.0
     for layer, code in zip(layers, codes, strict=True):
         counts = np.bincount(code.ravel(), minlength=layer.levels + 1)
@@ -76,7 +76,7 @@ def entropy_bits(layers: Sequence[Layer], codes: Sequence[Ints]) -> float:
 
 
 def model_bits(layers: Sequence[Layer], codes: Sequence[Ints]) -> float:
-    """Bits that an ideal coder takes with the model of `ans`."""
+    """Return the bits that an ideal coder needs with the model of `ans`."""
     meter = Meter()
     for layer, code in zip(layers, codes, strict=True):
         code_layer(meter, layer.shape, layer.levels, code)
@@ -84,7 +84,7 @@ def model_bits(layers: Sequence[Layer], codes: Sequence[Ints]) -> float:
 
 
 def encode(layers: Sequence[Layer], codes: Sequence[Ints], coding: str) -> bytes:
-    """The codes of all layers in one of `CODINGS`.
+    """Encode the codes of all layers in one of `CODINGS`.
 
     Args:
         codes: of each layer, (O, I, T), 0 for a pruned position, else 1..K.
@@ -108,7 +108,7 @@ def encode(layers: Sequence[Layer], codes: Sequence[Ints], coding: str) -> bytes
 
 
 def smallest(layers: Sequence[Layer], codes: Sequence[Ints]) -> tuple[str, bytes]:
-    """The coding that takes the fewest bytes, and these."""
+    """Return the coding that needs the fewest bytes, and those bytes."""
     streams = {
         coding: encode(layers, codes, coding)
         for coding in CODINGS
@@ -121,7 +121,7 @@ def smallest(layers: Sequence[Layer], codes: Sequence[Ints]) -> tuple[str, bytes
 def decode(
     stream: bytes | memoryview, layers: Sequence[Layer], coding: str, source: str
 ) -> Iterator[Ints]:
-    """The codes (O, I, T) of one layer after the other; no more than one is held.
+    """Decode the codes (O, I, T) of one layer after the other; only one is held at a time.
 
     Raises:
         ArtifactError: the stream is damaged, or belongs to other layers; `source` names it.
@@ -139,12 +139,12 @@ def decode(
 
 
 def _few_columns(layers: Sequence[Layer]) -> bool:
-    """Whether the model's steps, one for each column of O channels, end in reasonable time."""
+    """Whether the model, one step for each column of O channels, ends in reasonable time."""
     return sum(prod(layer.shape[1:]) for layer in layers) <= _MOST_COLUMNS
 
 
 def _lanes(layers: Sequence[Layer]) -> int:
-    """A power of two, so that a stream's lanes cost less than a thousandth of it."""
+    """Number of lanes, a power of two: few enough to cost less than a thousandth of the stream."""
     wanted = sum(layer.size for layer in layers) // _WEIGHTS_A_LANE
     return min(MAX_LANES, 1 << max(2, wanted.bit_length()))
 
@@ -155,12 +155,12 @@ def _decode_ans(stream: memoryview, layers: Sequence[Layer], source: str) -> Ite
     decoder = Decoder(stream, _lanes(layers), source)
     for layer in layers:
         codes = code_layer(decoder, layer.shape, layer.levels, None)
-        _check(codes, layer, source)
+        _check_codes(codes, layer, source)
         yield codes
     decoder.finish()
 
 
-def _check(codes: Ints, layer: Layer, source: str) -> None:
+def _check_codes(codes: Ints, layer: Layer, source: str) -> None:
     if codes.size and int(codes.max()) > layer.levels:
         raise ArtifactError(f"{source}: a code is beyond its codebook of {layer.levels}: damaged")
 
@@ -180,12 +180,12 @@ def _unpack(layer: Layer, stream: memoryview, source: str) -> tuple[Ints, memory
     for digit in bits.reshape(layer.size, layer.bits).T:
         codes = codes * 2 + digit
     codes += 0 if layer.pruned else 1
-    _check(codes, layer, source)
+    _check_codes(codes, layer, source)
     return codes, stream[size:]
 
 
 def _gaps(codes: Ints, bits: int) -> Ints:
-    """Zeros before each kept code; the highest symbol stands for so many zeros and no code."""
+    """Zeros before each kept code; the highest symbol stands for that many zeros and no code."""
     most = (1 << bits) - 1
     zeros = np.diff(np.flatnonzero(codes), prepend=-1) - 1
     fillers, rest = np.divmod(zeros, most)
@@ -219,7 +219,9 @@ def _decode_layer(layer: Layer, stream: memoryview, source: str) -> tuple[Ints, 
 
 def _decode_places(layer: Layer, stream: memoryview, source: str) -> tuple[Ints, memoryview]:
     if len(stream) < 1 + _WORD or stream[0] not in _GAP_BITS:
-        raise ArtifactError(f"{source}: no distances of a pruned layer; copy the file again")
+        raise ArtifactError(
+            f"{source}: the distances of a pruned layer are missing; copy the file again"
+        )
     bits, count = stream[0], int.from_bytes(stream[1 : 1 + _WORD], "little")
     # A symbol takes one position or more, so there cannot be more of them than weights.
     if count > layer.size:
@@ -233,10 +235,11 @@ def _decode_places(layer: Layer, stream: memoryview, source: str) -> tuple[Ints,
 
 
 def relative_bits(code: Ints, value_bits: int) -> int:
-    """Bits of a pruned layer before Huffman coding: each kept value and the zeros before it.
+    """Return the bits of a pruned layer before Huffman coding, as Deep Compression stores it.
 
-    As Deep Compression stores it: distances of so few bits as take the least room, a distance
-    that does not fit by filler zeros of `value_bits` each.
+    Each kept value comes with the zeros before it as a distance. All distances have one number of
+    bits, the one that takes the least room; a longer distance is filled up with stored zeros of
+    `value_bits` each.
     """
     flat = code.ravel()
     if (flat != 0).all():

@@ -1,4 +1,4 @@
-"""The model of a pruned and shared layer: which bits tell it, and what each bit is likely from.
+"""The model of a pruned and shared layer: its sequence of bits, and what predicts each of them.
 
 A layer's codes are whole numbers (O, I, T): output channels, input channels, taps of the kernel;
 0 is a pruned position, 1..K a place in the sorted codebook. First come the positions, one column
@@ -24,10 +24,10 @@ _BLOCKS = 96
 def code_layer(
     coder: BitCoder, shape: tuple[int, int, int], levels: int, codes: Ints | None
 ) -> Ints:
-    """Code one layer and return its codes (O, I, T), which a decoder does not have before.
+    """Code one layer and return its codes (O, I, T).
 
     Args:
-        coder: takes the bits, or gives them.
+        coder: an encoder takes the bits, a decoder gives them.
         shape: O, I, T.
         levels: K, the size of the codebook, 1 or more.
         codes: 0..K of that shape; None to decode.
@@ -39,7 +39,7 @@ def code_layer(
 
 
 def _code_mask(coder: BitCoder, shape: tuple[int, int, int], known: Ints | None) -> Ints:
-    """Which positions are kept, (I, T, O) of 0 and 1."""
+    """Code which positions are kept, (I, T, O) of 0 and 1."""
     rows, channels, taps = shape
     mask = np.zeros((channels, taps, rows), np.int64)
     mixer = Mixer([1, rows, channels, _PLACES * 10, _LEVELS**2, _PLACES * 4], 2)
@@ -62,7 +62,7 @@ def _code_mask(coder: BitCoder, shape: tuple[int, int, int], known: Ints | None)
 
 
 def _code_values(coder: BitCoder, mask: Ints, levels: int, known: Ints | None) -> Ints:
-    """Codes (I, T, O) of the positions that `mask` keeps."""
+    """Code the values of the positions that `mask` keeps; 0..K of shape (I, T, O)."""
     digits = (levels - 1).bit_length()
     if not digits:
         return mask
@@ -81,7 +81,7 @@ def _code_values(coder: BitCoder, mask: Ints, levels: int, known: Ints | None) -
 
 
 class _ValueContexts:
-    """Codes values 0..K-1 from what their channels have shown so far."""
+    """Codes values 0..K-1, predicted from what their channels have shown so far."""
 
     def __init__(self, shape: tuple[int, ...], levels: int) -> None:
         channels, _, rows = shape
@@ -125,7 +125,7 @@ class _Means:
         self.seen = np.zeros(groups, np.int64)
 
     def level(self, at: Ints, most: int, levels: int) -> Ints:
-        """Each group's mean in 0..levels-1, where `most` is the top; the middle before any."""
+        """Return each group's mean, scaled from 0..`most` to 0..levels-1; the middle at first."""
         mean = (self.sums[at] * 2 + most) * levels // (most * 2 * (self.seen[at] + 1))
         return np.asarray(mean.clip(0, levels - 1))
 

@@ -30,9 +30,10 @@ _FLOAT = 1
 
 
 def split_graph(model: Any, weights: Iterable[str]) -> bytes:
-    """An onnx `ModelProto` without the initializers named `weights` and without its manifest.
+    """Serialise an onnx `ModelProto` without the initializers `weights` and without its manifest.
 
-    The size of all but the graph (uint32), that, then the graph.
+    Returns:
+        The size of all but the graph (uint32), all but the graph, the graph.
     """
     leave, bare = set(weights), type(model)()
     bare.CopyFrom(model)

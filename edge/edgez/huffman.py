@@ -1,4 +1,4 @@
-"""Canonical Huffman codes in many lanes, so that numpy encodes and decodes without a slow loop.
+"""Canonical Huffman codes in many lanes, so that numpy encodes and decodes them quickly.
 
 A stream of symbols is cut into lanes of nearly equal length. Its form, little-endian: the lengths
 of the codes (4 bits for each symbol of the alphabet, two to a byte, 0 for one that does not
@@ -25,10 +25,10 @@ Ints = NDArray[np.int64]
 
 
 def code_lengths(counts: NDArray[Any]) -> Ints:
-    """Lengths of the Huffman code of symbols that occur `counts` times, at most 15; 0 where never.
+    """Return the lengths of the Huffman codes of symbols that occur `counts` times.
 
-    Source: D. A. Huffman, Proc. IRE 40 (1952). Rare symbols are taken for less rare until no code
-    is longer than 15.
+    A length is at most 15, and 0 for a symbol that never occurs. Source: D. A. Huffman, Proc. IRE
+    40 (1952). Where a code would be longer, rare symbols are counted as less rare.
     """
     counts = np.asarray(counts, np.int64)
     while True:
@@ -54,7 +54,7 @@ def _tree_depths(counts: Ints) -> Ints:
 
 
 def _canonical(lengths: Ints) -> Ints:
-    """The code words, ordered by length, then by symbol."""
+    """Return the code words, which count up in the order of length, then of symbol."""
     words, code, before = np.zeros(len(lengths), np.int64), 0, 0
     for symbol in np.lexsort((np.arange(len(lengths)), lengths)).tolist():
         length = int(lengths[symbol])
@@ -66,13 +66,13 @@ def _canonical(lengths: Ints) -> Ints:
 
 
 def _shares(count: int) -> Ints:
-    """Symbols in each lane: the first lanes have one more where it does not come out even."""
+    """Number of symbols in each lane; the first lanes have one more where there is a remainder."""
     lanes = min(_LANES, 1 + count // _LANE)
     return np.asarray(count // lanes + (np.arange(lanes) < count % lanes), np.int64)
 
 
 def encode_symbols(symbols: NDArray[Any], alphabet: int) -> bytes:
-    """The stream of `symbols` (N,), each 0..alphabet-1."""
+    """Encode `symbols` (N,), each 0..alphabet-1."""
     symbols = np.asarray(symbols, np.int64)
     lengths = code_lengths(np.bincount(symbols, minlength=alphabet))
     words = _canonical(lengths)
@@ -85,7 +85,7 @@ def encode_symbols(symbols: NDArray[Any], alphabet: int) -> bytes:
 
 
 def _bits(words: Ints, lengths: Ints) -> NDArray[np.uint8]:
-    """Every bit of the words, one after the other."""
+    """Return the bits of all words, one after the other."""
     ends = np.cumsum(lengths)
     back = np.repeat(ends, lengths) - 1 - np.arange(ends[-1] if len(ends) else 0)
     return np.asarray((np.repeat(words, lengths) >> back) & 1, np.uint8)
@@ -94,7 +94,7 @@ def _bits(words: Ints, lengths: Ints) -> NDArray[np.uint8]:
 def decode_symbols(
     stream: memoryview, alphabet: int, count: int, source: str
 ) -> tuple[Ints, memoryview]:
-    """`count` symbols from the head of `stream`, and what follows them there.
+    """Decode `count` symbols from the head of `stream`; return them and the rest of it.
 
     Raises:
         ArtifactError: the stream is not what `encode_symbols` writes; `source` names it.
@@ -116,7 +116,7 @@ def decode_symbols(
 
 
 def _table(lengths: Ints, source: str) -> Ints:
-    """For every 15 bits the symbol that they begin with, times 16, plus its length; 0 for none."""
+    """For every 15 bits: 16 times the symbol that they begin with, plus its length; 0 for none."""
     table = np.zeros(1 << _LONGEST, np.int64)
     spans = np.where(lengths > 0, 1 << (_LONGEST - lengths), 0)
     if int(spans.sum()) > len(table):

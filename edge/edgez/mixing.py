@@ -18,7 +18,7 @@ __all__ = ["Ints", "Mixer", "level_of"]
 
 Ints = NDArray[np.int64]
 _FADE = 1020  # counts above it are halved
-_STRENGTH = 6  # what the first context says counts as seen so often in each of the others
+_STRENGTH = 6  # the first context's opinion counts as this many bits seen in each of the others
 _RATE = 9
 _WEIGHT = 85_000  # of 65536, shared out over the contexts
 
@@ -34,20 +34,20 @@ def _squash_table() -> Ints:
 
 
 _SQUASH = _squash_table()
-# For each probability the first x that reaches it.
+# For each probability, the first x whose squashed value reaches it.
 _STRETCH: Ints = np.searchsorted(_SQUASH, np.arange(UNIT)).clip(0, 4094) - 2047
 
 
 def level_of(probability: Ints, levels: int) -> Ints:
-    """A probability as one of `levels` steps, even in the logistic domain from -6 to 6."""
+    """Round a probability to one of `levels` steps, equal in the logistic domain from -6 to 6."""
     place = _STRETCH[np.minimum(np.maximum(probability, 1), UNIT - 1)] + 1536
     return np.asarray(np.minimum(np.maximum(place, 0), 3071) * levels // 3072)
 
 
 class Mixer:
-    """Predicts bits under several contexts at once; `sets` of weights for unlike kinds of bits.
+    """Predicts bits from several contexts at once, with a set of weights for each kind of bits.
 
-    The first context is the coarsest: the others lean on it until they have seen enough.
+    The first context is the coarsest: the others fall back on it until they have seen enough.
     """
 
     def __init__(self, sizes: Sequence[int], sets: int) -> None:
@@ -57,12 +57,12 @@ class Mixer:
         self._weights = np.full((sets, len(sizes)), _WEIGHT // (len(sizes) + 2), np.int64)
 
     def probability(self, which: int, at: Ints | int) -> Ints:
-        """Of a one in the contexts `at` of the count `which`, in 1/4096."""
+        """Return the probability of a one in the contexts `at` of count `which`, in 1/4096."""
         place = self._first[which] + at
         return np.asarray((self._ones[place] * UNIT + UNIT // 2) // (self._seen[place] + 1))
 
     def code(self, coder: BitCoder, at: Sequence[Ints], kind: int, bits: Ints | None) -> Ints:
-        """Code bits (V,) whose contexts are `at`, one array (V,) for each count."""
+        """Code bits (V,) in the contexts `at`, one array (V,) for each count, and learn them."""
         places = np.stack(at) + self._first[:, None]
         opinions = self._opinions(places)
         weights = self._weights[kind]

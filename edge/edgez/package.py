@@ -60,13 +60,13 @@ class PackageSizes:
 
 @dataclass(frozen=True)
 class Package:
-    """A package that was read and whose checksums are right; nothing of it is unfolded yet.
+    """A package whose sections have been read and checked; its tensors are not unfolded yet.
 
     Attributes:
         source: its path, for messages.
         manifest: the detector; its precision is that of the dense model.
         model: what rebuilds the torch module: the metadata of its `.safetensors`.
-        stages: how it was made, as `edge compress` told it.
+        stages: how it was made, as `edge compress` recorded it.
         entries: its tensors, in order.
         coding: of the weights.
         sections: bytes by name.
@@ -85,11 +85,11 @@ class Package:
 
     @property
     def dense_bytes(self) -> int:
-        """What the tensors take as float32."""
+        """Size of all tensors as float32."""
         return 4 * sum(entry.size for entry in self.entries)
 
     def graph(self) -> bytes | None:
-        """The ONNX graph without weights; None if the package carries none.
+        """Return the ONNX graph without weights; None where the package has none.
 
         Raises:
             ArtifactError: it cannot be decompressed.
@@ -98,11 +98,11 @@ class Package:
         return None if part is None else inflated(part, self.source, self._meta)
 
     def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Every tensor, dense float32, in order; one at a time is held.
+        """Yield every tensor, dense float32, in order; only one is held at a time.
 
         Raises:
-            ArtifactError: damaged; the last checksum is compared after the last tensor, so write
-                nothing for good before this has ended.
+            ArtifactError: damaged. The last checksum is compared after the last tensor, so use
+                nothing of it before this has ended.
         """
         digest = hashlib.sha256()
         for entry, tensor in self._coded():
@@ -113,7 +113,7 @@ class Package:
             raise ArtifactError(f"{self.source}: its weights are not those that were packed")
 
     def coded(self) -> dict[str, Tensor]:
-        """Every tensor as it was given to `write_package`: to go on compressing from there."""
+        """Return every tensor as it was given to `write_package`, to continue compressing it."""
         return {entry.name: tensor for entry, tensor in self._coded()}
 
     def _coded(self) -> Iterator[tuple[Entry, Tensor]]:
@@ -210,7 +210,7 @@ def read_package(path: str | Path, limit_bytes: int = LIMIT_BYTES) -> Package:
 
 
 def parse_package(data: bytes, source: str, limit_bytes: int = LIMIT_BYTES) -> Package:
-    """`read_package` of bytes."""
+    """Read a package from its bytes, as `read_package` does from a file."""
     parts = split_parts(data, source, limit_bytes)
     meta = inflated(parts[Kind.META], source)
     try:
@@ -253,7 +253,7 @@ def parse_package(data: bytes, source: str, limit_bytes: int = LIMIT_BYTES) -> P
 def _check_sizes(
     parts: Mapping[Kind, Part], entries: Sequence[Entry], source: str, limit_bytes: int
 ) -> None:
-    """The sections must be declared just as large as the tensors say, and that not too large."""
+    """Check that the sections declare the sizes that the tensors need, and that these are small."""
     shared = [entry for entry in entries if entry.layer is not None]
     wanted = {
         Kind.WEIGHTS: 4 * sum(entry.size for entry in shared),

@@ -1,4 +1,4 @@
-"""The sections of a package: cut apart, checked and put together; see `edge.edgez.package`."""
+"""The sections of a package: split, checked and joined; see `edge.edgez.package`."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Part:
 
 
 def part_of(kind: Kind, coding: int, stored: bytes, decoded: int) -> Part:
-    """A section whose bytes are coded already."""
+    """Make a section of bytes that are coded already."""
     return Part(kind, coding, memoryview(stored), decoded)
 
 
 def deflated(kind: Kind, data: bytes, dictionary: bytes = b"") -> Part:
-    """A section in zlib, or as it is where that is smaller."""
+    """Make a section of `data`, compressed by zlib where that makes it smaller."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=dictionary[-32_768:])
     packed = packer.compress(data) + packer.flush()
     small = len(packed) < len(data)
@@ -57,7 +57,7 @@ def deflated(kind: Kind, data: bytes, dictionary: bytes = b"") -> Part:
 
 
 def inflated(part: Part, source: str, dictionary: bytes = b"") -> bytes:
-    """What `deflated` was given; never more bytes than the section declares.
+    """Return what `deflated` was given; never more bytes than the section declares.
 
     Raises:
         ArtifactError: it decodes to another number of bytes, or not at all.
@@ -80,7 +80,7 @@ def inflated(part: Part, source: str, dictionary: bytes = b"") -> bytes:
 
 
 def join_parts(parts: Sequence[Part], version: int) -> bytes:
-    """The file."""
+    """Join the sections to a file."""
     head = _HEAD.pack(MAGIC, version, len(parts))
     for part in parts:
         head += _ENTRY.pack(
@@ -90,10 +90,10 @@ def join_parts(parts: Sequence[Part], version: int) -> bytes:
 
 
 def split_parts(data: bytes, source: str, limit_bytes: int) -> dict[Kind, Part]:
-    """The sections by kind, all lengths and checksums right.
+    """Split a file into its sections by kind, after checking all lengths and checksums.
 
     Raises:
-        ArtifactError: no package, damaged, of a newer version, or too large.
+        ArtifactError: it is no package, damaged, of a newer version, or too large.
     """
     count = _count(data, source)
     start = _HEAD.size + count * _ENTRY.size

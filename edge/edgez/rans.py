@@ -1,4 +1,4 @@
-"""Interleaved binary rANS (Duda, arXiv:1311.2540): many lanes step at once, so that numpy decodes.
+"""Interleaved binary rANS (Duda, arXiv:1311.2540) in many lanes, so that numpy decodes quickly.
 
 A bit's probability is given in 1/4096. A lane's state is a number of [2^16, 2^32); when it falls
 below, it takes the next 16-bit word of the stream. A request for V bits goes in pieces of at most
@@ -25,14 +25,19 @@ Bits = NDArray[np.int64]
 
 
 class BitCoder(Protocol):
-    """What a model talks to: it names probabilities of 1 and receives the bits.
+    """An encoder, decoder or meter: a model gives it probabilities and gets the bits back.
 
-    A decoder is given no bits; a model that only ever looks at what `code` returned is thus the
-    same in both directions.
+    A decoder is given no bits, an encoder is. A model that only looks at what `code` returned is
+    the same in both directions.
     """
 
     def code(self, one: Bits, bits: Bits | None) -> Bits:
-        """`bits` (V,) of 0 and 1 whose probability of 1 is `one` / 4096, 1..4095."""
+        """Code `bits` (V,) of 0 and 1 and return them; `one` / 4096 is the probability of a 1.
+
+        Args:
+            one: (V,) of 1..4095.
+            bits: None for a decoder.
+        """
         ...
 
 
@@ -43,13 +48,14 @@ class Meter:
         self.bits = 0.0
 
     def code(self, one: Bits, bits: Bits | None) -> Bits:
-        assert bits is not None
+        """Count the bits; see `BitCoder`."""
+        bits = _given(bits)
         self.bits -= float(np.log2(np.where(bits, one, UNIT - one) / UNIT).sum())
         return bits
 
 
 class Encoder:
-    """Keeps what is coded; `finish` codes it, last bit first, as rANS asks for."""
+    """Keeps what is coded; `finish` codes it from the last bit to the first, as rANS needs it."""
 
     def __init__(self, lanes: int) -> None:
         self._lanes = lanes
@@ -57,13 +63,14 @@ class Encoder:
         self._bits: list[Bits] = []
 
     def code(self, one: Bits, bits: Bits | None) -> Bits:
-        assert bits is not None
+        """Keep the bits; see `BitCoder`."""
+        bits = _given(bits)
         self._ones.append(one)
         self._bits.append(bits)
         return bits
 
     def finish(self) -> bytes:
-        """The stream."""
+        """Return the stream of everything that was coded."""
         states = np.full(self._lanes, _LOW, np.uint64)
         words: list[NDArray[np.uint16]] = []
         for one, bits in zip(reversed(self._ones), reversed(self._bits), strict=True):
@@ -74,8 +81,14 @@ class Encoder:
         return states.astype("<u4").tobytes() + stream.astype("<u2").tobytes()
 
 
+def _given(bits: Bits | None) -> Bits:
+    if bits is None:
+        raise ValueError("an encoder takes the bits")
+    return bits
+
+
 def _push(states: NDArray[np.uint64], one: Bits, bits: Bits) -> NDArray[np.uint16]:
-    """Code one bit in each of the first lanes; the words that they give off."""
+    """Code one bit in each of the first lanes, and return the words that they put out."""
     set_ = bits != 0
     share = np.where(set_, one, UNIT - one).astype(np.uint64)
     first = np.where(set_, 0, one).astype(np.uint64)
@@ -97,17 +110,20 @@ class Decoder:
 
     def __init__(self, stream: bytes | memoryview, lanes: int, source: str) -> None:
         if not 1 <= lanes <= MAX_LANES or len(stream) < 4 * lanes or len(stream) % 2:
-            raise ArtifactError(f"{source}: {len(stream)} bytes are no stream of {lanes} lanes")
+            raise ArtifactError(
+                f"{source}: {len(stream)} bytes are no stream of {lanes} lanes: damaged"
+            )
         self._source = source
         self._states = np.frombuffer(stream, "<u4", lanes).astype(np.int64)
         if int(self._states.min()) < _LOW:
             raise ArtifactError(f"{source}: a lane starts below its range: damaged")
-        # Missing words are noticed at the end of a request, so pieces need no check of their own.
+        # The words are padded, so that a piece may read past their end before that is checked.
         words = np.frombuffer(stream, "<u2", offset=4 * lanes)
         self._words = np.concatenate([words, np.zeros(lanes, np.uint16)]).astype(np.int64)
         self._count, self._next = len(words), 0
 
     def code(self, one: Bits, bits: Bits | None) -> Bits:
+        """Read one bit for each of `one`; see `BitCoder`."""
         lanes = len(self._states)
         if len(one) <= lanes:
             found = self._pull(one)
@@ -132,10 +148,10 @@ class Decoder:
         return set_.astype(np.int64)
 
     def finish(self) -> None:
-        """Check that the stream ends here.
+        """Check that the stream ends here, because otherwise what was decoded is wrong.
 
         Raises:
-            ArtifactError: it does not, so what was decoded is not what was encoded.
+            ArtifactError: it does not.
         """
         if self._next != self._count or (self._states != _LOW).any():
             raise ArtifactError(f"{self._source}: its stream does not end where it should: damaged")

@@ -1,4 +1,4 @@
-"""The tensors of a package: what is said of each beforehand, and its plain numbers."""
+"""The tensors of a package: their descriptions, and the numbers that are stored as they are."""
 
 from __future__ import annotations
 
@@ -46,37 +46,38 @@ class Entry:
 
     @property
     def stored_bytes(self) -> int:
-        """Of its plain numbers."""
+        """Size of the numbers that are stored as they are: centroids and scales, or all values."""
         numbers = self.size
         if self.layer is not None:
             numbers = self.layer.levels + (self.shape[0] if self.scaled else 0)
         return numbers * _TYPES[self.type].itemsize
 
     def take(self, stream: memoryview) -> tuple[NDArray[Any], memoryview]:
-        """Its plain numbers from the head of `stream`, and the rest of it."""
+        """Split `stream` into this tensor's stored numbers and the rest."""
         size = self.stored_bytes
         return np.frombuffer(stream[:size], _TYPES[self.type]), stream[size:]
 
     def book(self, numbers: NDArray[Any], code: NDArray[np.int64]) -> Codebook:
-        """A shared tensor from its plain numbers, centroids before scales, and its codes."""
-        assert self.layer is not None
-        values = numbers.astype(np.float32)
-        centroids, scale = values[: self.layer.levels], values[self.layer.levels :]
+        """Make a shared tensor from its stored numbers, centroids before scales, and its codes."""
+        values, levels = numbers.astype(np.float32), len(numbers)
+        if self.scaled:
+            levels -= self.shape[0]
+        centroids, scale = values[:levels], values[levels:]
         return Codebook(centroids, code.reshape(self.shape), scale if self.scaled else None)
 
     def bytes_of(self, tensor: Codebook | NDArray[Any]) -> bytes:
-        """Its plain numbers as bytes."""
+        """Return the stored numbers of `tensor` as bytes."""
         values = _numbers(tensor)
         return np.ascontiguousarray(values, _TYPES[self.type]).tobytes()
 
     def to_json(self) -> list[Any]:
-        """Name, shape, type; of a shared tensor also K, whether it is pruned, 1 if scaled."""
+        """Return name, shape and type; of a shared tensor also K, whether pruned, 1 if scaled."""
         shared = [] if self.layer is None else [self.layer.levels, int(self.layer.pruned)]
         return [self.name, list(self.shape), self.type, *shared, *[1] * self.scaled]
 
 
 def _numbers(tensor: Codebook | NDArray[Any]) -> NDArray[Any]:
-    """What is stored of a tensor beside its codes."""
+    """Return the numbers of a tensor that are stored as they are."""
     if not isinstance(tensor, Codebook):
         return tensor
     if tensor.scale is None:
@@ -85,7 +86,7 @@ def _numbers(tensor: Codebook | NDArray[Any]) -> NDArray[Any]:
 
 
 def as_half(tensor: Codebook | NDArray[Any]) -> Codebook | NDArray[Any]:
-    """The tensor with numbers that FP16 holds; as it is where they are beyond FP16's range."""
+    """Round the stored numbers of a tensor to FP16; leave it as it is where one is out of range."""
     with np.errstate(over="ignore"):
         half = _numbers(tensor).astype(np.float16)
     if not np.isfinite(half).all():
@@ -98,10 +99,10 @@ def as_half(tensor: Codebook | NDArray[Any]) -> Codebook | NDArray[Any]:
 
 
 def entry_of(name: str, tensor: Codebook | NDArray[Any]) -> Entry:
-    """What a decoder must know of a tensor.
+    """Describe a tensor as a decoder needs it.
 
     Raises:
-        ValueError: an array of anything but floats.
+        ValueError: it is an array of anything but floats.
     """
     if isinstance(tensor, Codebook):
         values = _numbers(tensor)
@@ -116,10 +117,10 @@ def entry_of(name: str, tensor: Codebook | NDArray[Any]) -> Entry:
 
 
 def parse_entries(rows: Any) -> tuple[Entry, ...]:
-    """What `Entry.to_json` wrote.
+    """Read what `Entry.to_json` wrote.
 
     Raises:
-        ValueError, TypeError: anything else.
+        ValueError: it is anything else.
     """
     if not isinstance(rows, list) or len(rows) > _MOST_ENTRIES:
         raise ValueError(f"a list of at most {_MOST_ENTRIES} tensors is expected")

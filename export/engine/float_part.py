@@ -1,4 +1,4 @@
-"""What an INT8 graph computes outside of INT8, as its engine gets it: FP16, or FP32 and why."""
+"""Decides what an INT8 engine computes outside of INT8: FP16, or FP32 with the reason."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class FloatPart:
 
     Attributes:
         precision: `fp16` or `fp32`.
-        single: convolutions with FP32 around them all the same: by a precision map, or because
-            FP16 does not hold their scales or values.
-        reason: why FP32, where FP16 was asked for.
+        single: convolutions that have FP32 around them in an FP16 part: because a precision map
+            says so, or because FP16 cannot hold their scales or values.
+        reason: why it is FP32 where FP16 was asked for.
     """
 
     precision: str
@@ -30,7 +30,7 @@ class FloatPart:
     reason: str = ""
 
     def arguments(self) -> dict[str, str]:
-        """For a manifest; values are JSON."""
+        """Return the arguments of a manifest that say so; values are JSON text."""
         facts = {"int8_float": self.precision, "int8_float_fp32": list(self.single)}
         if self.reason:
             facts["int8_float_reason"] = self.reason
@@ -43,16 +43,16 @@ def is_quantized(manifest: Manifest) -> bool:
 
 
 def write_float_part(onnx: Path, manifest: Manifest, target: Path) -> FloatPart:
-    """Write `target`, an INT8 graph with FP16 between its quantizers; nothing where FP32 stays.
+    """Write `target`, the INT8 graph with FP16 between its quantizers, where that is possible.
 
     Args:
-        onnx: an INT8 or mixed graph of edge. Layers that its precision map put in FP32 stay there.
+        onnx: an INT8 or mixed graph of edge. Layers that its precision map keeps in FP32 stay so.
         manifest: of `onnx`.
 
     Raises:
         ArtifactError: a node reads what no node makes.
     """
-    layers = json.loads(dict(manifest.arguments).get("layers", "{}"))
+    layers = manifest.argument("layers", dict[str, str]) or {}
     keep = [name for name, kind in layers.items() if kind == "fp32"]
     try:
         model, single = half_floats(onnx.read_bytes(), input_peak(manifest.spec.contract), keep)

@@ -1,4 +1,4 @@
-"""An ONNX graph in the making: nodes, constants and the shapes of values."""
+"""Builds an ONNX graph: nodes, constants and the shapes of values."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from numpy.typing import NDArray
 
 from edge.optional import require
 
-__all__ = ["IMAGES", "Graph"]
+__all__ = ["IMAGES", "GraphBuilder"]
 
 IMAGES = "images"
 
 
-class Graph:
-    """Nodes and initializers in the making.
-
-    `names` maps an fx node to its tensor, `shapes` a tensor to its shape.
-    """
+class GraphBuilder:
+    """Collects nodes and initializers; `names` has each fx node's tensor, `shapes` its shape."""
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}

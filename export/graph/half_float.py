@@ -1,16 +1,17 @@
 """The floating-point part of a Q/DQ graph in FP16, as the engine builder gets it.
 
 The `.int8.onnx` has FP32 between its quantizers, which suits onnxruntime's kernels. A strongly
-typed engine takes the graph at its word, and would run its heads, residuals and all layers that
-are kept out of INT8 in FP32. Here they become FP16, on the way to the parser alone.
+typed engine takes the types of the graph literally, and would run its heads, residuals and all
+layers that are kept out of INT8 in FP32. This module makes them FP16, only in the copy that the
+parser gets.
 
 DequantizeLinear gives the type of its scale (ONNX, opset 19; onnx-tensorrt's importer likewise),
 so an FP16 convolution needs FP16 scales, as NVIDIA's ModelOpt writes them (`high_precision_dtype`):
-with an FP32 scale and a Cast, the Cast would stand between the pair and the convolution that it is
-to fuse with. Rounding moves a scale by 2^-11 of itself at most, 66 dB below what it scales, where
-INT8's own steps are 20 dB louder or more. Below FP16's normal range it would lose more; such a
-convolution keeps FP32 around it, exactly as in the file, and so does one whose values FP16 may not
-hold.
+with an FP32 scale and a Cast, the Cast would stand between the pair and the convolution that it
+should fuse with. Rounding changes a scale by at most 2^-11 of itself, an error 66 dB below the
+signal; INT8's own steps make errors that are at least 20 dB louder. Below FP16's normal range a
+scale would lose more. A convolution with such a scale keeps FP32 around it, as in the file, and so
+does one whose values FP16 may not hold.
 
 Made with protobuf alone (`edge.runtime.onnx_proto`): a Jetson that builds a ready file has no onnx.
 """
@@ -32,7 +33,7 @@ __all__ = ["half_floats"]
 _FLOAT, _HALF, _INT_ATTRIBUTE = 1, 10, 2
 _OLDEST_OPSET = 19
 _LEAST_SCALE = float(np.finfo(np.float16).smallest_normal)
-# Small variances of a normalization that no convolution took in vanish in FP16.
+# A batch norm that could not be folded into a convolution: small variances vanish in FP16.
 _NEVER_HALF = ("BatchNormalization",)
 _ACTIVATIONS = ("Clip", "LeakyRelu", "Relu")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -41,18 +42,18 @@ _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 def half_floats(
     model: bytes, peak: float, keep: Collection[str] = ()
 ) -> tuple[bytes, tuple[str, ...]]:
-    """A Q/DQ model whose float tensors are FP16, and the convolutions that stay in FP32.
+    """Make the float tensors of a Q/DQ model FP16, and name the convolutions that stay in FP32.
 
-    Inputs and outputs stay FP32; a convolution that has FP16 weights already stays FP16.
+    Inputs and outputs stay FP32; a convolution that already has FP16 weights stays FP16.
 
     Args:
         model: an ONNX file's bytes.
         peak: the largest magnitude of the network's input.
-        keep: convolutions that stay in FP32 whatever their range.
+        keep: convolutions that stay in FP32 in any case.
 
     Raises:
         MissingDependency: protobuf is not installed.
-        ValueError: of an opset older than 19, or not as `edge` writes one.
+        ValueError: its opset is older than 19, or it is not as `edge` writes one.
     """
     proto = _parsed(model)
     opset = max((one.version for one in proto.opset_import if not one.domain), default=0)
@@ -78,7 +79,7 @@ def _parsed(model: bytes) -> Any:
 
 
 def _drop_casts(graph: Any) -> None:
-    """Take out the casts around layers that a precision map put in FP16; `_retype` sets its own."""
+    """Remove the casts around layers that a precision map put in FP16; `_retype` adds its own."""
     renamed: dict[str, str] = {}
     for node in graph.node:
         if node.op_type == "Cast":
@@ -128,7 +129,7 @@ def _scale_fits(node: Any, constants: dict[str, Any]) -> bool:
 
 
 def _floats(node: Any) -> list[int]:
-    """Which inputs of a node take its float type."""
+    """Return which inputs of a node have its float type."""
     if node.op_type in _QUANTIZERS:
         return [0, 1] if node.op_type == "QuantizeLinear" else [1]
     fixed = FIXED_INPUTS.get(node.op_type, ())
@@ -136,7 +137,7 @@ def _floats(node: Any) -> list[int]:
 
 
 def _agree(graph: Any, half: dict[str, bool]) -> None:
-    """No Cast between a convolution and what fuses with it: all of them in FP32, or none."""
+    """Give a convolution and what fuses with it one type, so that no Cast comes between them."""
     makers = {name: node for node in graph.node for name in node.output}
     fused = [
         (node.name, makers[node.input[index]].name)
@@ -149,7 +150,7 @@ def _agree(graph: Any, half: dict[str, bool]) -> None:
         for first, second in fused:
             half[first] = half[second] = half[first] and half[second]
     for node in graph.node:
-        if node.op_type == "QuantizeLinear":  # it takes what there is, the network's input too
+        if node.op_type == "QuantizeLinear":  # it reads any type, so it takes that of its input
             maker = makers.get(node.input[0])
             half[node.name] &= maker is not None and half[maker.name]
 
@@ -161,7 +162,7 @@ def _fuses(maker: Any, reader: Any) -> bool:
 
 
 class _Casts:
-    """Nodes in the making: each tensor in the type that its readers want, cast once."""
+    """Collects nodes, with each tensor in the types that its readers need, cast once."""
 
     def __init__(self, graph: Any, half: dict[str, bool]) -> None:
         self.graph, self.half = graph, half
@@ -223,4 +224,4 @@ def _retype(graph: Any, half: dict[str, bool]) -> None:
     copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
     del graph.initializer[:]
     graph.initializer.extend(copies)
-    graph.ClearField("value_info")  # the types in it hold no longer
+    graph.ClearField("value_info")  # its types are no longer right

@@ -1,4 +1,4 @@
-"""Each torch module's ONNX nodes; batch norm folded into the convolution before it."""
+"""The ONNX nodes of each kind of torch module; batch norm is folded into its convolution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge.errors import ArtifactError
 from edge.optional import require
-from export.graph.builder import Graph
+from export.graph.builder import GraphBuilder
 
 __all__ = ["convolution", "module_emitters"]
 
@@ -25,11 +25,11 @@ def _numpy(tensor: Any) -> NDArray[Any]:
 
 
 def _fold(conv: Any, norm: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weight and bias of `conv` followed by `norm`, computed in double precision."""
+    """Return weight and bias of `conv` followed by `norm`, computed in double precision."""
     weight = _numpy(conv.weight)
     bias = np.zeros(len(weight)) if conv.bias is None else _numpy(conv.bias)
     if norm is not None:
-        with np.errstate(invalid="ignore", divide="ignore"):  # what comes of it is refused
+        with np.errstate(invalid="ignore", divide="ignore"):  # `_weights` refuses the result
             gain = 1 / np.sqrt(_numpy(norm.running_var) + norm.eps)
         gain = gain * (_numpy(norm.weight) if norm.affine else 1.0)
         bias = (bias - _numpy(norm.running_mean)) * gain
@@ -38,17 +38,20 @@ def _fold(conv: Any, norm: Any) -> tuple[NDArray[np.float32], NDArray[np.float32
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
-def _weights(graph: Graph, name: str, array: NDArray[np.float32]) -> str:
+def _weights(graph: GraphBuilder, name: str, array: NDArray[np.float32]) -> str:
     if not np.isfinite(array).all():
         raise ArtifactError(f"{name} holds NaN or infinity: the weights are damaged")
     return graph.constant(name, array)
 
 
-def convolution(graph: Graph, path: str, conv: Any, inputs: list[str], norm: Any) -> str:
-    """Add a convolution with the batch norm `norm` behind it, or None, folded in; its output.
+def convolution(graph: GraphBuilder, path: str, conv: Any, inputs: list[str], norm: Any) -> str:
+    """Add a convolution, with the batch norm `norm` after it (or None) folded in.
+
+    Returns:
+        The name of its output.
 
     Raises:
-        ArtifactError: weights with NaN or infinity, or a padding other than zeros.
+        ArtifactError: weights are NaN or infinite, or the padding is not of zeros.
     """
     if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
         raise ArtifactError(f"{path}: its padding has no ONNX form; pad with zeros, in numbers")
@@ -66,7 +69,7 @@ def convolution(graph: Graph, path: str, conv: Any, inputs: list[str], norm: Any
     )
 
 
-def _norm(graph: Graph, path: str, norm: Any, inputs: list[str]) -> str:
+def _norm(graph: GraphBuilder, path: str, norm: Any, inputs: list[str]) -> str:
     values = {
         "weight": norm.weight,
         "bias": norm.bias,
@@ -80,24 +83,24 @@ def _norm(graph: Graph, path: str, norm: Any, inputs: list[str]) -> str:
     return graph.add("BatchNormalization", inputs + constants, path, epsilon=norm.eps)
 
 
-def _swish(graph: Graph, path: str, _: Any, inputs: list[str]) -> str:
+def _swish(graph: GraphBuilder, path: str, _: Any, inputs: list[str]) -> str:
     gate = graph.add("Sigmoid", inputs, f"{path}.gate")
     return graph.add("Mul", [inputs[0], gate], path)
 
 
-def _mish(graph: Graph, path: str, _: Any, inputs: list[str]) -> str:
+def _mish(graph: GraphBuilder, path: str, _: Any, inputs: list[str]) -> str:
     soft = graph.add("Softplus", inputs, f"{path}.softplus")
     gate = graph.add("Tanh", [soft], f"{path}.gate")
     return graph.add("Mul", [inputs[0], gate], path)
 
 
-def _relu6(graph: Graph, path: str, _: Any, inputs: list[str]) -> str:
+def _relu6(graph: GraphBuilder, path: str, _: Any, inputs: list[str]) -> str:
     low = graph.constant(f"{path}.low", np.float32(0))
     high = graph.constant(f"{path}.high", np.float32(6))
     return graph.add("Clip", [*inputs, low, high], path)
 
 
-def _max_pool(graph: Graph, path: str, pool: Any, inputs: list[str]) -> str:
+def _max_pool(graph: GraphBuilder, path: str, pool: Any, inputs: list[str]) -> str:
     return graph.add(
         "MaxPool",
         inputs,
@@ -110,7 +113,7 @@ def _max_pool(graph: Graph, path: str, pool: Any, inputs: list[str]) -> str:
     )
 
 
-def _darknet_max_pool(graph: Graph, path: str, pool: Any, inputs: list[str]) -> str:
+def _darknet_max_pool(graph: GraphBuilder, path: str, pool: Any, inputs: list[str]) -> str:
     return graph.add(
         "MaxPool",
         inputs,
@@ -121,9 +124,9 @@ def _darknet_max_pool(graph: Graph, path: str, pool: Any, inputs: list[str]) -> 
     )
 
 
-def _upsample(graph: Graph, path: str, upsample: Any, inputs: list[str]) -> str:
+def _upsample(graph: GraphBuilder, path: str, upsample: Any, inputs: list[str]) -> str:
     if upsample.mode != "nearest" or not isinstance(upsample.scale_factor, (int, float)):
-        raise ArtifactError(f"{path}: has no ONNX form; upsample by one factor, to the nearest")
+        raise ArtifactError(f"{path}: has no ONNX form; upsample to the nearest, by one factor")
     factor = float(upsample.scale_factor)
     scales = graph.constant(f"{path}.scales", np.array([1, 1, factor, factor], np.float32))
     return graph.add(
@@ -136,7 +139,7 @@ def _upsample(graph: Graph, path: str, upsample: Any, inputs: list[str]) -> str:
     )
 
 
-def _channel_group(graph: Graph, path: str, part: Any, inputs: list[str]) -> str:
+def _channel_group(graph: GraphBuilder, path: str, part: Any, inputs: list[str]) -> str:
     bounds = [
         graph.constant(f"{path}.{name}", np.array([value], np.int64))
         for name, value in (("start", part.start), ("stop", part.stop), ("axis", 1))
@@ -144,7 +147,7 @@ def _channel_group(graph: Graph, path: str, part: Any, inputs: list[str]) -> str
     return graph.add("Slice", [*inputs, *bounds], path)
 
 
-def _reorg(graph: Graph, path: str, reorg: Any, inputs: list[str]) -> str:
+def _reorg(graph: GraphBuilder, path: str, reorg: Any, inputs: list[str]) -> str:
     """As `Reorg.forward`: reshape, transpose, reshape."""
     n, c, h, w = graph.shapes[inputs[0]]
     s = reorg.stride
@@ -155,7 +158,7 @@ def _reorg(graph: Graph, path: str, reorg: Any, inputs: list[str]) -> str:
     return graph.add("Reshape", [current, joined], path)
 
 
-def _squared_sizes(graph: Graph, path: str, sizes: Any, inputs: list[str]) -> str:
+def _squared_sizes(graph: GraphBuilder, path: str, sizes: Any, inputs: list[str]) -> str:
     """As `SquaredSizes.forward`, in floating point alone: a select has no INT8 or FP16 form."""
     is_size = _numpy(sizes.is_size).astype(np.float32)
     parts = {"minus": np.float32(-1), "of_size": -2 * is_size, "others": 1 - is_size}
@@ -170,14 +173,14 @@ def _squared_sizes(graph: Graph, path: str, sizes: Any, inputs: list[str]) -> st
 
 
 def _plain(op: str, **attributes: Any) -> Callable[..., str]:
-    def emit(graph: Graph, path: str, _: Any, inputs: list[str]) -> str:
+    def emit(graph: GraphBuilder, path: str, _: Any, inputs: list[str]) -> str:
         return graph.add(op, inputs, path, **attributes)
 
     return emit
 
 
 def module_emitters() -> dict[type, Callable[..., str]]:
-    """By type of torch module: what takes (graph, path, module, inputs) and returns the output."""
+    """Return, by type of module, what adds its nodes: (graph, path, module, inputs) to output."""
     nn = require("torch.nn")
     blocks = require("edge.models.blocks")
     return {

@@ -1,4 +1,4 @@
-"""Weights of which two in four are zero, so that sparse tensor cores need half the steps.
+"""Finds weights of which two in four are zero, which sparse tensor cores compute in half the steps.
 
 The pattern: of every four input channels at least two weights are zero, for each output channel
 and each place in the kernel (arXiv:2104.08378; TensorRT's documentation, "Sparsity").
@@ -22,31 +22,29 @@ _TYPES: dict[int, str] = {1: "<f4", 3: "<i1", 10: "<f2"}
 
 
 def sparse_convolutions(onnx: str | Path) -> tuple[str, ...]:
-    """Names of the convolutions whose weights have the pattern, quantized ones among them.
+    """Return the names of the convolutions whose weights, plain or quantized, have the pattern.
 
     Raises:
-        ArtifactError: not an ONNX file.
+        ArtifactError: it is not an ONNX file.
     """
     graph = _graph(onnx)
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    # A quantized weight stands behind a dequantizer.
-    behind = {node.output[0]: node.input[0] for node in graph.node if node.input}
+    # A quantized weight comes through a dequantizer.
+    origin = {node.output[0]: node.input[0] for node in graph.node if node.input and node.output}
     found = []
     for node in graph.node:
-        if node.op_type == "Conv":
-            name = node.input[1]
-            while name not in constants and name in behind:
-                name = behind[name]
+        if node.op_type == "Conv" and len(node.input) > 1:
+            name = origin.get(node.input[1], node.input[1])
             if name in constants and _two_in_four(_array(constants[name])):
                 found.append(node.name)
     return tuple(found)
 
 
 def check_sparse(onnx: str | Path) -> tuple[str, ...]:
-    """`sparse_convolutions`, of which there must be one.
+    """Return `sparse_convolutions`, and refuse a file that has none.
 
     Raises:
-        ArtifactError: there is none, or not an ONNX file.
+        ArtifactError: there are none, or it is not an ONNX file.
     """
     found = sparse_convolutions(onnx)
     if not found:

@@ -1,8 +1,9 @@
-"""How large each tensor of a graph can become, from its weights and scales alone.
+"""Bounds of the values of each tensor of a graph, from its weights and scales alone.
 
 No image is run: a convolution's output is at most its input's bound times the sum of its weights'
-magnitudes, plus the bias. Behind a quantizer, which clips, this is tight enough to tell whether
-FP16 holds it; through a row of layers without one it grows fast, and errs to the safe side.
+magnitudes, plus the bias. After a quantizer, which clips, this is tight enough to decide whether
+FP16 can hold the values. Over several layers without a quantizer the bound grows fast, and FP32 is
+kept where FP16 would do.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _LEVELS, _HALF = 128.0, 10
 
 
 def array_of(tensor: Any) -> NDArray[Any]:
-    """The values of an initializer of `edge.runtime.onnx_proto`.
+    """Return the values of an initializer of `edge.runtime.onnx_proto`.
 
     Raises:
-        ValueError: of a data type, or stored in a way, that `edge` does not write.
+        ValueError: `edge` writes no such data type, or does not store it in this way.
     """
     kind = _TYPES.get(tensor.data_type)
     shape = list(tensor.dims)
@@ -36,7 +37,7 @@ def array_of(tensor: Any) -> NDArray[Any]:
 
 
 class _Bounds(dict[str, float]):
-    """Bound by tensor; that of a constant is found when it is asked for."""
+    """Bound by tensor; that of a constant is computed when it is needed."""
 
     def __init__(self, graph: Any, inputs: Mapping[str, float]) -> None:
         super().__init__(inputs)
@@ -55,13 +56,13 @@ Rule = Callable[[Any, _Bounds], float]
 
 
 def value_bounds(graph: Any, inputs: Mapping[str, float]) -> Mapping[str, float]:
-    """The largest magnitude by tensor name; infinite behind an operation that is not known here.
+    """Return the largest magnitude by tensor name; infinite after an operation without a rule.
 
-    Of a constant, too: it is computed when it is asked for.
+    Constants are in it too; their bounds are computed when they are needed.
 
     Args:
         graph: a `Graph` of `edge.runtime.onnx_proto`.
-        inputs: the same of the graph's inputs.
+        inputs: largest magnitude of the graph's inputs.
 
     Raises:
         ValueError: a constant that cannot be read, or a tensor that nothing makes.
@@ -85,12 +86,12 @@ def _convolution(node: Any, bounds: _Bounds) -> float:
     sums = _magnitudes(node.input[1], bounds)
     bias = bounds.array(node.input[2]) if len(node.input) > 2 else np.float32(0)
     bound = float((bounds[node.input[0]] * sums + np.abs(bias)).max())
-    # Whoever put it in FP16 did so because its values fit there.
+    # It was put in FP16 because its values fit there.
     return min(bound, LARGEST) if is_half(node, bounds.constants) else bound
 
 
 def is_half(conv: Any, constants: Mapping[str, Any]) -> bool:
-    """Whether a convolution's weights are FP16: a precision map asked for it."""
+    """Whether a convolution's weights are FP16, as a precision map can ask for."""
     weight = constants.get(conv.input[1])
     return weight is not None and weight.data_type == _HALF
 
@@ -103,7 +104,7 @@ def _magnitudes(name: str, bounds: _Bounds) -> NDArray[np.float64]:
     else:
         weight, scale = (bounds.array(maker.input[index]) for index in (0, 1))
     rows = weight.reshape(len(weight), -1)
-    # A row at a time: in double precision the whole would be eight times the file.
+    # One row at a time: all weights in double precision would take eight times the file.
     sums = np.array([np.abs(row.astype(np.float64)).sum() for row in rows])
     magnitudes: NDArray[np.float64] = sums * np.abs(scale)
     return magnitudes

@@ -1,7 +1,7 @@
-"""A torch detector to an ONNX file: batch norm folded, tensors named after module paths.
+"""Writes a torch detector as ONNX: batch norm folded, tensors named after module paths.
 
-The name of a tensor is the path of the module that made it, in the torch model, the ONNX graph,
-the calibration table and the engine's layer report alike.
+A tensor has the name of the module that made it everywhere: in the torch model, the ONNX graph, the
+calibration table and the engine's layer report.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edge.files import write_file
 from edge.onnx_metadata import MANIFEST_KEY
 from edge.optional import require
 from edge.spec import Manifest, ModelSpec, TensorSpec
-from export.graph.builder import IMAGES, Graph
+from export.graph.builder import IMAGES, GraphBuilder
 from export.graph.modules import convolution, module_emitters
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ def _folds_into_conv(node: Any, modules: dict[str, Any]) -> bool:
 
 
 def _shapes(traced: Any, shape: tuple[int, ...]) -> None:
-    """Note every value's shape in its node, by running the module once."""
+    """Run the module once, so that every node knows its value's shape."""
     torch, prop = require("torch"), require("torch.fx.passes.shape_prop")
     with torch.no_grad():
         prop.ShapeProp(traced).propagate(torch.zeros(shape))
 
 
-def _emit(graph: Graph, traced: Any, shape: tuple[int, ...]) -> list[str]:
-    """Fill `graph` from a traced module; the names of its outputs."""
+def _emit(graph: GraphBuilder, traced: Any, shape: tuple[int, ...]) -> list[str]:
+    """Fill `graph` from a traced module and return the names of its outputs."""
     _shapes(traced, shape)
     nn = require("torch.nn")
     emitters, modules = module_emitters(), dict(traced.named_modules())
@@ -91,23 +91,23 @@ def write_onnx(
 ) -> Manifest:
     """Write `module` as FP32 ONNX (opset 19, batch 1) with its manifest in the metadata.
 
-    The outputs are the raw heads of `spec.heads`, in that order; decoding stays outside.
+    The outputs are the raw heads of `spec.heads`, in that order; decoding is not in the graph.
 
     Args:
         module: traceable by `edge.models.tracing.trace`; its outputs are the raw heads.
-        spec: its `heads[i].tensor` is overwritten by nothing: it must be the i-th output's name.
+        spec: the tensors of its heads must have the names of the outputs.
         target: the file; written whole or not at all.
-        parent_sha256: of the weights it was made from.
+        parent_sha256: of the weights that the module was made from.
         labels: facts that every report must repeat.
         arguments: recorded in the manifest.
 
     Raises:
-        ArtifactError: a module without an ONNX form, NaN weights, heads that are not the outputs.
+        ArtifactError: a submodule has no ONNX form, weights are NaN, the heads are not the outputs.
         ValueError: the module computes outside of submodules, so it cannot be traced.
     """
     onnx, helper = require("onnx"), require("onnx.helper")
     shape = (1, 3, *spec.contract.hw)
-    graph = Graph()
+    graph = GraphBuilder()
     outputs = _emit(graph, require("edge.models.tracing").trace(module.eval()), shape)
     heads = list(spec.tensors)
     if outputs != heads:
@@ -137,14 +137,14 @@ def write_onnx(
         proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
     model.producer_name, model.producer_version = "edge", edge.__version__
-    _check(onnx, model, spec.name)
+    _check_shapes(onnx, model, spec.name)
     attach_manifest(model, manifest)
     write_file(Path(target), model.SerializeToString())
     return manifest
 
 
-def _check(onnx: Any, model: Any, name: str) -> None:
-    """Shapes must infer, and to those that the spec claims."""
+def _check_shapes(onnx: Any, model: Any, name: str) -> None:
+    """Check that the shapes can be inferred and are those of the spec."""
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         onnx.checker.check_model(inferred, full_check=True)
