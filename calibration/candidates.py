@@ -103,7 +103,7 @@ class _Frames:
 
 def _recorded(word: str, most: int, frames: _Frames) -> Dataset:
     """Frames of a source as files; of a video evenly spread, of a camera one in a second."""
-    source = make_source(word, SourceOptions(pace=not Path(word).is_file()))
+    source = make_source(word, SourceOptions(fast=Path(word).is_file()))
     source.open()
     total = _frames_of(word)
     frames.stride = max(1, total // most, round(source.fps or 1) if source.live else 1)

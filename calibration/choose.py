@@ -21,7 +21,7 @@ from edge.data.items import Dataset, Item
 from edge.data.overlap import either_way
 from edge.errors import CalibrationError, DataError
 from edge.reporting import track
-from edge.video.frame import public_name
+from edge.video.address import public_name
 
 __all__ = ["Choice", "choose_images"]
 

@@ -166,7 +166,7 @@ def test_every_frame_of_a_file_is_detected_as_the_detector_does(
     stats = camera(
         artifact,
         [str(path)],
-        options=SourceOptions(pace=False),
+        options=SourceOptions(fast=True),
         outputs=Outputs(sinks=[kept], events=tmp_path / "e.jsonl"),
         stats=tmp_path / "s.json",
         **OPTIONS,
@@ -464,7 +464,7 @@ def test_tracks_of_a_file_go_by_the_clock_of_the_file(
 
     monkeypatch.setattr(Tracker, "update", update)
     write_video(tmp_path / "a.mp4", pictures(10), fps=12.5)
-    fast = SourceOptions(pace=False)
+    fast = SourceOptions(fast=True)
     camera(artifact, [str(tmp_path / "a.mp4")], options=fast, track=True, **OPTIONS)
     assert times == pytest.approx([index / 12.5 for index in range(10)])
 

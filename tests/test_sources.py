@@ -26,13 +26,13 @@ from edge.errors import CameraError
 from edge.video import cameras as source_opencv
 from edge.video import gstreamer as source_gst
 from edge.video import mjpeg as source_mjpeg
-from edge.video import pipe as source_pipe
+from edge.video.address import public_name
 from edge.video.cameras import OpenCvSource, probe_rtsp
 from edge.video.devices import list_cameras, obstacle
 from edge.video.files import PacedSource
-from edge.video.frame import Frame, Source, SourceOptions, public_name
+from edge.video.frame import Frame, Source, SourceOptions
+from edge.video.gstreamer import PipeSource
 from edge.video.mjpeg import MjpegSource
-from edge.video.pipe import PipeSource
 from edge.video.sources import make_source
 from tests.support.camera_parts import (
     count_frames,
@@ -44,7 +44,7 @@ from tests.support.camera_parts import (
     write_video,
 )
 
-FAST = SourceOptions(pace=False)
+FAST = SourceOptions(fast=True)
 
 
 def read_all(source: Source) -> list[Frame]:
@@ -370,7 +370,7 @@ def test_a_device_that_is_no_camera_is_told_from_one_that_is_missing(
 ) -> None:
     import fcntl
 
-    with pytest.raises(CameraError, match="/dev/null: it is no camera"):
+    with pytest.raises(CameraError, match="/dev/null: it is not a camera"):
         make_source("/dev/null").open()
 
     def refuse(*args: object) -> int:
@@ -484,7 +484,7 @@ def test_a_pipeline_that_dies_is_lost_with_its_own_words(fake_launch) -> None:
 def test_a_pipeline_that_hangs_is_lost_and_closing_kills_it(
     fake_launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_pipe, "_STALL_S", 0.5)
+    monkeypatch.setattr(source_gst, "_STALL_S", 0.5)
     fake_launch(1, "signal = __import__('signal'); time.sleep(60)")
     source = make_source("csi://0", SourceOptions(hw=(48, 64)))
     source.open()

@@ -15,7 +15,8 @@ from apps.commands.options import count, positive, size, target, threads_option
 from apps.commands.terminal import show
 from apps.dashboard.guard import Address, check_token, parse_address
 from edge.reporting import say
-from edge.video.frame import MAX_SIDE, public_name
+from edge.video.address import public_name
+from edge.video.frame import MAX_SIDE
 from edge.video.sources import list_cameras
 
 __all__ = ["arguments", "print_camera", "print_cameras", "run"]
@@ -151,7 +152,7 @@ def run(
         result = camera(
             args.artifact,
             args.source,
-            options=SourceOptions(args.size, args.fps, args.format, not args.fast),
+            options=SourceOptions(args.size, args.fps, args.format, args.fast),
             outputs=outputs,
             baseline=args.baseline,
             baseline_share=args.baseline_share,

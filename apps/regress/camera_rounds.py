@@ -87,7 +87,7 @@ class _Ages:
         return [round(gap * 1e6) for gap in np.diff(self.ready).tolist()]
 
 
-class _Endless:
+class _Endless(Source):
     """Files that begin again at their end."""
 
     def __init__(self, source: Source) -> None:
@@ -131,7 +131,7 @@ def film(detectors: Mapping[Path, Detector], source: str, seconds: float) -> dic
         CameraError: the source cannot be opened, or no frame came.
         DataError: the source has no pace.
     """
-    if not _source(source, pace=True).live:
+    if not _source(source, fast=False).live:
         raise DataError(f"{source}: has no pace; leave out fast=1: the run at full speed comes too")
     name = source if is_scenes(source) else Path(source).name
     runs = {path: CameraRun(name) for path in detectors}
@@ -142,21 +142,21 @@ def film(detectors: Mapping[Path, Detector], source: str, seconds: float) -> dic
     return runs
 
 
-def _source(source: str, pace: bool) -> Source:
+def _source(source: str, fast: bool) -> Source:
     folder = not is_scenes(source) and Path(source).is_dir()
-    return make_source(source, SourceOptions(pace=pace, fps=_FOLDER_FPS if folder else None))
+    return make_source(source, SourceOptions(fast=fast, fps=_FOLDER_FPS if folder else None))
 
 
 def _round(run: CameraRun, detector: Detector, source: str, seconds: float) -> None:
     ages = _Ages()
-    paced = _loop(detector, _source(source, pace=True), seconds, ages)
+    paced = _loop(detector, _source(source, fast=False), seconds, ages)
     run.nominal_fps = paced["sources"][0]["nominal_fps"]
     run.paced_gaps_us.append(ages.gaps_us())
     run.paced_fps.append(_fps(ages.gaps_us()))
     run.age_ms.append(ages.age_ms[_START:] or ages.age_ms)
     run.dropped.append(paced["dropped"])
     fast = _Ages()
-    _loop(detector, _source(source, pace=False), seconds, fast)
+    _loop(detector, _source(source, fast=True), seconds, fast)
     run.gaps_us.append(fast.gaps_us())
     run.fps.append(_fps(fast.gaps_us()))
 

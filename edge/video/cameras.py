@@ -1,4 +1,4 @@
-"""Sources that OpenCV reads by itself: V4L2 cameras, network streams, GStreamer where it has it."""
+"""Sources that OpenCV reads: V4L2 cameras, network streams, and GStreamer where it is built in."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import cv2
 import numpy as np
 
 from edge.errors import CameraError
+from edge.video.address import bare_address, check_login, public_name
+from edge.video.clock import SourceClock
 from edge.video.devices import obstacle
-from edge.video.frame import Frame, Image, SourceOptions, bare_address, public_name
+from edge.video.frame import GuardedSource, Image, SourceOptions
 
 __all__ = [
     "OpenCvSource",
@@ -28,7 +30,7 @@ __all__ = [
 ]
 
 _OPEN_MS, _READ_MS = 8000, 5000
-# A camera hiccups; one that gives nothing for so long is lost.
+# A camera that gives nothing for this long is lost; shorter gaps happen.
 _PATIENCE_S = 2.0
 _RETRY_S = 0.02
 # FFmpeg's option names; TCP, because a lost UDP packet smears a picture for seconds.
@@ -36,18 +38,17 @@ _RTSP_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 _environment = threading.Lock()
 
 
-class OpenCvSource:
-    """A live `cv2.VideoCapture` as a `Source`.
+class OpenCvSource(GuardedSource):
+    """A `Source` of a live `cv2.VideoCapture`.
 
     Args:
         name: for people.
         connect: makes the capture, opened or not.
         hint: what to do when it is not opened.
-        stamped: the capture's own time stamps are those of `time.monotonic` (V4L2).
+        stamped: whether the capture tells when a frame was taken; False where its position in
+            milliseconds is not that.
         asked: what the user asked for; `note` tells what the camera gives instead.
     """
-
-    live = True
 
     def __init__(
         self,
@@ -57,19 +58,14 @@ class OpenCvSource:
         stamped: bool = False,
         asked: SourceOptions | None = None,
     ) -> None:
-        self.name, self._asked = name, asked or SourceOptions()
-        self.fps: float | None = None
-        self.damaged, self.note = 0, ""
-        self._connect, self._hint, self._stamped = connect, hint, stamped
+        super().__init__(name, live=True)
+        self._asked = asked or SourceOptions()
+        self._make, self._hint, self._stamped = connect, hint, stamped
         self._capture: cv2.VideoCapture | None = None
-        self._index = 0
-        self._closed = threading.Event()
-        self._lock = threading.Lock()
+        self._clock = SourceClock()
 
-    def open(self) -> None:
-        """See `Source.open`."""
-        self._closed.clear()
-        capture = self._connect()
+    def _connect(self) -> None:
+        capture = self._make()
         if not capture.isOpened():
             capture.release()
             raise CameraError(f"{self.name}: cannot be opened; {self._hint}")
@@ -77,37 +73,30 @@ class OpenCvSource:
         self.fps = rate if 0 < rate <= 1000 else None
         instead = _instead(capture, self._asked)
         self.note = f"{self.name}: gives {instead}" if instead else ""
-        self._capture, self._index = capture, 0
+        self._capture, self._clock = capture, SourceClock()
 
-    def read(self) -> Frame | None:
-        """See `Source.read`."""
+    def _take(self) -> tuple[Image, float] | None:
         patience = time.monotonic() + _PATIENCE_S
         while not self._closed.is_set():
             taken = self._grab()
             if taken is not None:
-                frame = Frame(*taken, self._index)
-                self._index += 1
-                return frame
+                return taken
             if time.monotonic() > patience:
                 raise CameraError(f"{self.name}: lost, or it sends nothing; {self._hint}")
             self._closed.wait(_RETRY_S)
         return None
 
-    def close(self) -> None:
-        """See `Source.close`."""
-        self._closed.set()
-        # OpenCV crashes when a capture is released under a reader; its reads have a time limit.
-        with self._lock:
-            if self._capture is not None:
-                self._capture.release()
-            self._capture = None
+    def _release(self) -> None:
+        # OpenCV crashes when a capture is released under a reader; see `GuardedSource`.
+        if self._capture is not None:
+            self._capture.release()
+        self._capture = None
 
     def _grab(self) -> tuple[Image, float] | None:
-        with self._lock:
-            if self._capture is None or not self._capture.grab():
-                return None
-            captured = self._stamp(self._capture)
-            done, image = self._capture.retrieve()
+        if self._capture is None or not self._capture.grab():
+            return None
+        captured = self._stamp(self._capture)
+        done, image = self._capture.retrieve()
         if done and image is not None and image.ndim == 2:
             image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
         if not done or image is None or image.ndim != 3 or image.shape[2] != 3:
@@ -116,16 +105,16 @@ class OpenCvSource:
         return np.asarray(image, np.uint8), captured
 
     def _stamp(self, capture: cv2.VideoCapture) -> float:
+        """Return when the picture was taken: by the driver (V4L2) or by the stream (RTSP)."""
         now = time.monotonic()
         if not self._stamped:
             return now
-        # V4L2 drivers stamp with CLOCK_MONOTONIC (V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC); not all do.
-        driver = float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3
-        return driver if 0 <= now - driver < _PATIENCE_S else now
+        stamp = float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3
+        return self._clock.captured(stamp, now) if stamp > 0 else now
 
 
 def _instead(capture: cv2.VideoCapture, asked: SourceOptions) -> str:
-    """Where a driver took what it knows in place of what was asked; empty: nowhere."""
+    """Return what the driver chose in place of what was asked; empty where it obeyed."""
     told: list[str] = []
     hw = (int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
     if asked.hw and hw != tuple(asked.hw):
@@ -141,14 +130,14 @@ def _instead(capture: cv2.VideoCapture, asked: SourceOptions) -> str:
 
 
 def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
-    """A USB or other V4L2 camera: `0` or `/dev/video0`; without a size 1280x720 is asked for."""
+    """Return a USB or other V4L2 camera, `0` or `/dev/video0`; the size is 1280x720 by default."""
     path = f"/dev/video{device}" if device.isdigit() else device
     hint = f"another program may use it: fuser -v {path}"
     height, width = options.hw or (720, 1280)
     # Raw YUYV of this size is 5 to 10 frames a second through USB 2; Motion-JPEG is 30.
     fourcc = options.pixel_format or ("MJPG" if width * height > 640 * 480 else "YUYV")
     if len(fourcc) != 4:
-        raise CameraError(f"{path}: pixel format {fourcc!r} has not four characters, such as MJPG")
+        raise CameraError(f"{path}: pixel format {fourcc!r} is not four characters, such as MJPG")
 
     def connect() -> cv2.VideoCapture:
         if sys.platform.startswith("linux"):
@@ -168,7 +157,8 @@ def v4l2_source(device: str, options: SourceOptions) -> OpenCvSource:
 
 
 def network_source(address: str) -> OpenCvSource:
-    """RTSP, or any stream over HTTP that FFmpeg knows; decoded on the CPU."""
+    """Return an RTSP stream, or any stream over HTTP that FFmpeg knows, decoded on the CPU."""
+    check_login(address)
     # Over HTTP it may be a file, whose first key frame "nobuffer" would lose.
     wanted = _RTSP_OPTIONS if address.startswith("rtsp") else "flags;low_delay"
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS]
@@ -189,21 +179,21 @@ def network_source(address: str) -> OpenCvSource:
         return capture
 
     hint = "is the camera on, the address right and the password in it (rtsp://USER:PASSWORD@...)?"
-    return OpenCvSource(public_name(address), connect, hint)
+    return OpenCvSource(public_name(address), connect, hint, stamped=True)
 
 
 def has_gstreamer() -> bool:
-    """Whether this OpenCV was built with GStreamer; JetPack's is, pip's is not."""
+    """Return whether this OpenCV was built with GStreamer; JetPack's is, pip's is not."""
     return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
 def gstreamer_source(name: str, pipeline: str, hint: str) -> OpenCvSource:
-    """A pipeline that ends in an `appsink` of BGR frames."""
+    """Return a source of the frames of a pipeline that ends in an `appsink` of BGR frames."""
     return OpenCvSource(name, lambda: cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER), hint)
 
 
 def probe_rtsp(address: str) -> str:
-    """What an RTSP server says to a DESCRIBE without credentials, or why there is no answer.
+    """Ask an RTSP server without credentials what it says, and return that or why it is silent.
 
     A camera with a password says `401 Unauthorized` whatever the password is.
     """
@@ -211,9 +201,9 @@ def probe_rtsp(address: str) -> str:
         parts = urlsplit(address)
         place = (parts.hostname or "", parts.port or (322 if parts.scheme == "rtsps" else 554))
     except ValueError as error:
-        return f"no address: {error}"
+        return f"this is no address: {error}"
     if not place[0]:
-        return "no address: it names no host"
+        return "this is no address: it names no host"
     try:
         with socket.create_connection(place, _PATIENCE_S) as door:
             if parts.scheme == "rtsps":

@@ -18,7 +18,7 @@ _CAPTURE, _CAPTURE_MPLANE, _DEVICE_CAPS = 0x1, 0x1000, 0x80000000
 
 @dataclass(frozen=True)
 class CameraInfo:
-    """One camera: `source` is what `--source` takes; `kind` is `csi` or `v4l2`."""
+    """A camera; `source` is what `--source` takes, and `kind` is `csi` or `v4l2`."""
 
     source: str
     name: str
@@ -26,7 +26,7 @@ class CameraInfo:
 
 
 def list_cameras(sysfs: Path = _SYSFS, dev: Path = Path("/dev")) -> list[CameraInfo]:
-    """The cameras of this machine, ribbon cameras first; empty where the kernel has no V4L2."""
+    """Return the cameras of this machine, ribbon cameras first; none where there is no V4L2."""
     if not sysfs.is_dir():
         return []
     nodes = sorted(sysfs.glob("video*"), key=lambda node: int(node.name[5:] or 0))
@@ -50,7 +50,7 @@ def _text(path: Path) -> str:
 
 
 def _captures(device: Path) -> bool:
-    """Whether pictures come from the device."""
+    """Return whether pictures come from the device."""
     try:
         return _gives_pictures(device)
     except OSError as error:
@@ -59,7 +59,7 @@ def _captures(device: Path) -> bool:
 
 
 def _gives_pictures(device: Path) -> bool:
-    """Asked of the driver; a UVC camera has a second node of metadata only.
+    """Ask the driver whether it gives pictures; a UVC camera has a second node of metadata only.
 
     Raises:
         OSError: it cannot be opened; ENOTTY: it is no V4L2 device.
@@ -79,7 +79,7 @@ def _gives_pictures(device: Path) -> bool:
 
 
 def obstacle(device: Path) -> str:
-    """Why no pictures can come from a V4L2 device; empty if nothing is known against it."""
+    """Return why no pictures can come from a V4L2 device; empty where nothing is in the way."""
     try:
         fit = _gives_pictures(device)
     except FileNotFoundError:
@@ -88,5 +88,5 @@ def obstacle(device: Path) -> str:
         return "no permission: sudo usermod -aG video $USER, then log in again"
     except OSError as error:
         no_camera = error.errno == errno.ENOTTY
-        return "it is no camera" if no_camera else f"cannot be opened: {error.strerror}"
-    return "" if fit else "it gives no pictures (a camera's second device has metadata only)"
+        return "it is not a camera" if no_camera else f"cannot be opened: {error.strerror}"
+    return "" if fit else "it gives no pictures; the second device of a camera has metadata only"

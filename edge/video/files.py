@@ -1,9 +1,8 @@
-"""Sources that could give any frame at once and are slowed down to the pace of a camera."""
+"""Files, folders and the built-in world, at their own pace or as fast as they can be read."""
 
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -16,76 +15,65 @@ from edge.data.datasets import read_image
 from edge.data.items import images_in
 from edge.data.world.world import SceneStream
 from edge.errors import CameraError, DataError
-from edge.video.frame import MAX_SIDE, Frame, Image, SourceOptions
+from edge.video.frame import MAX_SIDE, GuardedSource, Image, SourceOptions
 
 __all__ = ["PacedSource", "folder_source", "scene_source", "video_source"]
 
-# A picture, None if it is damaged, and its time in seconds from the start; returns a remark.
+# Pictures, None where one is damaged, with their seconds from the start; returns a remark.
 Pictures = Generator["tuple[Image | None, float]", None, str]
-# Who is later than this, after a suspend or on a slow disk, starts counting anew.
+# Later than this, after a suspend or on a slow disk, the playing begins anew at this picture.
 _LATE_S = 1.0
 _USUAL_FPS = 30.0
 
 
-class PacedSource:
-    """A generator of pictures as a `Source`.
+class PacedSource(GuardedSource):
+    """A `Source` of pictures that a generator gives.
 
     Args:
         name: for people.
-        pictures: called by `open`; gives the pictures and the nominal frames per second.
-        pace: hand each picture out at its own time, and be `live`.
+        pictures: called when the source is opened; gives the pictures and the nominal frames a
+            second.
+        pace: give each picture at its own time, as a camera does, and be `live`.
     """
 
     def __init__(
         self, name: str, pictures: Callable[[], tuple[Pictures, float | None]], pace: bool
     ) -> None:
-        self.name, self.live = name, pace
-        self.fps: float | None = None
-        self.damaged, self.note = 0, ""
+        super().__init__(name, live=pace)
         self._pictures = pictures
         self._stream: Pictures | None = None
         self._start: float | None = None
-        self._index = 0
-        self._closed = threading.Event()
-        self._lock = threading.Lock()
 
-    def open(self) -> None:
-        """See `Source.open`."""
-        self._closed.clear()
+    def _connect(self) -> None:
         self._stream, self.fps = self._pictures()
-        self._start, self._index, self.note = None, 0, ""
+        self._start, self.note = None, ""
 
-    def read(self) -> Frame | None:
-        """See `Source.read`."""
+    def _take(self) -> tuple[Image, float] | None:
         while (taken := self._next()) is not None:
             image, seconds = taken
             if image is None:
                 self.damaged += 1
-                continue
-            if self.live and not self._wait(seconds):
+            elif not self.live:
+                return image, time.monotonic()
+            elif not self._wait(seconds):
                 return None
-            frame = Frame(image, time.monotonic(), self._index)
-            self._index += 1
-            return frame
+            else:
+                return image, time.monotonic()
         return None
 
-    def close(self) -> None:
-        """See `Source.close`."""
-        self._closed.set()
-        with self._lock:
-            if self._stream is not None:
-                self._stream.close()
-            self._stream = None
+    def _release(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
 
     def _next(self) -> tuple[Image | None, float] | None:
-        with self._lock:
-            if self._stream is None or self._closed.is_set():
-                return None
-            try:
-                return next(self._stream)
-            except StopIteration as end:
-                self.note = str(end.value or "")
-                return None
+        if self._stream is None or self._closed.is_set():
+            return None
+        try:
+            return next(self._stream)
+        except StopIteration as end:
+            self.note = str(end.value or "")
+            return None
 
     def _wait(self, seconds: float) -> bool:
         now = time.monotonic()
@@ -95,13 +83,13 @@ class PacedSource:
 
 
 def video_source(path: Path, options: SourceOptions) -> PacedSource:
-    """A video file that OpenCV can read."""
-    return PacedSource(str(path), lambda: _open_video(path, options.fps), options.pace)
+    """Return the frames of a video file that OpenCV can read."""
+    return PacedSource(str(path), lambda: _open_video(path, options.fps), not options.fast)
 
 
 def _open_video(path: Path, fps: float | None) -> tuple[Pictures, float]:
     if not path.is_file():
-        raise CameraError(f"{path}: no such video")
+        raise CameraError(f"{path}: there is no such video")
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise CameraError(
@@ -137,8 +125,8 @@ def _early_end(path: Path, count: int, promised: int) -> str:
 
 
 def folder_source(path: Path, options: SourceOptions) -> PacedSource:
-    """One image, or all below a folder by name; at a pace only where `fps` names one."""
-    pace = options.pace and options.fps is not None
+    """Return one image, or all below a folder by name, at a pace only where `fps` names one."""
+    pace = not options.fast and options.fps is not None
     return PacedSource(str(path), lambda: _open_folder(path, options.fps), pace)
 
 
@@ -159,11 +147,13 @@ def _images(name: Path, paths: list[Path], rate: float) -> Pictures:
             image = None
             damaged.append(str(error))
         yield image, index / rate
-    return f"{len(damaged)} images left out; {damaged[0]}" if damaged else ""
+    return f"{len(damaged)} images left out: {damaged[0]}" if damaged else ""
 
 
 def scene_source(address: str, options: SourceOptions) -> PacedSource:
-    """`scenes://?seed=1&night=0.3&fps=30&size=720x1280&fast=1`: a drive through the built-in world.
+    """Return a drive through the built-in world.
+
+    The address is `scenes://?seed=1&night=0.3&fps=30&size=720x1280&fast=1`, each part optional.
 
     Raises:
         CameraError: an unknown name or a value that does not fit.
@@ -188,7 +178,7 @@ def scene_source(address: str, options: SourceOptions) -> PacedSource:
     def pictures() -> tuple[Pictures, float]:
         return _scenes(SceneStream(seed, hw, night, fps), fps), fps
 
-    return PacedSource(address, pictures, options.pace and not fast)
+    return PacedSource(address, pictures, not options.fast and not fast)
 
 
 def _scenes(stream: SceneStream, fps: float) -> Pictures:

@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.video.frame import Frame
+from edge.video.frame import Frame, Source
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Held:
+class Held(Source):
     """Frames held in memory, as fast as they are taken or at `fps`."""
 
     def __init__(
