@@ -98,6 +98,8 @@ def _limited(kind: type[http.client.HTTPConnection], limits: _Limits) -> Any:
     """A class of connections whose sockets obey `limits`."""
 
     class Limited(kind):  # type: ignore[misc, valid-type]
+        sock: Any
+
         def connect(self) -> None:
             super().connect()
             plain: Any = self.sock
