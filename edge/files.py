@@ -29,6 +29,7 @@ __all__ = [
     "plain_text",
     "protect",
     "read_file",
+    "refuse_input",
     "sha256_of",
     "to_plain",
     "write_file",
@@ -127,6 +128,22 @@ def protect(paths: Iterable[str | Path]) -> Iterator[None]:
             _inputs.pop(key, None)
 
 
+def refuse_input(path: str | Path) -> None:
+    """Refuse a file to write that is one of the running command's own inputs.
+
+    `write_file` does so itself; what writes a file in other ways, such as a video, asks here.
+
+    Raises:
+        ArtifactError: it is protected, see `protect`.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        found = Path(path).stat()
+        if (found.st_dev, found.st_ino) in _inputs:
+            raise ArtifactError(
+                f"{path}: is an input of this command and is not written over; name another output"
+            )
+
+
 def write_file(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`, so that no reader sees half a file.
 
@@ -144,13 +161,9 @@ def write_file(path: str | Path, data: bytes) -> None:
             sys.stdout.buffer.flush()
             return
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        refuse_input(path)
         with contextlib.suppress(FileNotFoundError):
             found = path.stat()
-            if (found.st_dev, found.st_ino) in _inputs:
-                raise ArtifactError(
-                    f"{path}: is an input of this command and is not written over; name another "
-                    "output"
-                )
             if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
                 with path.open("wb", buffering=0) as special:
                     special.write(data)

@@ -32,20 +32,20 @@ def test_counted_by_hand() -> None:
     wanted = found((BOX, 0.9, 0), (side, 0.8, 1), (BOX, 0.7, 2), (corner, 0.6, 0))
     # A person where the person is; a motorcycle that overlaps by 30 of 50 columns.
     agreement.add(wanted, found((BOX, 0.5, 1), ((110, 0, 150, 40), 0.5, 0)))
-    figures = agreement.figures()
-    assert figures["boxes"] == 3
-    assert figures["agreement"] == pytest.approx(2 / 3)
-    assert figures["by_class"]["person"] == {"boxes": 2, "agreement": 0.5}
-    assert figures["by_class"]["motorbike"] == {"boxes": 1, "agreement": 1.0}
-    assert figures["left_out"] == {"zebra": 1}
+    figures = agreement.stats()
+    assert figures.boxes == 3
+    assert figures.agreement == pytest.approx(2 / 3)
+    assert figures.by_class["person"] == {"boxes": 2, "agreement": 0.5}
+    assert figures.by_class["motorbike"] == {"boxes": 1, "agreement": 1.0}
+    assert figures.left_out == {"zebra": 1}
 
 
 def test_no_boxes_is_no_figure() -> None:
     agreement = Agreement(("a",), ("a",))
     agreement.add(Detections.empty(), found((BOX, 0.9, 0)))
-    assert agreement.figures()["agreement"] is None
+    assert agreement.stats().agreement is None
     agreement.add(found((BOX, 0.9, 0)), Detections.empty())
-    assert agreement.figures()["agreement"] == 0
+    assert agreement.stats().agreement == 0
 
 
 def test_one_box_is_not_found_twice() -> None:
@@ -97,12 +97,12 @@ def test_a_detector_agrees_with_itself_and_is_as_fast(artifact: Path) -> None:
         for frame in frames:
             detections = edge(frame)
             beside.consider(frame, detections, sum(edge.stages_ms.values()))
-        figures = beside.figures()
-    assert figures["frames"] == 12
-    assert figures["boxes"] > 0
-    assert figures["agreement"] == 1.0
-    assert 0.2 < figures["speedup"] < 5
-    assert figures["speedup"] == pytest.approx(figures["fps_edge"] / figures["fps"])
+        figures = beside.stats()
+    assert figures.frames == 12
+    assert figures.boxes > 0
+    assert figures.agreement == 1.0
+    assert 0.2 < figures.speedup < 5
+    assert figures.speedup == pytest.approx(figures.fps_edge / figures.fps)
 
 
 def test_the_baseline_keeps_to_its_share_of_the_time(artifact: Path) -> None:

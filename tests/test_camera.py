@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -23,14 +24,14 @@ from hypothesis import strategies as st
 
 from apps.camera import capture as capture_module
 from apps.camera import live as live_module
-from apps.camera.app import camera
-from apps.camera.capture import Capture
-from apps.camera.live import LiveState
-from apps.camera.outputs import Outputs
+from apps.camera.capture import Capture, Slots
+from apps.camera.live import Facts, LiveState
+from apps.camera.options import Outputs
 from apps.camera.result import Result
-from apps.camera.slots import Slots
-from apps.commands.camera import print_camera
-from edge.errors import ArtifactError, CameraError
+from apps.camera.stats import Health
+from apps.commands.camera import arguments, print_camera, run
+from edge.errors import CameraError
+from edge.files import to_plain
 from edge.measure.distribution import Distribution
 from edge.runtime.detector import Detector
 from edge.video.frame import Frame, SourceOptions
@@ -42,6 +43,7 @@ from tests.support.camera_parts import (
     mjpeg_camera,
     open_files,
     pictures,
+    run_camera,
     small_disk,
     wait_for,
     write_video,
@@ -143,6 +145,12 @@ def test_nothing_has_no_percentiles() -> None:
     assert Distribution().summary() == {"p50": 0, "p95": 0, "p99": 0, "mean": 0, "max": 0}
 
 
+def flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    arguments(parser)
+    return parser
+
+
 class Keep:
     """A sink that keeps all results."""
 
@@ -163,12 +171,12 @@ def test_every_frame_of_a_file_is_detected_as_the_detector_does(
 ) -> None:
     path, kept = tmp_path / "a.mp4", Keep()
     write_video(path, pictures(25))
-    stats = camera(
+    stats = run_camera(
         artifact,
         [str(path)],
-        options=SourceOptions(fast=True),
-        outputs=Outputs(sinks=[kept], events=tmp_path / "e.jsonl"),
-        stats=tmp_path / "s.json",
+        source=SourceOptions(fast=True),
+        sinks=[kept],
+        outputs=Outputs(events=tmp_path / "e.jsonl"),
         **OPTIONS,
     )
     capture = cv2.VideoCapture(str(path))
@@ -181,9 +189,9 @@ def test_every_frame_of_a_file_is_detected_as_the_detector_does(
             boxes += len(wanted)
     capture.release()
     assert boxes > 25
-    assert stats["frames"] == 25 == len(kept.results) and stats["dropped"] == 0
-    assert sum(stats["detections"].values()) == boxes
-    written = json.loads((tmp_path / "s.json").read_text())
+    assert stats.frames == 25 == len(kept.results) and stats.dropped == 0
+    assert sum(stats.detections.values()) == boxes
+    written = to_plain(stats)
     assert set(written) >= {
         *("frames", "dropped", "fps", "frame_age_ms", "stages_ms", "reconnects", "backend")
     }
@@ -206,15 +214,13 @@ class Sleeper(Keep):
 
 def test_a_consumer_that_sleeps_does_not_make_frames_old(artifact: Path) -> None:
     source = Held(pictures(8, (480, 640)), fps=30)
-    stats = camera(
-        artifact, [source], outputs=Outputs(sinks=[Sleeper()]), seconds=4, frames=2000, **OPTIONS
-    )
-    assert stats["sinks"][0]["dropped"] > 30
-    assert stats["frames"] > 40
+    stats = run_camera(artifact, [source], sinks=[Sleeper()], seconds=4, frames=2000, **OPTIONS)
+    assert stats.sinks[0].dropped > 30
+    assert stats.frames > 40
     # One interval of the camera and one inference; the rest is for a busy machine.
-    inference = sum(stats["stages_ms"].values())
-    assert stats["frame_age_ms"]["p50"] < 1000 / 30 + inference
-    assert stats["frame_age_ms"]["p99"] < 1000 / 30 + 3 * inference + 100
+    inference = sum(stats.stages_ms.values())
+    assert stats.frame_age_ms["p50"] < 1000 / 30 + inference
+    assert stats.frame_age_ms["p99"] < 1000 / 30 + 3 * inference + 100
 
 
 def test_a_slow_detector_drops_frames_and_takes_the_newest(
@@ -229,41 +235,45 @@ def test_a_slow_detector_drops_frames_and_takes_the_newest(
         return plain(self, tensor)
 
     monkeypatch.setattr(OrtBackend, "run", slow)
-    stats = camera(artifact, [Held(pictures(8), fps=50)], seconds=2.5, **OPTIONS)
-    assert stats["dropped"] > 2 * stats["frames"] > 20
-    assert stats["frames"] + stats["dropped"] == pytest.approx(2.5 * 50, abs=15)
+    stats = run_camera(artifact, [Held(pictures(8), fps=50)], seconds=2.5, **OPTIONS)
+    assert stats.dropped > 2 * stats.frames > 20
+    assert stats.frames + stats.dropped == pytest.approx(2.5 * 50, abs=15)
     # 120 ms of inference, 20 ms until the next frame, and a machine that has other work.
-    assert 120 <= stats["frame_age_ms"]["p50"] < 170
-    assert stats["frame_age_ms"]["p99"] < 260
-    assert stats["engine_share"] > 0.9
+    assert 120 <= stats.frame_age_ms["p50"] < 170
+    assert stats.frame_age_ms["p99"] < 260
+    assert stats.engine_share > 0.9
 
 
 def test_limits_end_a_run(artifact: Path) -> None:
-    assert camera(artifact, [WORLD], frames=7, **OPTIONS)["frames"] == 7
+    assert run_camera(artifact, [WORLD], frames=7, **OPTIONS).frames == 7
     start = time.monotonic()
-    camera(artifact, [WORLD], seconds=0.5, **OPTIONS)
+    run_camera(artifact, [WORLD], seconds=0.5, **OPTIONS)
     assert 0.5 <= time.monotonic() - start < 5
     for wrong in ({"seconds": 0}, {"frames": 0}, {"baseline_share": 0}):
         with pytest.raises(ValueError, match=r"baseline_share|positive"):
-            camera(artifact, [WORLD], **wrong)
+            run_camera(artifact, [WORLD], **wrong)
 
 
 def test_several_sources_share_a_detector_fairly(artifact: Path, tmp_path: Path) -> None:
     held = [Held(pictures(4, (96, 128)), fps=20, name="a"), Held(pictures(4), fps=20, name="b")]
-    stats = camera(artifact, held, outputs=Outputs(record=tmp_path / "r.mp4"), seconds=2, **OPTIONS)
-    frames = [one["frames"] for one in stats["sources"]]
-    assert [one["name"] for one in stats["sources"]] == ["a", "b"]
-    assert sum(frames) == stats["frames"] and min(frames) > 15
+    stats = run_camera(
+        artifact, held, outputs=Outputs(record=tmp_path / "r.mp4"), seconds=2, **OPTIONS
+    )
+    frames = [one.frames for one in stats.sources]
+    assert [one.name for one in stats.sources] == ["a", "b"]
+    assert sum(frames) == stats.frames and min(frames) > 15
     assert abs(frames[0] - frames[1]) <= 4
-    assert [one["hw"] for one in stats["sources"]] == [(96, 128), (120, 160)]
+    assert [one.hw for one in stats.sources] == [(96, 128), (120, 160)]
     for index in range(2):
         assert count_frames(tmp_path / f"r-s{index}.mp4") > 10
 
 
 def test_a_source_that_ends_does_not_end_the_others(artifact: Path) -> None:
-    stats = camera(artifact, [Held(pictures(3), count=3), Held(pictures(3), count=30)], **OPTIONS)
-    assert [one["frames"] for one in stats["sources"]] == [3, 30]
-    assert {one["state"] for one in stats["sources"]} == {"ended"}
+    stats = run_camera(
+        artifact, [Held(pictures(3), count=3), Held(pictures(3), count=30)], **OPTIONS
+    )
+    assert [one.frames for one in stats.sources] == [3, 30]
+    assert {one.state for one in stats.sources} == {"ended"}
 
 
 @contextmanager
@@ -280,14 +290,14 @@ def test_a_lost_camera_comes_back_and_nothing_leaks(
     @contextmanager
     def breaks(live: LiveState) -> Iterator[None]:
         def script() -> None:
-            wait_for(lambda: live.snapshot()["frames"] > 5)
+            wait_for(lambda: live.snapshot().frames > 5)
             child[0].kill()
-            wait_for(lambda: live.snapshot()["sources"][0]["state"] == "lost")
+            wait_for(lambda: live.snapshot().sources[0].state == "lost")
             seen["health"] = live.health()
             with mjpeg_camera(port):
-                wait_for(lambda: live.snapshot()["reconnects"] == 1, 15)
-                frames = live.snapshot()["frames"]
-                wait_for(lambda: live.snapshot()["frames"] > frames + 5)
+                wait_for(lambda: live.snapshot().reconnects == 1, 15)
+                frames = live.snapshot().frames
+                wait_for(lambda: live.snapshot().frames > frames + 5)
                 seen["after"] = live.health()
                 os.kill(os.getpid(), signal.SIGTERM)
                 over.wait(10)
@@ -301,12 +311,12 @@ def test_a_lost_camera_comes_back_and_nothing_leaks(
 
     with mjpeg_camera(port) as running:
         child = [running]
-        stats = camera(artifact, [f"http://127.0.0.1:{port}/"], beside=[breaks], seconds=40)
-    assert seen["health"]["ok"] is False and seen["health"]["alive"] is True
-    assert "lost" in seen["health"]["reasons"][0]
-    assert seen["after"]["ok"] is True
-    assert stats["reconnects"] == 1 and stats["sources"][0]["state"] == "live"
-    assert stats["seconds"] < 39
+        stats = run_camera(artifact, [f"http://127.0.0.1:{port}/"], beside=[breaks], seconds=40)
+    assert seen["health"].ok is False and seen["health"].alive is True
+    assert "lost" in seen["health"].reasons[0]
+    assert seen["after"].ok is True
+    assert stats.reconnects == 1 and stats.sources[0].state == "live"
+    assert stats.seconds < 39
     assert "back" in capfd.readouterr().err
     wait_for(lambda: open_files() <= before)
 
@@ -349,16 +359,16 @@ def test_two_cameras_that_hang_are_waited_for_at_once(artifact: Path) -> None:
 
     start = time.monotonic()
     sources = [Hanging(pictures(2), fps=20) for _ in range(4)]
-    camera(artifact, sources, frames=8, **OPTIONS)
+    run_camera(artifact, sources, frames=8, **OPTIONS)
     assert time.monotonic() - start < 4
 
 
 def test_a_camera_that_is_not_there_at_the_start_is_an_error(artifact: Path) -> None:
     before = open_files()
     with pytest.raises(CameraError, match="refused"):
-        camera(artifact, [WORLD, f"http://127.0.0.1:{free_port()}/"], seconds=5, **OPTIONS)
+        run_camera(artifact, [WORLD, f"http://127.0.0.1:{free_port()}/"], seconds=5, **OPTIONS)
     with pytest.raises(CameraError, match="has no frame"):
-        camera(artifact, [Held([], count=0)], **OPTIONS)
+        run_camera(artifact, [Held([], count=0)], **OPTIONS)
     assert open_files() <= before
 
 
@@ -367,27 +377,28 @@ def test_outputs_that_cannot_be_written_do_not_end_detection(
 ) -> None:
     with small_disk(tmp_path / "disk", 1, read_only=True) as disk:
         outputs = Outputs(record=disk / "r.mp4", events=disk / "e.jsonl", pictures=disk)
-        stats = camera(artifact, [Held(pictures(4), count=40)], outputs=outputs, **OPTIONS)
-        with pytest.raises(ArtifactError, match=r"s\.json"):
-            camera(artifact, [WORLD], stats=disk / "no" / "s.json", **OPTIONS)
-        with pytest.raises(ArtifactError, match="is a folder"):
-            camera(artifact, [WORLD], stats=tmp_path, **OPTIONS)
-    assert stats["frames"] == 40
+        stats = run_camera(artifact, [Held(pictures(4), count=40)], outputs=outputs, **OPTIONS)
+        for wrong in (disk / "no" / "s.json", tmp_path):
+            with pytest.raises(SystemExit):
+                flags().parse_args([str(artifact), "--stats", str(wrong)])
+    assert stats.frames == 40
     lines = [line for line in capfd.readouterr().err.splitlines() if "goes on" in line]
     assert len(lines) == 3
-    assert all("Read-only file system" in sink["error"] for sink in stats["sinks"])
+    assert all("Read-only file system" in sink.error for sink in stats.sinks)
 
 
 SCRIPT = """
 import signal, sys
+from apps.camera.app import camera
 # A parent may ignore it, as nohup does, and the app heeds that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-from apps.camera.app import camera
-from apps.camera.outputs import Outputs
+from apps.camera.options import CameraOptions, Outputs
+from edge.files import write_json
 artifact, folder = sys.argv[1:]
 outputs = Outputs(record=folder + "/r.mp4", events=folder + "/e.jsonl", record_seconds=1)
-camera(artifact, ["scenes://?size=240x320&fps=30"], outputs=outputs, stats=folder + "/s.json",
-       threads=1, score=0.05, track=True)
+stats = camera(artifact, ["scenes://?size=240x320&fps=30"],
+               CameraOptions(threads=1, score=0.05, track=True), outputs)
+write_json(stats, folder + "/s.json")
 print("came to its end")
 """
 
@@ -429,7 +440,7 @@ def _lines(folder: Path) -> int:
 def test_the_baseline_and_tracks_stand_in_the_figures(
     artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stats = camera(
+    stats = run_camera(
         artifact,
         [Held(pictures(1), count=20)],
         baseline=artifact,
@@ -437,13 +448,13 @@ def test_the_baseline_and_tracks_stand_in_the_figures(
         track=True,
         **OPTIONS,
     )
-    beside = stats["baseline"]
-    assert beside["frames"] == 20 and beside["agreement"] == 1.0
-    assert beside["boxes"] == sum(stats["detections"].values()) > 20
-    assert beside["speedup"] == pytest.approx(beside["fps_edge"] / beside["fps"])
+    beside = stats.baseline
+    assert beside.frames == 20 and beside.agreement == 1.0
+    assert beside.boxes == sum(stats.detections.values()) > 20
+    assert beside.speedup == pytest.approx(beside.fps_edge / beside.fps)
     # The same picture twenty times: each box is one track.
-    assert sum(stats["tracks"].values()) == beside["boxes"] / 20
-    assert "track" in stats["stages_ms"]
+    assert sum(stats.tracks.values()) == beside.boxes / 20
+    assert "track" in stats.stages_ms
     print_camera(stats)
     shown = capsys.readouterr()
     assert "held" in shown.out
@@ -465,7 +476,7 @@ def test_tracks_of_a_file_go_by_the_clock_of_the_file(
     monkeypatch.setattr(Tracker, "update", update)
     write_video(tmp_path / "a.mp4", pictures(10), fps=12.5)
     fast = SourceOptions(fast=True)
-    camera(artifact, [str(tmp_path / "a.mp4")], options=fast, track=True, **OPTIONS)
+    run_camera(artifact, [str(tmp_path / "a.mp4")], source=fast, track=True, **OPTIONS)
     assert times == pytest.approx([index / 12.5 for index in range(10)])
 
 
@@ -486,7 +497,7 @@ def test_the_live_state_tells_pages_what_happens(artifact: Path) -> None:
             wait_for(lambda: len(live.series()) >= 2)
             seen["series"] = live.series()
             seen["later"] = live.series(after=seen["series"][0]["t"])
-            seen["snapshot"] = json.loads(json.dumps(live.snapshot()))
+            seen["snapshot"] = to_plain(live.snapshot())
             seen["health"] = live.health()
 
         thread = threading.Thread(target=read, name="page")
@@ -494,20 +505,20 @@ def test_the_live_state_tells_pages_what_happens(artifact: Path) -> None:
         yield
         thread.join(10)
 
-    camera(artifact, [Held(pictures(8), fps=30)], seconds=3.5, beside=[page], **OPTIONS)
+    run_camera(artifact, [Held(pictures(8), fps=30)], seconds=3.5, beside=[page], **OPTIONS)
     assert seen["second"]
     assert seen["jpeg"].shape == (60, 80, 3)
     assert all(sample["fps"] > 5 for sample in seen["series"])
     assert set(seen["series"][0]["stages_ms"]) == {"preprocess", "engine", "decode", "nms"}
     assert len(seen["later"]) == len(seen["series"]) - 1
     assert seen["snapshot"]["fps_now"] > 5
-    assert seen["health"] == {"ok": True, "alive": True, "reasons": []}
+    assert seen["health"] == Health(True, True, ())
 
 
 def test_while_no_frame_comes_the_series_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "_PATIENCE_S", 0.2)
     monkeypatch.setattr(live_module, "_EVERY_S", 0.05)
-    live = LiveState({}, ("a",), [])
+    live = LiveState(Facts(), ("a",), [])
     live.beat()
     assert live.series() == []
     for _ in range(3):
@@ -527,7 +538,7 @@ def test_systemd_hears_that_the_app_is_ready_alive_and_stopping(
         door.settimeout(2)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "600000")
-        camera(artifact, [WORLD], seconds=1, **OPTIONS)
+        run_camera(artifact, [WORLD], seconds=1, **OPTIONS)
         heard = []
         while not heard or heard[-1] != b"STOPPING=1":
             heard.append(door.recv(100))
@@ -543,7 +554,7 @@ def test_a_service_manager_that_never_reads_does_not_hold_up_the_camera(
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "30000")
         # A hundred words, ten times what the queue of a datagram socket holds.
-        assert camera(artifact, [WORLD], seconds=1, **OPTIONS)["frames"] > 5
+        assert run_camera(artifact, [WORLD], seconds=1, **OPTIONS).frames > 5
 
 
 def test_systemd_hears_nothing_while_a_driver_holds_a_read(
@@ -562,33 +573,28 @@ def test_systemd_hears_nothing_while_a_driver_holds_a_read(
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "150000")
         source = Stuck(pictures(2), fps=50)
-        stats = camera(artifact, [source], seconds=2, **OPTIONS)
+        stats = run_camera(artifact, [source], seconds=2, **OPTIONS)
         door.setblocking(False)
         heard = []
         while not heard or heard[-1] != b"STOPPING=1":
             heard.append(door.recv(100))
     # Every 50 ms for a little more than 0.4 of the two seconds.
     assert 2 <= heard.count(b"WATCHDOG=1") <= 16
-    assert stats["health"]["alive"] is False
-    assert stats["health"]["reasons"] == ["held: no frame"]
+    assert stats.health.alive is False
+    assert stats.health.reasons == ("held: no frame",)
 
 
 def test_frames_that_change_their_size_are_detected(artifact: Path) -> None:
     frames = [*pictures(3, (96, 128)), *pictures(3, (64, 200)), *pictures(2, (480, 33))]
-    stats = camera(artifact, [Held(frames, count=32)], **OPTIONS)
-    assert stats["frames"] == 32
+    stats = run_camera(artifact, [Held(frames, count=32)], **OPTIONS)
+    assert stats.frames == 32
 
 
 def test_the_command_line_reaches_the_app(artifact: Path, tmp_path: Path) -> None:
-    import argparse
-
-    from apps.commands.camera import arguments, run
-
-    parser = argparse.ArgumentParser()
-    arguments(parser)
-    flags = ["--headless", "--threads", "1", "--score", "0.05", "--track", "--frames", "5"]
-    flags += ["--source", WORLD, "--size", "64x96", "--stats", str(tmp_path / "s.json")]
-    assert run(parser.parse_args([str(artifact), *flags])) == 0
+    parser = flags()
+    given = ["--headless", "--threads", "1", "--score", "0.05", "--track", "--frames", "5"]
+    given += ["--source", WORLD, "--size", "64x96", "--stats", str(tmp_path / "s.json")]
+    assert run(parser.parse_args([str(artifact), *given])) == 0
     stats = json.loads((tmp_path / "s.json").read_text())
     assert stats["frames"] == 5 and stats["sources"][0]["hw"] == [64, 96]
     assert run(parser.parse_args(["--list"])) == 0
@@ -623,9 +629,9 @@ def test_the_loop_keeps_97_percent_of_the_engines_speed(tmp_path: Path) -> None:
         tensor = np.zeros((1, 3, *detector.contract.hw), np.float32)
         for _ in range(4):
             bare = _engine_fps(detector, tensor, 40)
-            stats = camera(made["files"]["fp32"], [Held(held, count=40)], threads=2)
+            stats = run_camera(made["files"]["fp32"], [Held(held, count=40)], threads=2)
             again = _engine_fps(detector, tensor, 40)
-            rounds.append(stats["fps"] / ((bare + again) / 2))
+            rounds.append(stats.fps / ((bare + again) / 2))
     assert np.median(rounds) >= 0.97
 
 

@@ -15,9 +15,8 @@ import pytest
 from onnx import numpy_helper
 
 from apps.camera import app
-from apps.camera.app import built_in, camera
-from apps.camera.outputs import Outputs
-from apps.camera.overlap import Overlap
+from apps.camera.app import built_in
+from apps.camera.loop import Overlap
 from apps.camera.result import Result
 from edge.artifact import read_manifest
 from edge.edgez.graph import split_graph
@@ -27,7 +26,7 @@ from edge.runtime.backend_ort import OrtBackend
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Preprocessor
 from edge.video.frame import Frame
-from tests.support.camera_parts import Held, pictures
+from tests.support.camera_parts import Held, pictures, run_camera
 from tests.support.small_models import write_small
 
 
@@ -93,10 +92,10 @@ def test_frames_are_prepared_while_the_engine_runs(
 ) -> None:
     slower(monkeypatch, OrtBackend, "run", 0.05)
     slower(monkeypatch, Preprocessor, "__call__", 0.03)
-    stats = camera(artifact, [Held(pictures(4), count=20)], threads=1)
-    assert stats["frames"] == 20
+    stats = run_camera(artifact, [Held(pictures(4), count=20)], threads=1)
+    assert stats.frames == 20
     # 80 ms one after the other, 50 side by side; the rest is for a busy machine.
-    assert stats["fps"] > 1 / 0.072
+    assert stats.fps > 1 / 0.072
 
 
 def test_of_a_file_each_core_takes_a_frame_of_its_own(
@@ -104,33 +103,33 @@ def test_of_a_file_each_core_takes_a_frame_of_its_own(
 ) -> None:
     slower(monkeypatch, OrtBackend, "run", 0.1)
     seen: list[int] = []
-    outputs = Outputs(sinks=[Keeps(seen)])
-    stats = camera(artifact, [Held(pictures(4), count=24)], outputs=outputs, threads=4)
-    assert seen == list(range(24)) and stats["dropped"] == 0
-    assert stats["backend"].endswith("CPU, 1 threads, 4 frames at once")
+    sinks = [Keeps(seen)]
+    stats = run_camera(artifact, [Held(pictures(4), count=24)], sinks=sinks, threads=4)
+    assert seen == list(range(24)) and stats.dropped == 0
+    assert stats.backend.endswith("CPU, 1 threads, 4 frames at once")
     # 10 a second one after the other, 40 side by side; the rest is for a busy machine.
-    assert stats["fps"] > 25
+    assert stats.fps > 25
 
 
 def test_of_a_camera_all_cores_work_on_one_frame(artifact: Path) -> None:
-    stats = camera(artifact, [Held(pictures(4), fps=50)], threads=2, frames=5)
-    assert stats["backend"].endswith("CPU, 2 threads")
+    stats = run_camera(artifact, [Held(pictures(4), fps=50)], threads=2, frames=5)
+    assert stats.backend.endswith("CPU, 2 threads")
 
 
 def test_beside_a_baseline_a_file_has_one_frame_in_the_engine(artifact: Path) -> None:
     held = Held(pictures(4), count=5)
-    stats = camera(artifact, [held], baseline=artifact, threads=2)
-    assert stats["backend"].endswith("CPU, 2 threads") and stats["baseline"]["frames"] > 0
+    stats = run_camera(artifact, [held], baseline=artifact, threads=2)
+    assert stats.backend.endswith("CPU, 2 threads") and stats.baseline.frames > 0
 
 
 def test_of_a_camera_the_frame_is_prepared_just_in_time(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slower(monkeypatch, OrtBackend, "run", 0.08)
-    stats = camera(artifact, [Held(pictures(4), fps=100)], threads=1, seconds=3)
+    stats = run_camera(artifact, [Held(pictures(4), fps=100)], threads=1, seconds=3)
     # One interval of 10 ms and one inference; prepared at once it would be two inferences.
-    assert 80 <= stats["frame_age_ms"]["p50"] < 125
-    assert stats["frames"] > 20
+    assert 80 <= stats.frame_age_ms["p50"] < 125
+    assert stats.frames > 20
 
 
 def test_an_engine_that_fails_ends_the_run_with_its_own_error(
@@ -146,7 +145,7 @@ def test_an_engine_that_fails_ends_the_run_with_its_own_error(
 
     monkeypatch.setattr(OrtBackend, "run", run)
     with pytest.raises(RuntimeError, match="the engine has failed"):
-        camera(artifact, [Held(pictures(4), count=20)], threads=1)
+        run_camera(artifact, [Held(pictures(4), count=20)], threads=1)
     assert sys.getswitchinterval() == before
     assert not [one for one in threading.enumerate() if one.name.startswith("engine")]
 
@@ -159,16 +158,16 @@ def test_the_built_in_detector_fits_what_is_looked_at(
         built_in()
     write_small(tmp_path / "tiny-yolo-scenes.onnx")
     assert built_in(photos=True) == built_in() == tmp_path / "tiny-yolo-scenes.onnx"
-    camera(None, [Held(pictures(2), count=2)], threads=1)
+    run_camera(None, [Held(pictures(2), count=2)], threads=1)
     assert "no ARTIFACT: tiny-yolo-scenes (trained on the built-in" in capsys.readouterr().err
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
     _pack(tmp_path / "squeezedet-photo.edgez", tmp_path / "tiny-yolo-scenes.onnx")
-    camera(None, [Held(pictures(2), count=2)], threads=1)
+    run_camera(None, [Held(pictures(2), count=2)], threads=1)
     assert "no ARTIFACT: squeezedet-photo\n" in capsys.readouterr().err
     (unfolded,) = (tmp_path / "cache").rglob("*.onnx")
     written = unfolded.stat().st_mtime_ns
     assert built_in(photos=True) == unfolded and unfolded.stat().st_mtime_ns == written
-    camera(None, [Held(pictures(2), count=2, name="scenes://?seed=1")], threads=1)
+    run_camera(None, [Held(pictures(2), count=2, name="scenes://?seed=1")], threads=1)
     assert "no ARTIFACT: tiny-yolo-scenes\n" in capsys.readouterr().err
 
 

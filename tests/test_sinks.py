@@ -13,12 +13,17 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.camera.outputs import Outputs, start_sinks
+from apps.camera.options import Outputs
+from apps.camera.recording import VideoSink, has_index
 from apps.camera.result import Result
-from apps.camera.sink_files import EventSink, PictureSink
-from apps.camera.sink_video import VideoSink, has_index
-from apps.camera.sink_window import WindowSink, why_no_window
-from apps.camera.sinks import SinkWorker
+from apps.camera.sinks import (
+    EventSink,
+    PictureSink,
+    SinkWorker,
+    WindowSink,
+    start_sinks,
+    why_no_window,
+)
 from edge.detections import Detections
 from edge.errors import CameraError
 from edge.video.frame import Frame
@@ -130,14 +135,12 @@ def test_a_sink_that_fails_is_told_once_and_tried_again(monkeypatch: pytest.Monk
 
 
 def test_a_sink_that_never_returns_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apps.camera.sinks._DRAIN_S", 0.1)
-    monkeypatch.setattr("apps.camera.sinks._GIVE_UP_S", 0.1)
     said: list[str] = []
     worker = SinkWorker(Recorder(pause_s=3), said.append)
     for index in range(3):
         worker.offer(result(index))
     start = time.monotonic()
-    worker.close()
+    worker.close(wait_s=0.2)
     assert time.monotonic() - start < 1
     assert "left behind" in said[0]
 
@@ -329,7 +332,7 @@ def test_several_sources_share_the_total_of_their_recordings(tmp_path: Path) -> 
     rng = np.random.default_rng(0)
     outputs = Outputs(record=tmp_path / "a.mp4", record_total_mib=8)
     sources = [Held(pictures(1)), Held(pictures(1))]
-    workers = start_sinks(outputs, sources, lambda text: None, threading.Event())
+    workers = start_sinks(outputs, (), sources, lambda text: None, threading.Event())
     most = 0
     for index in range(60):
         image = rng.integers(0, 256, (480, 640, 3), np.uint8)

@@ -10,14 +10,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from apps.camera.app import camera
 from apps.camera.live import LiveState
-from apps.camera.outputs import Outputs
+from apps.camera.options import Outputs
+from apps.camera.stats import CameraStats
+from tests.support.camera_parts import run_camera
 from tests.support.small_models import write_small
 from tests.support.tolerances import SOAK_MIB_PER_MINUTE
 
@@ -28,20 +28,20 @@ def test_a_long_run_neither_grows_nor_ages(seconds: int, tmp_path: Path) -> None
     alone = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
     with alone:
         stats, slope, ages = alone.submit(long_run, seconds, tmp_path).result()
-    print(f"soak: {stats['fps']:.1f} FPS, {slope:+.2f} MiB/min, age {stats['frame_age_ms']}")
+    print(f"soak: {stats.fps:.1f} FPS, {slope:+.2f} MiB/min, age {stats.frame_age_ms}")
     assert slope < SOAK_MIB_PER_MINUTE[seconds]
-    assert stats["frame_age_ms"]["p99"] < 500
+    assert stats.frame_age_ms["p99"] < 500
     first, second = np.array_split(np.array(ages), 2)
     assert np.median(second) < 1.5 * np.median(first) + 10
 
 
-def long_run(seconds: int, folder: Path) -> tuple[dict[str, Any], float, list[float]]:
+def long_run(seconds: int, folder: Path) -> tuple[CameraStats, float, list[float]]:
     """With a recording, events, tracks and somebody who watches the picture: the app's figures,
     how it grows in MiB per minute, ages of its frames in ms."""
     artifact = folder / "small.onnx"
     write_small(artifact)
     scales = Scales()
-    stats = camera(
+    stats = run_camera(
         artifact,
         ["scenes://?seed=1&fps=30&size=360x640"],
         outputs=Outputs(record=folder / "r.mp4", record_total_mib=40, events=folder / "e.jsonl"),

@@ -1,15 +1,16 @@
-"""The full-size detector on a share of the frames: how much faster, and what is lost."""
+"""The full-size detector beside the small one: how much faster that is, and what it misses."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apps.camera.stats import BaselineStats
 from edge.data.classes import match_classes
 from edge.detections import Detections, iou_matrix
 from edge.errors import ArtifactError, DataError
@@ -17,20 +18,20 @@ from edge.measure.distribution import Distribution
 from edge.runtime.detector import Detector
 from edge.video.frame import Image
 
-__all__ = ["Agreement", "Baseline", "agreed"]
+__all__ = ["Agreement", "AgreementStats", "Baseline", "agreed"]
 
 
 def agreed(
     wanted: Detections, found: Detections, join: NDArray[np.int32], iou: float = 0.5
 ) -> NDArray[np.bool_]:
-    """Which of the boxes `wanted` also stand in `found`; each of `found` counts for one at most.
+    """Return which of the boxes `wanted` are also in `found`; each of `found` counts once.
 
     As in VOC's evaluation the boxes take their turn by score, each the one it overlaps most.
 
     Args:
         wanted, found: of one frame.
         join: for each class of `wanted` the one of `found`, or -1.
-        iou: the least overlap, 0..1.
+        iou: smallest overlap, 0..1.
     """
     overlap = iou_matrix(wanted.xyxy, found.xyxy)
     overlap[join[wanted.class_id][:, None] != found.class_id[None, :]] = 0
@@ -43,8 +44,19 @@ def agreed(
     return hit
 
 
+@dataclass(frozen=True)
+class AgreementStats:
+    """How two detectors agree; see `BaselineStats`."""
+
+    agreement: float | None
+    boxes: int
+    iou: float
+    by_class: dict[str, dict[str, float]]
+    left_out: dict[str, int]
+
+
 class Agreement:
-    """The share of the baseline's boxes that the small detector finds, by class and in all.
+    """Counts which of the baseline's boxes the small detector finds, by class and in all.
 
     Boxes of classes that the small detector does not have are counted as `left_out` only.
 
@@ -74,29 +86,29 @@ class Agreement:
         self._boxes.update(wanted.class_id.tolist())
         self._hits.update(wanted.class_id[hit].tolist())
 
-    def figures(self) -> dict[str, Any]:
-        """`agreement` (0..1, None without boxes), `boxes`, `by_class`, `left_out`."""
+    def stats(self) -> AgreementStats:
+        """Return the agreement so far."""
         boxes, hits = self._boxes.copy(), self._hits.copy()
         total = sum(boxes.values())
-        return {
-            "agreement": sum(hits.values()) / total if total else None,
-            "boxes": total,
-            "iou": self._iou,
-            "by_class": {
+        return AgreementStats(
+            agreement=sum(hits.values()) / total if total else None,
+            boxes=total,
+            iou=self._iou,
+            by_class={
                 self._names[label]: {"boxes": count, "agreement": hits[label] / count}
                 for label, count in sorted(boxes.items())
             },
-            "left_out": {self._names[label]: n for label, n in sorted(self._left_out.items())},
-        }
+            left_out={self._names[label]: n for label, n in sorted(self._left_out.items())},
+        )
 
 
 class Baseline:
-    """A second detector that may spend a share of the time, on the frames of the first.
+    """A second detector that runs on a share of the time, on the frames of the first.
 
     Args:
         detector: the full-size one.
-        edge: the one beside which it runs.
-        share: of the time since the start, 0..1; 1: every frame.
+        edge: the detector beside which it runs.
+        share: of the time since the start that it may take, 0..1; 1 runs it on every frame.
     """
 
     def __init__(self, artifact: Path, detector: Detector, edge: Detector, share: float) -> None:
@@ -107,7 +119,7 @@ class Baseline:
         self.spent_s = 0.0
 
     def consider(self, image: Image, found: Detections, edge_ms: float) -> None:
-        """Look at the frame too, if there is time left; `edge_ms` is what the first one took."""
+        """Run on the frame too, if there is time left; `edge_ms` is what the small one took."""
         start = time.monotonic()
         if self._share < 1 and self.spent_s > self._share * (start - self._start):
             return
@@ -117,24 +129,22 @@ class Baseline:
         self._agreement.add(wanted, found)
         self.spent_s += time.monotonic() - start
 
-    def figures(self) -> dict[str, Any]:
-        """Frames a second of both on the same frames (of the median frame), speed-up, agreement."""
+    def stats(self) -> BaselineStats:
+        """Return the speed of both on the same frames, by the median frame, and their agreement."""
         own, edge = self._own.percentiles((50,))[0], self._edge.percentiles((50,))[0]
-        return {
-            "artifact": str(self._artifact),
-            "labels": list(self._detector.manifest.labels),
-            "backend": self._detector.backend.name,
-            "frames": self._own.count,
-            "share": self._share,
-            "fps": 1e3 / own if own else 0.0,
-            "fps_edge": 1e3 / edge if edge else 0.0,
-            "speedup": own / edge if edge else None,
-            **self._agreement.figures(),
-        }
-
-
-def baseline_line(baseline: dict[str, Any]) -> str:
-    """How the app compares with its baseline, in one line."""
-    share = baseline["agreement"]
-    found = "no boxes yet" if share is None else f"finds {share:.0%} of {baseline['boxes']} boxes"
-    return f"baseline {baseline['fps']:.1f} FPS, {baseline['speedup']:.2f}x as fast, {found}"
+        found = self._agreement.stats()
+        return BaselineStats(
+            artifact=str(self._artifact),
+            labels=self._detector.manifest.labels,
+            backend=self._detector.backend.name,
+            frames=self._own.count,
+            share=self._share,
+            fps=1e3 / own if own else 0.0,
+            fps_edge=1e3 / edge if edge else 0.0,
+            speedup=own / edge if edge else None,
+            agreement=found.agreement,
+            boxes=found.boxes,
+            iou=found.iou,
+            by_class=found.by_class,
+            left_out=found.left_out,
+        )

@@ -15,13 +15,14 @@ from apps.camera.baseline import Baseline
 from apps.camera.capture import Capture
 from apps.camera.result import Result
 from apps.camera.sinks import SinkWorker
+from apps.camera.stats import CameraStats, Health, SourceStats
 from edge.measure.distribution import Distribution
 
-__all__ = ["LiveState"]
+__all__ = ["Facts", "LiveState"]
 
 _SERIES = 600
 _EVERY_S = 1.0
-# A camera of one frame in two seconds is slow, not away.
+# A camera that gives a frame in two seconds is slow, not away.
 _PATIENCE_S = 3.0
 _STALL_S = 15.0
 _RECENT = 60
@@ -29,7 +30,7 @@ _RECENT = 60
 
 @dataclass
 class _Figures:
-    """Of one source, or of all together."""
+    """Figures of one source, or of all together."""
 
     age: Distribution = field(default_factory=Distribution)
     stages: dict[str, Distribution] = field(default_factory=dict)
@@ -44,13 +45,13 @@ class _Figures:
             self.stages.setdefault(name, Distribution()).add(spent_ms)
 
     def fps(self) -> float:
-        """Since the first frame."""
+        """Return frames a second since the first one."""
         if self.first is None or self.age.count < 2:
             return 0.0
         return (self.age.count - 1) / max(self.recent[-1] - self.first, 1e-9)
 
     def fps_now(self, now: float) -> float:
-        """Of the last second or more; falls when nothing comes."""
+        """Return frames a second of the last second or more; it falls when nothing comes."""
         times = list(self.recent)
         if len(times) < 2:
             return 0.0
@@ -58,23 +59,33 @@ class _Figures:
         return (len(times) - 1) / max(times[-1] - times[0] + late, 1e-9)
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What runs: the artifact, its precision and labels, and the backend."""
+
+    artifact: str = ""
+    precision: str = ""
+    labels: tuple[str, ...] = ()
+    backend: str = ""
+
+
 class LiveState:
-    """Written by the loop, read by pages; every method may be called from any thread.
+    """The running app, written by the loop and read by pages from any thread.
 
     Made by `apps.camera.app.camera`, which gives it to each of `beside`.
 
     Args:
-        facts: `artifact`, `precision`, `labels`, `backend` of the detector.
+        facts: what runs.
         classes: of the detector.
         captures: of the sources, in their order.
         workers: of the sinks.
         baseline: if one runs.
-        track_counts: by class name, tracks so far; None: no tracking.
+        track_counts: gives the number of tracks so far by class name; None: no tracking.
     """
 
     def __init__(
         self,
-        facts: dict[str, Any],
+        facts: Facts,
         classes: tuple[str, ...],
         captures: Sequence[Capture],
         workers: Sequence[SinkWorker] = (),
@@ -101,7 +112,7 @@ class LiveState:
         return len(self._captures)
 
     def publish(self, result: Result) -> None:
-        """Called by the loop for every frame; takes microseconds."""
+        """Take the result of a frame; called by the loop, and takes microseconds."""
         ready = time.monotonic()
         with self._changed:
             self._all.add(result, ready)
@@ -114,16 +125,16 @@ class LiveState:
             self._changed.notify_all()
 
     def beat(self) -> None:
-        """Called by the loop in every round, frames or not."""
+        """Say that the loop works; called by it in every round, frames or not."""
         self._beat = time.monotonic()
         if self._second.idle(self._beat):
             with self._changed:
                 self._series.append(self._second.take(self._beat))
 
     def wait(self, source: int = 0, after: int = 0, timeout_s: float = 1.0) -> int:
-        """The number of the newest frame of a source, as soon as it is greater than `after`.
+        """Wait for a frame of a source whose number is greater than `after`, and return its number.
 
-        Numbers count up from 1; after `timeout_s` the old number comes back.
+        Numbers count up from 1; after `timeout_s` the old number is returned.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._sequence[source] > after, timeout_s)
@@ -132,9 +143,9 @@ class LiveState:
     def jpeg(
         self, source: int = 0, quality: int = 80, max_side: int | None = None
     ) -> tuple[int, bytes] | None:
-        """The newest annotated frame of a source: its number and a JPEG; None before the first.
+        """Return the newest annotated frame of a source, number and JPEG; None before the first.
 
-        Encoded when asked for, once for all who ask; `max_side` makes the longer side smaller.
+        It is encoded when asked for, once for all who ask; `max_side` limits the longer side.
         """
         with self._changed:
             number, result = self._sequence[source], self._newest[source]
@@ -143,16 +154,16 @@ class LiveState:
         return number, self._jpegs.get(source, number, result, quality, max_side)
 
     def series(self, after: float = 0.0) -> list[dict[str, Any]]:
-        """One entry per second of the last ten minutes whose `t` is greater than `after`.
+        """Return an entry for each second of the last ten minutes whose `t` is above `after`.
 
-        Each has `t` (seconds since the start), `fps`, `age_ms` and `age_max_ms`, `stages_ms`; where
+        Each has `t` (seconds since the start), `fps`, `age_ms`, `age_max_ms` and `stages_ms`. Where
         no frame comes for more than three seconds, `fps` is 0 and the ages are None.
         """
         with self._changed:
             return [sample for sample in self._series if sample["t"] > after]
 
-    def health(self) -> dict[str, Any]:
-        """`ok`: all is well; `alive`: the app works, though a camera may be away; `reasons`."""
+    def health(self) -> Health:
+        """Return whether the app works, and what is wrong."""
         now = time.monotonic()
         lost = [
             f"{each.source.name}: {each.state}, {each.error.removeprefix(f'{each.source.name}: ')}"
@@ -161,50 +172,65 @@ class LiveState:
         ]
         stuck = [f"{each.source.name}: no frame" for each in self._captures if _stalled(each, now)]
         if now - self._beat > _STALL_S:
-            stuck.append(f"the detector has stood still for {now - self._beat:.0f} s")
+            stuck.append(f"the detector has been standing still for {now - self._beat:.0f} s")
         failed = [f"{each.sink.name}: {each.error}" for each in self._workers if each.error]
         reasons = [*stuck, *lost, *failed]
-        return {"ok": not reasons, "alive": not stuck, "reasons": reasons}
+        return Health(not reasons, not stuck, tuple(reasons))
 
-    def snapshot(self) -> dict[str, Any]:
-        """All figures as `--stats` writes them; plain dicts, ready for JSON."""
-        now = time.monotonic()
+    def snapshot(self) -> CameraStats:
+        """Return all figures."""
+        now, facts = time.monotonic(), self._facts
         with self._changed:
-            shared = {
-                "frames": self._all.age.count,
-                "fps": self._all.fps(),
-                "fps_now": self._all.fps_now(now),
-                "frame_age_ms": self._all.age.summary(),
-                "stages_ms": _medians(self._all.stages),
-                "engine_share": self._engine_share(),
-                "detections": {self.classes[k]: n for k, n in self._seen.most_common()},
-            }
-            each = [self._of_source(index, now) for index in range(len(self._captures))]
-        return {
-            **self._facts,
-            **shared,
-            "dropped": sum(one["dropped"] for one in each),
-            "reconnects": sum(one["reconnects"] for one in each),
-            "seconds": now - self._start,
-            "sources": each,
-            "sinks": [worker.facts() for worker in self._workers],
-            "tracks": None if self._track_counts is None else self._track_counts(),
-            "baseline": None if self._baseline is None else self._baseline.figures(),
-            "health": self.health(),
-        }
+            frames, ages = self._all.age.count, self._all.age.summary()
+            fps, fps_now = self._all.fps(), self._all.fps_now(now)
+            stages, share = _medians(self._all.stages), self._engine_share()
+            detections = {self.classes[k]: n for k, n in self._seen.most_common()}
+            sources = tuple(self._source(index, now) for index in range(len(self._captures)))
+        return CameraStats(
+            artifact=facts.artifact,
+            precision=facts.precision,
+            labels=facts.labels,
+            backend=facts.backend,
+            frames=frames,
+            fps=fps,
+            fps_now=fps_now,
+            frame_age_ms=ages,
+            stages_ms=stages,
+            engine_share=share,
+            detections=detections,
+            dropped=sum(one.dropped for one in sources),
+            reconnects=sum(one.reconnects for one in sources),
+            seconds=now - self._start,
+            sources=sources,
+            sinks=tuple(worker.stats() for worker in self._workers),
+            tracks=None if self._track_counts is None else self._track_counts(),
+            baseline=None if self._baseline is None else self._baseline.stats(),
+            health=self.health(),
+        )
 
-    def _of_source(self, index: int, now: float) -> dict[str, Any]:
-        figures = self._each[index]
-        return {
-            **self._captures[index].facts(),
-            "frames": figures.age.count,
-            "fps": figures.fps(),
-            "fps_now": figures.fps_now(now),
-            "frame_age_ms": figures.age.summary(),
-        }
+    def _source(self, index: int, now: float) -> SourceStats:
+        capture, figures = self._captures[index], self._each[index]
+        source = capture.source
+        return SourceStats(
+            name=source.name,
+            state=capture.state,
+            live=source.live,
+            hw=capture.hw,
+            nominal_fps=source.fps,
+            captured=capture.frames,
+            dropped=capture.dropped,
+            damaged=source.damaged,
+            reconnects=capture.reconnects,
+            error=capture.error,
+            note=source.note,
+            frames=figures.age.count,
+            fps=figures.fps(),
+            fps_now=figures.fps_now(now),
+            frame_age_ms=figures.age.summary(),
+        )
 
     def _engine_share(self) -> float | None:
-        """How much of the loop's time the engine ran: what the app keeps of the engine's FPS."""
+        """Return the share of the time that the engine ran: what the app keeps of its FPS."""
         figures = self._all
         engine = figures.stages.get("engine")
         if engine is None or figures.first is None or engine.count < 2:
@@ -219,14 +245,14 @@ def _medians(stages: dict[str, Distribution]) -> dict[str, float]:
 
 
 def _stalled(capture: Capture, now: float) -> bool:
-    """A driver that hangs in a read: only a new process helps."""
+    """Return whether a driver hangs in a read; only a new process helps."""
     slowest = 3 / capture.source.fps if capture.source.fps else 0.0
     live = capture.source.live and capture.state == "live"
     return live and now - capture.last > max(_STALL_S, slowest)
 
 
 class _Second:
-    """Collects one entry of the series; written by the loop's thread alone."""
+    """One entry of the series while it is collected, by the loop's thread alone."""
 
     def __init__(self) -> None:
         self._start = self._begin = time.monotonic()
@@ -238,7 +264,7 @@ class _Second:
         self._stages: dict[str, float] = {}
 
     def idle(self, now: float) -> bool:
-        """Whether it is time to tell that no frame comes."""
+        """Return whether it is time to say that no frame comes."""
         return now - self._begin >= self._patience
 
     def add(self, result: Result, ready: float) -> dict[str, Any] | None:
@@ -250,7 +276,7 @@ class _Second:
         return self.take(ready) if ready - self._begin >= _EVERY_S else None
 
     def take(self, now: float) -> dict[str, Any]:
-        """The entry that ends now; the next one begins."""
+        """Return the entry that ends now, and begin the next one."""
         count = self._count
         sample = {
             "t": round(now - self._start, 3),
@@ -266,7 +292,7 @@ class _Second:
 
 
 class _Jpegs:
-    """The newest JPEG of each kind that is asked for; one is encoded at a time."""
+    """The newest JPEG of each kind that was asked for; one is encoded at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

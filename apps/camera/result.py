@@ -1,4 +1,4 @@
-"""What the detector has to say about one frame, as sinks and pages receive it."""
+"""What was detected in one frame, as sinks and pages receive it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Drawing:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Never changed once made, so that every thread may read it.
+    """The detections of one frame. Never changed once made, so that every thread may read it.
 
     Attributes:
         source: index of the source in the order of the command line.
@@ -51,7 +51,7 @@ class Result:
     _drawing: _Drawing = field(default_factory=_Drawing, repr=False)
 
     def picture(self) -> Image:
-        """The frame with its boxes; drawn once, whoever asks. Not to be written to."""
+        """Return the frame with its boxes, read-only; it is drawn once, whoever asks."""
         with self._drawing.lock:
             if self._drawing.image is None:
                 image = draw(self.frame.image, self.detections, self.classes)
@@ -62,12 +62,12 @@ class Result:
             return self._drawing.image
 
     def bare(self) -> Result:
-        """Without the picture, for who keeps results and needs only their numbers."""
+        """Return the result without its picture, for sinks that keep only the numbers."""
         nothing = np.zeros((0, 0, 3), np.uint8)
         return replace(self, frame=replace(self.frame, image=nothing), _drawing=_Drawing())
 
     def to_json(self) -> dict[str, Any]:
-        """One line of the events file; `docs/camera.md` has the schema."""
+        """Return one line of the events file; `docs/camera.md` has the schema."""
         found = self.detections.to_json(self.classes)
         if self.track_id is not None:
             for one, track in zip(found, self.track_id.tolist(), strict=True):

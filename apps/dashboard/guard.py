@@ -17,7 +17,10 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from edge.files import read_file
 
 __all__ = [
     "Address",
@@ -27,6 +30,7 @@ __all__ = [
     "own_host",
     "parse_address",
     "security_headers",
+    "token_of_file",
 ]
 
 _SHORTEST_TOKEN = 12
@@ -84,6 +88,16 @@ def check_token(wanted: str) -> str:
             "without one a random one is made"
         )
     return wanted
+
+
+def token_of_file(path: Path) -> str:
+    """Return the token that a file holds, without the spaces and line ends around it.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+        ValueError: as `check_token`.
+    """
+    return check_token(read_file(path, limit=4096).decode("latin-1").strip())
 
 
 def choose_token(wanted: str | None, address: Address) -> str:

@@ -17,9 +17,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from apps.camera.live import LiveState
+from apps.camera.stats import CameraStats
 from apps.dashboard.guard import Address, may_enter, own_host, security_headers
 from apps.dashboard.metrics import CONTENT_TYPE, metrics_text
 from apps.dashboard.sensors import sensor_reader
+from edge.files import to_plain
 
 __all__ = ["Server"]
 
@@ -56,7 +58,7 @@ class Server(ThreadingHTTPServer):
         self.page = _PAGE.read_text(encoding="utf-8")
         self.page_headers = security_headers(self.page)
         self._sensors = sensor_reader()
-        self._known: tuple[float, dict[str, Any], dict[str, Any]] = (0.0, {}, {})
+        self._known: tuple[float, CameraStats, dict[str, Any]] | None = None
         self._polling = threading.Lock()
         self._visitors: dict[socket.socket, float | None] = {}
         self._counting = threading.Lock()
@@ -71,14 +73,13 @@ class Server(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = self.address.host, self.server_address[1]
 
-    def poll(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def poll(self) -> tuple[CameraStats, dict[str, Any]]:
         """Snapshot and sensors, read at most twice a second whoever asks."""
         with self._polling:
-            at, now, sensors = self._known
-            if not now or time.monotonic() - at > _FRESH_S:
+            if self._known is None or time.monotonic() - self._known[0] > _FRESH_S:
                 now, sensors = self.live.snapshot(), self._sensors()
                 self._known = (time.monotonic(), now, sensors)
-            return now, sensors
+            return self._known[1:]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """One more visitor in a thread of its own, or none where there are too many."""
@@ -229,14 +230,14 @@ class _Visit(BaseHTTPRequestHandler):
         now, sensors = self.server.poll()
         series = self.server.live.series(after)
         told = {"now": now, "sensors": sensors, "series": series}
-        self._answer(200, _JSON, json.dumps(told).encode())
+        self._answer(200, _JSON, json.dumps(to_plain(told)).encode())
 
     def _metrics(self) -> None:
         self._answer(200, CONTENT_TYPE, metrics_text(*self.server.poll()).encode())
 
     def _health(self) -> None:
         health = self.server.live.health()
-        self._answer(200 if health["alive"] else 503, _JSON, json.dumps(health).encode())
+        self._answer(200 if health.alive else 503, _JSON, json.dumps(to_plain(health)).encode())
 
     def _frame(self, source: int, width: int) -> None:
         found = self.server.live.jpeg(source, _QUALITY, width)

@@ -6,16 +6,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from apps.camera.capture import Capture
-from apps.camera.live import LiveState
+from apps.camera.capture import Capture, Slots
+from apps.camera.live import Facts, LiveState
 from apps.camera.loop import Session, detect_frames
 from apps.camera.result import Result
 from apps.camera.sinks import SinkWorker
-from apps.camera.slots import Slots
+from apps.camera.stats import CameraStats
 from apps.regress.suite import is_scenes
 from edge.errors import CameraError, DataError
 from edge.reporting import say, track
@@ -150,11 +149,11 @@ def _source(source: str, fast: bool) -> Source:
 def _round(run: CameraRun, detector: Detector, source: str, seconds: float) -> None:
     ages = _Ages()
     paced = _loop(detector, _source(source, fast=False), seconds, ages)
-    run.nominal_fps = paced["sources"][0]["nominal_fps"]
+    run.nominal_fps = paced.sources[0].nominal_fps
     run.paced_gaps_us.append(ages.gaps_us())
     run.paced_fps.append(_fps(ages.gaps_us()))
     run.age_ms.append(ages.age_ms[_START:] or ages.age_ms)
-    run.dropped.append(paced["dropped"])
+    run.dropped.append(paced.dropped)
     fast = _Ages()
     _loop(detector, _source(source, fast=True), seconds, fast)
     run.gaps_us.append(fast.gaps_us())
@@ -165,23 +164,23 @@ def _fps(gaps_us: list[int]) -> float:
     return 1e6 * len(gaps_us) / max(1, sum(gaps_us))
 
 
-def _loop(detector: Detector, source: Source, seconds: float, ages: _Ages) -> dict[str, Any]:
-    """`LiveState.snapshot` after so many seconds."""
+def _loop(detector: Detector, source: Source, seconds: float, ages: _Ages) -> CameraStats:
+    """Run the loop for some seconds, and return its figures."""
     slots = Slots(1)
     capture = Capture(0, _Endless(source), slots, say)
     worker = SinkWorker(ages, say)
     try:
         capture.open()
-        live = LiveState({}, detector.spec.classes, [capture], [worker])
+        live = LiveState(Facts(), detector.spec.classes, [capture], [worker])
         session = Session(detector, slots, [capture], [worker], [], None, live)
         detect_frames(session, threading.Event(), seconds, None)
         result = live.snapshot()
     finally:
         capture.close()
         worker.close()
-    if result["frames"] < 2:
+    if result.frames < 2:
         raise CameraError(
-            f"{source.name}: {result['frames']} frames in a round of {seconds:.1f} s; "
+            f"{source.name}: {result.frames} frames in a round of {seconds:.1f} s; "
             "raise camera_seconds"
         )
     return result

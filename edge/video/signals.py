@@ -1,31 +1,33 @@
-"""What a process is told to end by: Ctrl-C, `kill`, a terminal that has gone."""
+"""The signals that end a process: Ctrl-C, `kill`, and a terminal that has gone."""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-__all__ = ["interrupting", "on_end"]
+__all__ = ["interrupting", "until_signal"]
 
 
 @contextmanager
-def on_end(handle: Callable[[], None]) -> Iterator[None]:
-    """Call `handle` at SIGINT, SIGTERM and SIGHUP, as long as the context lasts.
+def _handled(handle: Callable[[], None]) -> Iterator[bool]:
+    """Call `handle` at SIGINT, SIGTERM and SIGHUP while the context lasts.
 
-    Only a main thread can; in another one nothing changes.
+    Only a main thread can; in another one nothing changes, and the context is False.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield False
         return
     numbers = [signal.SIGINT, signal.SIGTERM]
-    # The terminal has gone, an ssh connection say; under nohup that is ignored and stays so.
+    # The terminal has gone, such as an ssh connection; under nohup that is ignored and stays so.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, lambda *_: handle()) for number in numbers}
     try:
-        yield
+        yield True
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -33,10 +35,48 @@ def on_end(handle: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """All of them end the context as Ctrl-C does, so that what it has on the disk is deleted."""
+    """Let each signal end the context as Ctrl-C does, so that it can delete what it wrote."""
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with on_end(interrupt):
+    with _handled(interrupt):
         yield
+
+
+@contextmanager
+def until_signal(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` at the first signal; the second one ends the process at once.
+
+    Both work while the main thread is in a call that does not return: a thread of its own hears
+    them, as Python runs a handler only between two steps of the main thread.
+    """
+    with _handled(stop.set) as mine:
+        if not mine:
+            yield
+            return
+        ear, mouth = socket.socketpair()
+        mouth.setblocking(False)
+        before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+        listener = threading.Thread(target=_listen, args=(ear, stop), name="signals", daemon=True)
+        listener.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            mouth.close()
+            listener.join(1)
+            ear.close()
+
+
+def _listen(ear: socket.socket, stop: threading.Event) -> None:
+    ending = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    heard = 0
+    with suppress(OSError):
+        while numbers := ear.recv(16):
+            for number in numbers:
+                if number in ending:
+                    heard += 1
+                    stop.set()
+                if heard > 1:
+                    os._exit(128 + number)

@@ -11,14 +11,32 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from apps.camera.app import camera
+from apps.camera.options import CameraOptions, Outputs
+from apps.camera.sinks import Sink
+from apps.camera.stats import CameraStats
 from edge.video.frame import Frame, Source
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_camera(
+    artifact: Path | None,
+    sources: Sequence[str | Source] = (),
+    *,
+    outputs: Outputs | None = None,
+    sinks: Sequence[Sink] = (),
+    beside: Sequence[Any] = (),
+    **options: Any,
+) -> CameraStats:
+    """`camera` with its options as keywords."""
+    return camera(artifact, sources, CameraOptions(**options), outputs, sinks=sinks, beside=beside)
 
 
 class Held(Source):

@@ -6,16 +6,16 @@ import http.client
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from apps.camera.app import camera
 from apps.camera.live import LiveState
+from apps.camera.stats import CameraStats
 from apps.dashboard.dashboard import dashboard
 from apps.dashboard.guard import parse_address
-from tests.support.camera_parts import wait_for
+from tests.support.camera_parts import run_camera, wait_for
 
 
 @dataclass
@@ -24,7 +24,7 @@ class App:
 
     port: int = 0
     url: str = ""
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: CameraStats | None = None
 
     def get(
         self, path: str, headers: dict[str, str] | None = None
@@ -56,7 +56,7 @@ def running(
 
     def go() -> None:
         beside = [serve, announce]
-        app.stats = camera(artifact, sources, beside=beside, threads=1, score=0.01, **options)
+        app.stats = run_camera(artifact, sources, beside=beside, threads=1, score=0.01, **options)
 
     def hear(text: str) -> None:
         app.url = text.partition(": ")[2]

@@ -30,12 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.camera.app import camera
+from apps.camera.options import CameraOptions
 from apps.commands.terminal import show
 from edge.built_in import BUILT_IN
 from edge.measure.frames import hold_frames
 from edge.measure.host import fingerprint
 from edge.runtime.detector import Detector
-from edge.video.frame import Frame
+from edge.video.frame import Frame, Source
 
 SIDE, CLASSES, HW = 416, 79, (720, 1280)
 KEPT_LIMIT = 0.97
@@ -67,8 +68,8 @@ EDGE = """
 import json, sys
 from apps.camera.app import camera
 stats = camera(sys.argv[1], [sys.argv[2] + "?fast=1"])
-boxes = sum(stats["detections"].values())
-print(json.dumps({"fps": stats["fps"], "frames": stats["frames"], "boxes": boxes}))
+boxes = sum(stats.detections.values())
+print(json.dumps({"fps": stats.fps, "frames": stats.frames, "boxes": boxes}))
 """
 
 
@@ -83,7 +84,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-class Held:
+class Held(Source):
     """A source of frames in memory, as fast as they are taken."""
 
     name, live, fps, damaged, note = "held", False, None, 0, ""
@@ -120,7 +121,7 @@ def kept(artifact: Path, options: argparse.Namespace) -> dict[str, Any]:
         before = engine_fps(detector, options.block)
         for _ in range(options.rounds):
             source = Held(held, options.block)
-            loop = camera(artifact, [source], threads=options.threads)["fps"]
+            loop = camera(artifact, [source], CameraOptions(threads=options.threads)).fps
             after = engine_fps(detector, options.block)
             shares.append(loop / ((before + after) / 2))
             fps.append((after, loop))
