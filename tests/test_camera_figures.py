@@ -113,9 +113,9 @@ def test_a_slow_detector_drops_frames_of_its_source_and_they_are_counted(
     monkeypatch.setattr("apps.regress.camera_rounds._ROUNDS", 3)
     write_pictures(tmp_path / "set", 8)
     with Detector.open(write_painted(tmp_path / "a.onnx"), threads=1) as detector:
-        run = detector.backend.run
+        run = detector.run
         pause = threading.Event()
-        detector.backend.run = lambda tensor: (pause.wait(0.1), run(tensor))[1]
+        detector.run = lambda prepared: (pause.wait(0.1), run(prepared))[1]
         one = film({Path("a"): detector}, str(tmp_path / "set" / "images"), 1.5)[Path("a")]
     assert max(one.paced_fps) < 12
     assert sum(one.dropped) >= 5
