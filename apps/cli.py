@@ -47,6 +47,7 @@ _COMMANDS = {
     "detect": Entry("detect", "find objects in pictures"),
     "evaluate": Entry("evaluate", "measure average precision on labelled pictures"),
     "bench": Entry("bench", "measure FPS and latency beside a baseline in the same run"),
+    "estimate": Entry("estimate", "predict milliseconds on boards that are not here"),
     "regress": Entry(
         "regress", "fail when an artifact of the suite became slower or less accurate"
     ),

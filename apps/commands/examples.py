@@ -41,6 +41,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "edge bench out/yolo.int8.onnx out/yolo.fp16.onnx --baseline out/yolo.fp32.onnx",
         "edge bench engines/yolo.int8.engine --source drive.mp4 --layers",
     ),
+    "estimate": (
+        "edge estimate out/yolo.int8.onnx --board all --precision int8",
+        "edge estimate yolov3-tiny --board orin-nano-super --layers 12 --plot layers.svg",
+        "edge estimate yolo.cfg --board agx-orin-64 --measured bench.json",
+        "edge estimate tiny-yolo-scenes --board all --precision int8 --cameras 40 --fps 15",
+    ),
     "regress": (
         "edge regress --suite suite.toml --update   # once: store what holds now",
         "edge regress --suite suite.toml --report out/report",
@@ -89,8 +95,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("edge demo --images 50",),
     "doctor": ("edge doctor --json doctor.json",),
 }
-_TAKES_ZOO = ("export-engine", "dissect", "prune", "train", "qat", "share", "compress", "fetch")
-_TAKES_BUILT_IN = ("export-engine", "dissect", "prune", "train", "qat", "share", "compress")
+_TAKES_BUILT_IN = (
+    "export-engine",
+    "estimate",
+    "dissect",
+    "prune",
+    "train",
+    "qat",
+    "share",
+    "compress",
+)
+_TAKES_ZOO = (*_TAKES_BUILT_IN, "fetch")
 _NO_PACKAGE = ("dissect", "prune", "train")
 
 
