@@ -53,9 +53,16 @@ def option(
 def described(kind: type[Any]) -> dict[str, str]:
     """Return the text of each attribute in a class's docstring, by name.
 
-    A line such as `mean, scale: per channel` describes both.
+    A line such as `mean, scale: per channel` describes both. Attributes that a class inherits are
+    described where they are declared, unless it describes them anew.
     """
-    text = inspect.cleandoc(kind.__doc__ or "")
+    found: dict[str, str] = {}
+    for one in reversed(kind.__mro__[:-1]):
+        found |= _described(inspect.cleandoc(one.__doc__ or ""))
+    return found
+
+
+def _described(text: str) -> dict[str, str]:
     _, _, rest = text.partition("Attributes:\n")
     found: dict[str, str] = {}
     names: list[str] = []

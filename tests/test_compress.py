@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,9 @@ import torch
 
 from apps.cli import main
 from edge.built_in import BUILT_IN
-from edge.compress.finetune import FineTuning
+from edge.compress.options import CompressOptions, FineTuneOptions, WeightRecipe
 from edge.compress.weights.magnitude import convolutions
-from edge.compress.weights.noise import signal_to_noise_db
+from edge.compress.weights.noise import heads_noise_db
 from edge.data.datasets import load, open_dataset
 from edge.edgez.package import read_package
 from edge.errors import ArtifactError
@@ -23,7 +25,6 @@ from edge.models.checkpoint import load_safetensors, save_safetensors
 from edge.models.darknet import load_darknet
 from edge.models.dense import load_dense
 from export.compress.deep import compress
-from export.compress.deep_stages import Recipe
 from tests.support.small_models import picture, run, small
 
 TRAIN = "scenes://?seed=300&count=6"
@@ -63,7 +64,7 @@ def test_the_stages_shrink_and_the_last_is_the_file(
 
 def test_unpacked_files_and_the_export_are_one_detector(tmp_path: Path, model: Path) -> None:
     target = tmp_path / "s.edgez"
-    compress(model, output=target)
+    compress(model, None, CompressOptions(output=str(target)))
     assert main(["unpack", str(target), "-o", str(tmp_path / "u")]) == 0
     made = tmp_path / "u" / "small"
     export = ["export-engine", str(target), "--fp32", "--builder", "none", "-o", str(tmp_path)]
@@ -84,35 +85,67 @@ def test_unpacked_files_and_the_export_are_one_detector(tmp_path: Path, model: P
     assert made.with_suffix(".names").read_text().split() == ["car", "pedestrian"]
 
 
+WITHOUT_TORCH = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnx", "safetensors"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
+from apps.cli import main
+sys.exit(main(["unpack", sys.argv[1], "-o", sys.argv[2]]))
+"""
+
+
+def test_a_device_without_torch_unpacks_the_onnx_file(tmp_path: Path, model: Path) -> None:
+    target = tmp_path / "s.edgez"
+    compress(model, None, CompressOptions(output=str(target)))
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(target), str(tmp_path / "u")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "u").iterdir()] == ["small.fp32.onnx"]
+    assert "only the ONNX file is written" in done.stderr
+
+
 def test_training_keeps_what_was_pruned_and_leaves_a_log(tmp_path: Path, model: Path) -> None:
     target = tmp_path / "s.edgez"
-    tuning = FineTuning(steps=10, batch=2)
+    tuning = FineTuneOptions(steps=10, batch=2)
     result = compress(
-        model, output=target, recipe=Recipe(prune=0.7, bits=2), tuning=tuning, train=TRAIN
+        model,
+        None,
+        CompressOptions(
+            output=str(target),
+            recipe=WeightRecipe(prune=0.7, bits=2),
+            tuning=tuning,
+            train=TRAIN,
+        ),
     )
-    kept = sum(layer["kept"] for layer in result["layers"])
-    assert kept == pytest.approx(
-        0.3 * sum(layer["weights"] for layer in result["layers"]), rel=0.02
-    )
-    assert all(layer["levels"] <= 4 for layer in result["layers"])
+    kept = sum(layer.kept for layer in result.layers)
+    assert kept == pytest.approx(0.3 * sum(layer.weights for layer in result.layers), rel=0.02)
+    assert all(layer.levels <= 4 for layer in result.layers)
     log = (tmp_path / "s.log").read_text()
     assert "pruning: step" in log and "sharing: step" in log and "coded:" in log
     pruned, _ = load_safetensors(tmp_path / "s.pruned.safetensors")
-    again = compress(model, output=tmp_path / "b.edgez", pruned=tmp_path / "s.pruned.safetensors")
+    done = str(tmp_path / "s.pruned.safetensors")
+    again = compress(model, None, CompressOptions(output=str(tmp_path / "b.edgez"), pruned=done))
     zeros = sum(int((conv.weight == 0).sum()) for conv in convolutions(pruned).values())
-    assert zeros == sum(layer["weights"] - layer["kept"] for layer in again["layers"])
+    assert zeros == sum(layer.weights - layer.kept for layer in again.layers)
 
 
 def test_a_pruned_network_is_pruned_and_trained_further(tmp_path: Path, model: Path) -> None:
-    compress(model, output=tmp_path / "s.edgez", recipe=Recipe(prune=0.5, bits=2))
-    tuning = FineTuning(steps=10, batch=2, labels=False)
+    recipe = WeightRecipe(prune=0.5, bits=2)
+    compress(model, None, CompressOptions(output=str(tmp_path / "s.edgez"), recipe=recipe))
+    tuning = FineTuneOptions(steps=10, batch=2, labels=False)
     result = compress(
         model,
-        output=tmp_path / "b.edgez",
-        recipe=Recipe(prune=0.7, bits=2),
-        tuning=tuning,
-        train=TRAIN,
-        begin=tmp_path / "s.pruned.safetensors",
+        None,
+        CompressOptions(
+            output=str(tmp_path / "b.edgez"),
+            recipe=WeightRecipe(prune=0.7, bits=2),
+            tuning=tuning,
+            train=TRAIN,
+            begin=str(tmp_path / "s.pruned.safetensors"),
+        ),
     )
     first, last = (
         torch.cat([c.weight.flatten() for c in convolutions(load_safetensors(path)[0]).values()])
@@ -121,7 +154,7 @@ def test_a_pruned_network_is_pruned_and_trained_further(tmp_path: Path, model: P
     assert float((last == 0).float().mean()) == pytest.approx(0.7, abs=0.02)
     stays = last != 0
     assert float((first[stays] != 0).float().mean()) > 0.9
-    assert sum(layer["kept"] for layer in result["layers"]) == int(stays.sum())
+    assert sum(layer.kept for layer in result.layers) == int(stays.sum())
 
 
 def test_pictures_without_labels_make_up_for_what_is_pruned(
@@ -142,9 +175,9 @@ def test_pictures_without_labels_make_up_for_what_is_pruned(
         assert main(command.split()) == 0
         assert json.loads(report.read_text())["refit"] == (len(reached) == 1)
         found = load_dense(target, scratch).module(image)
-        reached.append(signal_to_noise_db(wanted, found))
+        reached.append(heads_noise_db(wanted, found))
     assert reached[1] > reached[0] + 3 and reached[2] == reached[0]
-    assert capsys.readouterr().err.count("--train DIR does it better") == 1
+    assert capsys.readouterr().err.count("--train DIR gives a more accurate package") == 1
 
 
 def test_two_of_every_four_in_a_package(tmp_path: Path, model: Path) -> None:
@@ -205,11 +238,14 @@ def test_what_cannot_be_done_is_said_in_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--noise-db", "30", "--bits", "3", "--no-refit"], "--bits, --no-refit: --noise-db finds"),
-        (["--noise-db", "30", "--fine-tune", "9"], "--fine-tune: --noise-db finds"),
+        (
+            ["--noise-db", "30", "--bits", "3", "--no-refit"],
+            "--bits, --no-refit: --noise-db chooses",
+        ),
+        (["--noise-db", "30", "--fine-tune", "9"], "--fine-tune: --noise-db chooses"),
         (["--sharing", "0.5"], "--sharing: without --fine-tune"),
         (["--no-refit", "--fine-tune", "9"], "--no-refit: with --fine-tune"),
-        (["--scope", "loss", "--fine-tune", "9"], "--scope loss is told on pictures"),
+        (["--scope", "loss", "--fine-tune", "9"], "--scope loss is measured on pictures"),
     ],
 )
 def test_an_option_without_effect_is_refused(
@@ -224,7 +260,11 @@ def test_an_option_without_effect_is_refused(
 
 def test_training_without_labels_is_refused(tmp_path: Path, model: Path) -> None:
     with pytest.raises(ValueError, match="give them with --train"):
-        compress(model, output=tmp_path / "s.edgez", tuning=FineTuning(steps=2))
+        compress(
+            model,
+            None,
+            CompressOptions(output=str(tmp_path / "s.edgez"), tuning=FineTuneOptions(steps=2)),
+        )
 
 
 def test_a_built_in_model_is_its_onnx_file(tmp_path: Path) -> None:

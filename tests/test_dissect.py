@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from apps.cli import main
-from edge.compress.channels.dissect import of_classes, only_classes, scores
-from edge.compress.channels.profile import Moments, profile
+from edge.compress.channels.dissect import Moments, of_classes, only_classes, profile, scores
 from edge.compress.channels.slicing import class_numbers, slice_classes
 from edge.compress.channels.wiring import read_wiring
 from edge.data.datasets import open_dataset

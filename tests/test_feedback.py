@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from edge.compress.weights import feedback
-from edge.compress.weights.feedback import look, rounded_with_feedback
+from edge.compress.weights.feedback import input_moments, rounded_with_feedback
 
 torch.set_num_threads(1)
 
@@ -45,7 +45,7 @@ def off(conv: nn.Conv2d, weight: torch.Tensor, images: list[torch.Tensor]) -> fl
 
 def test_each_weight_takes_the_value_that_makes_up_best_for_those_before_it() -> None:
     conv, images = convolution(), smooth(3, 4)
-    around = look(conv, images)[""]
+    around = input_moments(conv, images)[""]
     found = rounded_with_feedback(conv.weight, around, coarse).flatten(1).double().numpy()
     seen = torch.cat([functional.unfold(image, 3, padding=1)[0] for image in images], dim=1)
     moment = (seen @ seen.T).double().numpy() / seen.shape[1]
@@ -65,7 +65,7 @@ def test_each_weight_takes_the_value_that_makes_up_best_for_those_before_it() ->
 
 def test_outputs_on_other_pictures_are_several_times_nearer() -> None:
     conv, fresh = convolution(), smooth(4, 4, seed=5)
-    found = rounded_with_feedback(conv.weight, look(conv, smooth(4, 4))[""], coarse)
+    found = rounded_with_feedback(conv.weight, input_moments(conv, smooth(4, 4))[""], coarse)
     alone = coarse(conv.weight.detach())
     assert off(conv, found, fresh) < 0.25 * off(conv, alone, fresh)
 
@@ -74,41 +74,43 @@ def test_inputs_that_have_nothing_in_common_leave_each_weight_alone() -> None:
     conv = convolution(size=1)
     apart = torch.zeros(1, 4, 1, 4)
     apart[0, range(4), 0, range(4)] = 1.0
-    found = rounded_with_feedback(conv.weight, look(conv, [apart])[""], coarse)
+    found = rounded_with_feedback(conv.weight, input_moments(conv, [apart])[""], coarse)
     assert torch.equal(found, coarse(conv.weight.detach()))
 
 
 def test_groups_are_rounded_as_convolutions_of_their_own() -> None:
     both, images = convolution(groups=2), smooth(3, 4)
-    found = rounded_with_feedback(both.weight, look(both, images)[""], coarse)
+    found = rounded_with_feedback(both.weight, input_moments(both, images)[""], coarse)
     for group in range(2):
         one = convolution(channels=2, filters=3)
         one.weight.data = both.weight.data[3 * group : 3 * group + 3]
         half = [image[:, 2 * group : 2 * group + 2] for image in images]
-        alone = rounded_with_feedback(one.weight, look(one, half)[""], coarse)
+        alone = rounded_with_feedback(one.weight, input_moments(one, half)[""], coarse)
         assert torch.equal(found[3 * group : 3 * group + 3], alone)
 
 
 def test_a_wide_filter_is_rounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     conv, images = convolution(), smooth(3, 4)
     monkeypatch.setattr(feedback, "_MOST", 20)
-    around = look(conv, images)[""]
+    around = input_moments(conv, images)[""]
     assert around.order.shape == (2, 18)
     found = rounded_with_feedback(conv.weight, around, coarse)
     for part in range(2):
         one = convolution(channels=2)
         one.weight.data = conv.weight.data[:, 2 * part : 2 * part + 2]
         half = [image[:, 2 * part : 2 * part + 2] for image in images]
-        alone = rounded_with_feedback(one.weight, look(one, half)[""], coarse)
+        alone = rounded_with_feedback(one.weight, input_moments(one, half)[""], coarse)
         assert torch.equal(found[:, 2 * part : 2 * part + 2], alone)
 
 
 def test_what_need_not_be_rounded_stays_as_it_is() -> None:
     conv = convolution(channels=40)
-    found = rounded_with_feedback(conv.weight, look(conv, smooth(2, 40))[""], lambda x: x.clone())
+    found = rounded_with_feedback(
+        conv.weight, input_moments(conv, smooth(2, 40))[""], lambda x: x.clone()
+    )
     assert torch.equal(found, conv.weight.detach())
 
 
 def test_without_pictures_there_is_nothing_to_look_at() -> None:
     with pytest.raises(ValueError, match="no images"):
-        look(convolution(), [])
+        input_moments(convolution(), [])

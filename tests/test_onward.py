@@ -9,12 +9,16 @@ from torch import nn
 from torch.nn import functional
 
 from edge.compress.weights import feedback
-from edge.compress.weights.feedback import Surroundings, look, rounded_with_feedback
+from edge.compress.weights.feedback import (
+    InputMoments,
+    change_layers,
+    input_moments,
+    rounded_with_feedback,
+)
 from edge.compress.weights.magnitude import convolutions
-from edge.compress.weights.noise import signal_to_noise_db
-from edge.compress.weights.onward import changed_onward
-from edge.compress.weights.pictures import varied
+from edge.compress.weights.noise import heads_noise_db
 from edge.models.folding import fold_norms
+from export.compress.pictures import varied
 from tests.support.small_models import picture, small
 from tests.test_feedback import smooth
 
@@ -27,11 +31,11 @@ def two_layers() -> nn.Sequential:
 def test_a_layer_aims_at_what_the_full_one_gives_on_what_it_gets_itself() -> None:
     full, images, aims = two_layers(), smooth(3, 4), {}
 
-    def change(path: str, aim: torch.Tensor, around: Surroundings) -> torch.Tensor:
+    def change(path: str, aim: torch.Tensor, around: InputMoments) -> torch.Tensor:
         aims[path] = aim
         return (aim * 4).round() / 4
 
-    found = changed_onward(full, images, change)
+    found = change_layers(full, images, change)
     assert torch.equal(aims["0"], full[0].weight)  # nothing before it is off
     assert torch.equal(found[2].weight, (aims["2"] * 4).round() / 4)
     batch = torch.cat(images)
@@ -50,7 +54,7 @@ def test_a_layer_aims_at_what_the_full_one_gives_on_what_it_gets_itself() -> Non
 
 def test_biases_take_up_what_is_left_in_the_mean() -> None:
     full, images, ticks = two_layers(), smooth(3, 4), []
-    found = changed_onward(
+    found = change_layers(
         full, images, lambda _, aim, __: aim.round(), tick=lambda: ticks.append(1)
     )
     with torch.no_grad():
@@ -64,17 +68,17 @@ def test_in_turn_less_noise_is_left_than_with_every_layer_for_itself() -> None:
     learning = [torch.from_numpy(picture((48, 64), seed)) for seed in range(8)]
     judging = torch.from_numpy(picture((48, 64), 99))
 
-    def rounded(weight: torch.Tensor, around: Surroundings) -> torch.Tensor:
+    def rounded(weight: torch.Tensor, around: InputMoments) -> torch.Tensor:
         step = weight.square().mean().sqrt() / 2
         return rounded_with_feedback(weight, around, lambda n: (n / step).round() * step)
 
-    found = changed_onward(full, learning, lambda _, aim, around: rounded(aim, around))
-    alone, around = fold_norms(full), look(full, learning)
+    found = change_layers(full, learning, lambda _, aim, around: rounded(aim, around))
+    alone, around = fold_norms(full), input_moments(full, learning)
     for path, conv in convolutions(alone).items():
         conv.weight.detach().copy_(rounded(conv.weight.detach(), around[path]))
     with torch.no_grad():
         wanted = full(judging)
-        in_turn, apart = (signal_to_noise_db(wanted, module(judging)) for module in (found, alone))
+        in_turn, apart = (heads_noise_db(wanted, module(judging)) for module in (found, alone))
     assert in_turn > apart + 1
 
 

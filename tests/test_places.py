@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from torch import nn
 
 from edge.compress.distil import head_loss, head_loss_root
 from edge.compress.weights.places import root_of_loss, root_of_noise, weights_of_places
-from edge.compress.weights.untrained import Seen, prune_on_pictures
+from edge.compress.weights.untrained import WeightedPictures, prune_on_pictures
 from edge.models.folding import fold_norms
 from edge.spec import HeadSpec
 from tests.support.small_models import picture, small
@@ -19,14 +18,8 @@ from tests.support.small_models import picture, small
 CLASSES = 3
 
 
-def head(kind: str, activation: str) -> HeadSpec:
-    one: Any = replace(
-        small()[1].heads[0],
-        kind=kind,
-        anchors=((10.0, 12.0), (20.0, 30.0)),
-        class_activation=activation,
-    )
-    return one
+def head(kind: Any, activation: Any) -> HeadSpec:
+    return HeadSpec.of_grid("a", kind, (1, 1), ((10.0, 12.0), (20.0, 30.0)), activation)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +84,7 @@ def test_pruning_by_what_counts_loses_less_on_other_pictures() -> None:
     fresh = torch.from_numpy(picture((48, 64), 99, 8))
     weights = weights_of_places(full, images, root_of_loss(spec))
     lost = []
-    for seen in (Seen(images), Seen(images, weights)):
+    for seen in (WeightedPictures(images), WeightedPictures(images, weights)):
         found = prune_on_pictures(full, 0.6, seen)
         with torch.no_grad():
             pairs = zip(full(fresh), found(fresh), spec.heads, strict=True)

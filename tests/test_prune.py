@@ -13,14 +13,15 @@ import torch
 
 from apps.cli import main
 from edge.compress.channels.budget import plan_channels, total_cost
-from edge.compress.channels.cost import filters, megabytes, read_sites
+from edge.compress.channels.cost import filters, megabytes, read_shapes
 from edge.compress.channels.importance import gamma, l1, of_family, taylor
 from edge.compress.channels.plan import PrunePlan
 from edge.compress.channels.refit import refit
 from edge.compress.channels.slicing import prune_channels
 from edge.compress.channels.wiring import Wiring, read_wiring
 from edge.compress.distil import distilled, head_loss
-from edge.compress.finetune import FineTuning, fine_tune, measure_norms
+from edge.compress.finetune import fine_tune, measure_norms
+from edge.compress.options import ChannelOptions, FineTuneOptions
 from edge.errors import CompressionError, DataError
 from edge.models.checkpoint import load_safetensors
 from edge.models.darknet import Darknet
@@ -30,7 +31,8 @@ from edge.spec import HeadSpec, ModelSpec
 from edge.train.augment import Labelled
 from edge.train.losses.ciou import loss_for
 from edge.train.start import write_model
-from export.compress.source import needed
+from export.compress.source import images_or_error
+from export.compress.stages import StageTimes
 from export.graph.writer import write_onnx
 from tests.support.painted import write_pictures
 from tests.support.small_models import CFG, picture, small
@@ -115,15 +117,14 @@ def test_importance_of_bound_channels_is_their_sum() -> None:
 @pytest.mark.parametrize("align", [8, 16])
 def test_a_plan_meets_its_budget_in_aligned_widths(spread: str, align: int) -> None:
     model, spec, wiring = wide()
-    cost = megabytes(read_sites(wiring, spec.contract.hw))
+    cost = megabytes(read_shapes(wiring, spec.contract.hw))
     budget = 0.5 * total_cost(wiring, cost)
     plan = plan_channels(
         wiring,
         l1(wiring),
         cost,
         budget,
-        spread=spread,
-        align=align,  # type: ignore[arg-type]
+        ChannelOptions("l1", spread, align=align),  # type: ignore[arg-type]
     )
     pruned = prune_channels(model, plan)
     reached = total_cost(read_wiring(pruned), cost_of(pruned, spec))
@@ -132,14 +133,14 @@ def test_a_plan_meets_its_budget_in_aligned_widths(spread: str, align: int) -> N
 
 
 def cost_of(model: torch.nn.Module, spec: ModelSpec) -> object:
-    return megabytes(read_sites(read_wiring(model), spec.contract.hw))
+    return megabytes(read_shapes(read_wiring(model), spec.contract.hw))
 
 
 def test_megabytes_are_those_of_the_exported_file(tmp_path: Path) -> None:
     model, spec, wiring = wide()
     write_onnx(model, spec, tmp_path / "a.onnx")
     size = (tmp_path / "a.onnx").stat().st_size / 1e6
-    cost = total_cost(wiring, megabytes(read_sites(wiring, spec.contract.hw)))
+    cost = total_cost(wiring, megabytes(read_shapes(wiring, spec.contract.hw)))
     assert 0 < size - cost < 0.02  # names, shapes and the manifest
 
 
@@ -148,7 +149,7 @@ def test_the_least_important_channels_go_first() -> None:
     importance = {path: np.ones(len(wiring.leaves[path])) for path in wiring.ends}
     importance["layers.12.conv"][::2] = 0.01
     total = total_cost(wiring, filters)
-    plan = plan_channels(wiring, importance, filters, total - 16)
+    plan = plan_channels(wiring, importance, filters, total - 16, ChannelOptions("l1"))
     assert plan.kept == {"layers.12.conv": tuple(range(1, 32, 2))}
 
 
@@ -163,7 +164,7 @@ def test_times_that_fall_in_stairs_do_not_hide_what_a_longer_jump_saves() -> Non
         return slow * (16.0 if count <= 16 else 32.0)
 
     budget = total_cost(wiring, stairs) - 16
-    plan = plan_channels(wiring, importance, stairs, budget, comparable=True)
+    plan = plan_channels(wiring, importance, stairs, budget, ChannelOptions())
     assert {path: len(kept) for path, kept in plan.kept.items()} == {"layers.12.conv": 16}
 
 
@@ -173,7 +174,11 @@ def test_no_layer_is_emptied_for_channels_that_matter_little_one_by_one() -> Non
     first = next(iter(wiring.ends))
     importance[first] *= 0.9
     plan = plan_channels(
-        wiring, importance, filters, 0.6 * total_cost(wiring, filters), comparable=True, least=0.01
+        wiring,
+        importance,
+        filters,
+        0.6 * total_cost(wiring, filters),
+        ChannelOptions(least=0.01),
     )
     assert 8 < len(plan.kept[first]) < len(wiring.leaves[first])
 
@@ -181,16 +186,22 @@ def test_no_layer_is_emptied_for_channels_that_matter_little_one_by_one() -> Non
 def test_some_convolutions_can_stay_untouched_and_impossible_budgets_are_refused() -> None:
     _, _, wiring = wide()
     total = total_cost(wiring, filters)
-    plan = plan_channels(wiring, l1(wiring), filters, 0.7 * total, untouched=("layers.0.conv",))
+    plan = plan_channels(
+        wiring, l1(wiring), filters, 0.7 * total, ChannelOptions("l1", untouched=1)
+    )
     assert plan.kept and "layers.0.conv" not in plan.kept
     with pytest.raises(CompressionError, match="cannot be met"):
-        plan_channels(wiring, l1(wiring), filters, 10.0)
+        plan_channels(wiring, l1(wiring), filters, 10.0, ChannelOptions("l1"))
 
 
 def test_refitted_weights_bring_the_outputs_back() -> None:
     model, spec, wiring = wide()
     plan = plan_channels(
-        wiring, l1(wiring), filters, 0.75 * total_cost(wiring, filters), spread="layer"
+        wiring,
+        l1(wiring),
+        filters,
+        0.75 * total_cost(wiring, filters),
+        ChannelOptions("l1", "layer"),
     )
     pruned = prune_channels(model, plan)
     learnt = [torch.from_numpy(picture(spec.contract.hw, seed, 4)) for seed in range(6)]
@@ -263,13 +274,17 @@ def test_distillation_adds_the_teachers_part_on_the_same_images() -> None:
     total, parts = loss(outputs, torch.empty(0, 6))
     assert float(total) == pytest.approx(0, abs=1e-4) and set(parts) == {"teacher"}
     with pytest.raises(ValueError, match="nothing to learn"):
-        FineTuning(1, teacher=0, labels=False)
+        FineTuneOptions(1, teacher=0, labels=False)
 
 
 def test_fine_tuning_brings_a_pruned_network_nearer_to_its_teacher() -> None:
     model, spec, wiring = wide()
     plan = plan_channels(
-        wiring, l1(wiring), filters, 0.75 * total_cost(wiring, filters), spread="layer"
+        wiring,
+        l1(wiring),
+        filters,
+        0.75 * total_cost(wiring, filters),
+        ChannelOptions("l1", "layer"),
     )
     pruned = prune_channels(model, plan)
     rng = np.random.default_rng(0)
@@ -277,7 +292,7 @@ def test_fine_tuning_brings_a_pruned_network_nearer_to_its_teacher() -> None:
         Labelled(rng.integers(0, 255, (*spec.contract.hw, 3), np.uint8), np.empty((0, 5), "f4"))
         for _ in range(4)
     ]
-    how = FineTuning(12, batch=4, peak=3e-3, labels=False)
+    how = FineTuneOptions(12, batch=4, peak=3e-3, labels=False)
     log: list[str] = []
     fine_tune(pruned, spec, pictures, how, model, log.append)
     first, last = (float(line.split("teacher ")[1].split()[0]) for line in (log[0], log[-1]))
@@ -325,19 +340,19 @@ def test_a_built_in_detector_is_pruned_and_judged_on_its_scenes(tmp_path: Path) 
 
 
 def test_only_built_in_detectors_have_images_of_their_own() -> None:
-    judged, learnt = needed("squeezedet-scenes", None, None)
+    judged, learnt = images_or_error("squeezedet-scenes", None, None)
     assert judged == "scenes" and str(learnt).startswith("scenes://?seed=800000")
-    assert needed("yolo.cfg", "photos", None) == ("photos", "photos")
+    assert images_or_error("yolo.cfg", "photos", None) == ("photos", "photos")
     with pytest.raises(DataError, match=r"yolo\.cfg.*--data"):
-        needed("yolo.cfg", None, "photos")
+        images_or_error("yolo.cfg", None, "photos")
 
 
 def test_prune_to_milliseconds_megabytes_and_points_and_replay(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("edge.compress.channels.pruner.time_convolution", pretended)
-    monkeypatch.setattr("export.compress.channels.time_stages", lambda paths, *_: by_bytes(paths))
+    monkeypatch.setattr("edge.compress.channels.latency_table.time_convolution", pretended)
+    monkeypatch.setattr("export.compress.prune.time_stages", lambda paths, *_: by_bytes(paths))
     data = write_pictures(tmp_path / "data", 6)
     base = f"prune {model_file} --data {data} --importance l1 --no-refit"
     half = run(f"{base} --target-ms 60%", tmp_path / "half")
@@ -393,8 +408,9 @@ def pretended(shape: object, _threads: int) -> float:
     return float(shape.filters * shape.channels // shape.groups * shape.size_hw[0] ** 2)  # type: ignore[attr-defined]
 
 
-def by_bytes(paths: list[Path]) -> list[float]:
-    return [path.stat().st_size / 1e6 for path in paths]
+def by_bytes(paths: list[Path]) -> StageTimes:
+    times = tuple(path.stat().st_size / 1e6 for path in paths)
+    return StageTimes(times, (0.0,) * len(times), ())
 
 
 @pytest.mark.parametrize(
@@ -403,7 +419,7 @@ def by_bytes(paths: list[Path]) -> list[float]:
         ("--target-mb 0.0001", "cannot be met"),
         ("--plan {missing}", "cannot be read"),
         ("--ratio 0.5 --importance gamma --table {missing}", ""),
-        ("--target-ms 50% --table {missing}", "not a latency table"),
+        ("--target-ms 50% --table {missing}", "none.json: cannot be read"),
     ],
 )
 def test_what_cannot_be_done_ends_in_one_line(

@@ -12,11 +12,11 @@ import torch
 from scipy.cluster.vq import kmeans as scipy_kmeans
 from torch import nn
 
-from edge.compress.finetune import FineTuning
+from edge.compress.options import FineTuneOptions
 from edge.compress.weights.deep import tune_shared, with_codebooks
 from edge.compress.weights.kmeans import kmeans_1d
 from edge.compress.weights.magnitude import convolutions, detach
-from edge.compress.weights.noise import NoiseSearch, grid_codebook, signal_to_noise_db
+from edge.compress.weights.noise import NoiseSearch, grid_codebook, heads_noise_db
 from edge.compress.weights.sharing import (
     Clustered,
     attach_clusters,
@@ -25,9 +25,9 @@ from edge.compress.weights.sharing import (
     rounded_scale,
     share_tensor,
     share_weights,
-    sharing_rate,
     weights_behind,
 )
+from edge.compress.weights.sizes import sharing_rate
 from edge.errors import CompressionError
 from edge.models.folding import fold_norms, has_norms, unfold_norms
 from edge.models.squeezedet import SqueezeDet, SqueezeDetConfig
@@ -174,13 +174,13 @@ def test_scales_that_do_not_learn_follow_the_size_of_their_channels() -> None:
 class Stepping:
     """A training of one step, which notes whether there were norms and the heads after it."""
 
-    how = FineTuning(10)
+    options = FineTuneOptions(10)
 
     def __init__(self, image: torch.Tensor) -> None:
         self.image = image
         self.seen: list[tuple[bool, Any]] = []
 
-    def __call__(self, module: nn.Module, _how: FineTuning, stepped: object) -> nn.Module:
+    def run(self, module: nn.Module, _options: FineTuneOptions, stepped: object) -> nn.Module:
         step(module.train())
         with torch.no_grad():
             self.seen.append((has_norms(module), module.eval()(self.image)))
@@ -263,7 +263,7 @@ def test_a_pyramids_norms_fold_too() -> None:
 
 def test_noise_is_measured_as_the_tests_measure_it() -> None:
     a, b = torch.randn(3, 4), torch.randn(3, 4)
-    assert signal_to_noise_db([a], [b]) == pytest.approx(decibel(a.numpy(), b.numpy()), abs=1e-4)
+    assert heads_noise_db([a], [b]) == pytest.approx(decibel(a.numpy(), b.numpy()), abs=1e-4)
 
 
 def test_a_grid_rounds_and_prunes_its_dead_zone() -> None:
@@ -289,7 +289,7 @@ def test_the_search_keeps_the_noise_and_finer_takes_more_bits() -> None:
         found = search.run(least)
         assert next(ticks) <= search.measurements
         with torch.no_grad():
-            reached = signal_to_noise_db(module(judging[0]), found.module(judging[0]))
+            reached = heads_noise_db(module(judging[0]), found.module(judging[0]))
         assert reached == pytest.approx(found.noise_db, abs=1e-3) and least <= reached < least + 4
         for path, conv in convolutions(found.module).items():
             assert np.array_equal(conv.weight.detach().numpy(), found.books[path].dense())

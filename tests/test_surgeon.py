@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from edge.compress.weights.deep import prune_weights, tune_shared
-from edge.compress.weights.feedback import Surroundings, look
+from edge.compress.weights.feedback import InputMoments, input_moments
 from edge.compress.weights.magnitude import convolutions, two_four_mask
-from edge.compress.weights.noise import signal_to_noise_db
+from edge.compress.weights.noise import heads_noise_db
 from edge.compress.weights.untrained import (
-    Seen,
+    WeightedPictures,
     prune_on_pictures,
     pruned_with_refit,
     refitted,
@@ -26,8 +26,8 @@ from tests.support.small_models import small
 from tests.test_feedback import convolution, off, smooth
 
 
-def seen(conv: nn.Conv2d) -> tuple[Surroundings, np.ndarray]:
-    around = look(conv, smooth(3, conv.in_channels))[""]
+def seen(conv: nn.Conv2d) -> tuple[InputMoments, np.ndarray]:
+    around = input_moments(conv, smooth(3, conv.in_channels))[""]
     return around, around.moment[0].double().numpy()
 
 
@@ -71,25 +71,25 @@ def test_a_network_pruned_and_shared_on_pictures_keeps_several_decibels_more() -
     module = fold_norms(small()[0])
     images, fresh = smooth_inputs(0), smooth_inputs(5)[0]
     reached = []
-    for given in (None, Seen(images)):
+    for given in (None, WeightedPictures(images)):
         pruned = prune(module, given)
         with torch.no_grad():
             wanted = module(fresh)
-            reached.append(signal_to_noise_db(wanted, pruned(fresh)))
+            reached.append(heads_noise_db(wanted, pruned(fresh)))
             for scaled in (False, True):
                 shared, books = share(pruned, module, given, scaled)
-                reached.append(signal_to_noise_db(wanted, shared(fresh)))
+                reached.append(heads_noise_db(wanted, shared(fresh)))
                 kept(pruned, shared, books)
     alone, balanced = np.array(reached[:3]), np.array(reached[3:])
     assert (balanced > alone + 3).all()
 
 
-def prune(module: nn.Module, seen: Seen | None) -> nn.Module:
+def prune(module: nn.Module, seen: WeightedPictures | None) -> nn.Module:
     return prune_weights(module, 0.5) if seen is None else prune_on_pictures(module, 0.5, seen)
 
 
 def share(
-    pruned: nn.Module, full: nn.Module, seen: Seen | None, scaled: bool
+    pruned: nn.Module, full: nn.Module, seen: WeightedPictures | None, scaled: bool
 ) -> tuple[nn.Module, dict[str, Codebook]]:
     if seen is None:
         return tune_shared(pruned, 3, scaled=scaled)
@@ -114,13 +114,13 @@ def kept(pruned: nn.Module, shared: nn.Module, books: dict[str, Codebook]) -> No
 
 def test_two_of_every_four_stay_and_are_fitted() -> None:
     module = fold_norms(small()[0])
-    found = prune_on_pictures(module, 0.5, Seen(smooth_inputs(0)), two_four=True)
+    found = prune_on_pictures(module, 0.5, WeightedPictures(smooth_inputs(0)), two_four=True)
     fresh = smooth_inputs(5)[0]
     with torch.no_grad():
         wanted = module(fresh)
         alone = prune_weights(module, 0.5, two_four=True)
-        better = signal_to_noise_db(wanted, found(fresh))
-        assert better > signal_to_noise_db(wanted, alone(fresh)) + 3
+        better = heads_noise_db(wanted, found(fresh))
+        assert better > heads_noise_db(wanted, alone(fresh)) + 3
     for conv in convolutions(found).values():
         assert bool(((conv.weight != 0) <= two_four_mask(conv.weight)).all())
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from apps.charts.style import STYLE
 from apps.charts.svg import Axis, Frame, bars, legend, svg
-from edge.compress.channels.importance import Importance
+from edge.compress.channels.importance import Importances
 from edge.compress.channels.plan import PrunePlan
 
 __all__ = ["page"]
@@ -17,7 +17,7 @@ __all__ = ["page"]
 _BARS = 24
 
 
-def page(title: str, scores: Importance, plan: PrunePlan) -> str:
+def page(title: str, scores: Importances, plan: PrunePlan) -> str:
     """A whole HTML page: what each layer's feature maps score, those that go apart."""
     cards = [
         f'<div class="card"><h3>{escape(path)}</h3>{_chart(path, values, plan)}</div>'

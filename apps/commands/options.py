@@ -63,6 +63,8 @@ def add_options(
     kind: type[Any],
     *,
     leave_out: tuple[str, ...] = (),
+    only: tuple[str, ...] | None = None,
+    given_only: bool = False,
 ) -> None:
     """Add the flags of an options dataclass; a field that is such a dataclass adds its own.
 
@@ -71,17 +73,26 @@ def add_options(
 
     Args:
         leave_out: names of fields that have no flag here.
+        only: names of the fields that have one; None: all.
+        given_only: flags that are not given leave no attribute, so that they can change a preset.
     """
     texts, hints = described(kind), get_type_hints(kind)
     for field in dataclasses.fields(kind):
         told = field.metadata.get("option", {})
         if field.name in leave_out or told.get("hidden") or not field.init:
             continue
+        if only is not None and field.name not in only:
+            continue
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
-            add_options(parser, hint, leave_out=leave_out)  # type: ignore[arg-type]
+            add_options(
+                parser,
+                hint,  # type: ignore[arg-type]
+                leave_out=leave_out,
+                given_only=given_only,
+            )
         else:
-            _add_flag(parser, field, hint, texts[field.name].replace("%", "%%"))
+            _add_flag(parser, field, hint, texts[field.name].replace("%", "%%"), given_only)
 
 
 def read_options(args: argparse.Namespace, kind: type[Options], **given: Any) -> Options:
@@ -110,13 +121,15 @@ def _add_flag(
     field: dataclasses.Field[Any],
     hint: Any,
     text: str,
+    given_only: bool,
 ) -> None:
     told = field.metadata.get("option", {})
     dashed = field.name.replace("_", "-")
     if hint is bool:
         flag = told.get("flag") or (f"--no-{dashed}" if field.default else f"--{dashed}")
         action = "store_false" if field.default else "store_true"
-        _with_aliases(parser, flag, told, dest=field.name, action=action, help=text)
+        default = {"default": argparse.SUPPRESS} if given_only else {}
+        _with_aliases(parser, flag, told, dest=field.name, action=action, help=text, **default)
         return
     flag = told.get("flag") or f"--{dashed}"
     kinds = [one for one in _kinds(hint) if one is not type(None)]
@@ -139,6 +152,8 @@ def _add_flag(
             extra["help"] = f"{text} (default: %(default)s)"
         if not flag.startswith("-"):
             extra["nargs"] = "?"
+    if given_only:
+        extra |= {"default": argparse.SUPPRESS, "help": text}
     if flag.startswith("-"):
         extra["dest"] = field.name
     _with_aliases(parser, flag, told, **extra)

@@ -1,65 +1,53 @@
-"""`edge share` on the command line."""
+"""`edge share`: reduce each layer to a few weight values, and write a package."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
-from apps.commands.compress import bits, coding_options, given_options, source_options
+from apps.commands.compress import package_arguments
+from apps.commands.options import add_options, json_option, read_options
 from apps.commands.terminal import show
+from edge.compress.options import ShareOptions
+from edge.files import write_json
 from edge.reporting import say
 
-__all__ = ["arguments", "print_sharing", "run"]
+if TYPE_CHECKING:
+    from export.compress.share import ShareResult
+
+__all__ = ["arguments", "run"]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `edge share`."""
-    source_options(parser)
-    parser.add_argument(
-        "--bits",
-        type=bits,
-        default=5,
-        metavar="B",
-        help="2 to the power of B values for each layer (%(default)s)",
-    )
-    coding_options(parser, "packed")
+    """Add the options of `edge share`."""
+    package_arguments(parser)
+    add_options(parser, ShareOptions)
+    json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """`edge share`."""
+    """Run `edge share`."""
     from export.compress.share import share
 
-    result = share(
-        args.model,
-        args.data,
-        bits=args.bits,
-        start=args.start or "linear",
-        coding=args.coding,
-        half=not args.full,
-        images=args.images,
-        threads=args.threads,
-        output=args.output,
-        json_path=args.json,
-        **given_options(args),
-    )
-    print_sharing(result)
+    result = share(args.model, args.data, read_options(args, ShareOptions))
+    write_json(result, args.json)
+    _print(result)
     return 0
 
 
-def print_sharing(result: dict[str, Any]) -> None:
-    """Layers as a table on stdout, and the file."""
+def _print(result: ShareResult) -> None:
     rows = [
         (
-            row["name"],
-            str(row["weights"]),
-            str(row["levels"]),
-            f"{row['rate']:.2f}x",
-            f"{row['noise_db']:.1f}",
+            layer.name,
+            str(layer.weights),
+            str(layer.levels),
+            f"{layer.rate:.2f}x",
+            f"{layer.noise_db:.1f}",
         )
-        for row in result["layers"]
+        for layer in result.layers
     ]
-    show(result["model"], ("layer", "weights", "values", "rate", "signal to noise, dB"), rows)
-    say(f"{result['file']}: {result['file_bytes']} bytes, {result['rate']:.2f}x")
-    if result["map50"]:
-        before, after = result["map50"]
+    show(result.model, ("layer", "weights", "values", "rate", "signal to noise, dB"), rows)
+    say(f"{result.file}: {result.file_bytes} bytes, {result.rate:.2f}x smaller than FP32")
+    if result.map50:
+        before, after = result.map50
         say(f"mAP@.5 {before:.2%} before, {after:.2%} after")

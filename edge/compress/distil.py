@@ -1,8 +1,7 @@
-"""Training with the unpruned network as the teacher of the pruned one.
+"""Distillation: the full network teaches the pruned one.
 
-Its objectness tells where to listen: every cell learns the teacher's objectness, and boxes and
-classes count as much as the teacher believes that something is there (objectness scaled
-distillation, arXiv:1805.06361). Images need no labels for it.
+Every cell learns the teacher's objectness; boxes and classes count as much as the teacher believes
+that an object is there (objectness scaled distillation, arXiv:1805.06361). This needs no labels.
 """
 
 from __future__ import annotations
@@ -30,46 +29,47 @@ def distilled(
     *,
     bfloat16: bool = False,
 ) -> tuple[Batches, Loss]:
-    """`batches` and `loss` for `edge.train.fit.fit`, with `weight` times the teacher's part.
+    """Return `batches` and `loss` for `edge.train.fit.fit`, with the teacher's part in the loss.
 
     Args:
-        loss: of the labels; None learns from the teacher alone.
-        teacher: of the same heads; runs on every batch, in eval mode.
+        loss: loss of the labels; None learns from the teacher alone.
+        teacher: a network with the same heads; runs on every batch, in eval mode.
+        weight: factor of the teacher's part.
         bfloat16: run the teacher under autocast.
     """
-    told: list[Sequence[torch.Tensor]] = []
+    answers: list[Sequence[torch.Tensor]] = []
     teacher.eval()
 
-    def listened() -> tuple[torch.Tensor, torch.Tensor]:
+    def batches_with_answers() -> tuple[torch.Tensor, torch.Tensor]:
         images, targets = batches()
         with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-            told[:] = [teacher(images)]
+            answers[:] = [teacher(images)]
         return images, targets
 
-    def both(
+    def loss_with_teacher(
         outputs: Sequence[torch.Tensor], targets: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, float]]:
         total, parts = outputs[0].new_zeros(()), dict[str, float]()
         if loss is not None:
             total, parts = loss(outputs, targets)
-        pairs = zip(outputs, told[0], spec.heads, strict=True)
-        taught = [head_loss(mine, its, head, len(spec.classes)) for mine, its, head in pairs]
-        part = weight * torch.stack(taught).sum()
+        pairs = zip(outputs, answers[0], spec.heads, strict=True)
+        losses = [head_loss(mine, its, head, len(spec.classes)) for mine, its, head in pairs]
+        part = weight * torch.stack(losses).sum()
         return total + part, {**parts, "teacher": part.item()}
 
-    return listened, both
+    return batches_with_answers, loss_with_teacher
 
 
 def head_loss(
-    output: torch.Tensor, told: torch.Tensor, head: HeadSpec, classes: int
+    output: torch.Tensor, answer: torch.Tensor, head: HeadSpec, classes: int
 ) -> torch.Tensor:
-    """How far a raw head is from the teacher's, per object that the teacher sees.
+    """Return the distance of a raw head from the teacher's, per object that the teacher sees.
 
-    Squared for box numbers, cross-entropy above its least value for objectness and classes, so
-    equal heads lose nothing.
+    Box numbers count by their squared difference, objectness and classes by the cross-entropy
+    above its minimum, so that equal heads have a loss of zero.
     """
     box, objectness, labels = _parts(output.float(), head, classes)
-    its_box, its_objectness, its_labels = _parts(told.float(), head, classes)
+    its_box, its_objectness, its_labels = _parts(answer.float(), head, classes)
     sure = its_objectness.sigmoid()
     count = sure.sum().clamp(min=1.0)
     seen = _excess(objectness, its_objectness).sum()
@@ -87,10 +87,10 @@ def head_loss(
 def head_loss_root(
     output: torch.Tensor, head: HeadSpec, classes: int, signs: torch.Generator
 ) -> torch.Tensor:
-    """A random sum of a raw head's numbers whose gradient g shows how `head_loss` bends there.
+    """Return a random sum of a raw head's numbers whose gradient g samples `head_loss`'s Hessian.
 
-    The mean of g g' over draws of `signs` is the Hessian of `head_loss`, times its count of
-    objects, of a head that is equal to its teacher's (a factor of the Gauss-Newton matrix).
+    For a head that equals its teacher's, the mean of g g' over draws of `signs` is the Hessian of
+    `head_loss` times the number of objects (the Gauss-Newton matrix).
     """
 
     def drawn(numbers: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ def head_loss_root(
 
 
 def _excess(mine: torch.Tensor, its: torch.Tensor) -> torch.Tensor:
-    """Logistic cross-entropy with the teacher's probability, less its entropy."""
+    """Return the logistic cross-entropy with the teacher's probability, minus its entropy."""
     wanted = its.sigmoid()
     cross = functional.binary_cross_entropy_with_logits(mine, wanted, reduction="none")
     return cross - functional.binary_cross_entropy_with_logits(its, wanted, reduction="none")
@@ -126,7 +126,7 @@ def _decoded(box: torch.Tensor) -> torch.Tensor:
 def _parts(
     raw: torch.Tensor, head: HeadSpec, classes: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Box numbers (N, A, 4, h, w), objectness (N, A, h, w), class logits (N, A, C, h, w)."""
+    """Split a head into boxes (N, A, 4, h, w), objectness (N, A, h, w), classes (N, A, C, h, w)."""
     number, images, grid = len(head.anchors), len(raw), raw.shape[2:]
     if head.kind == "convdet":
         labels, objectness, box = raw.split((number * classes, number, number * 4), dim=1)

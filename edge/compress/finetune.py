@@ -1,17 +1,17 @@
-"""A pruned network's training: its batch norms measured anew, then steps beside its teacher."""
+"""Training of a pruned network: batch norms measured anew, then steps beside the full network."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import nn
 
 from edge.compress.distil import distilled
+from edge.compress.options import FineTuneOptions
 from edge.spec import ModelSpec
 from edge.train.augment import Augmentation, Labelled
 from edge.train.batches import BatchMaker, make_batch, prefetched
@@ -19,7 +19,7 @@ from edge.train.fit import fit
 from edge.train.losses.ciou import loss_for
 from edge.train.schedule import Schedule
 
-__all__ = ["FineTuning", "fine_tune", "measure_norms", "plain_batches"]
+__all__ = ["fine_tune", "measure_norms", "plain_batches"]
 
 _AUGMENTATIONS = {
     "strong": Augmentation(),
@@ -36,51 +36,17 @@ _AUGMENTATIONS = {
         mosaic=0.0,
     ),
 }
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """How a network is trained after pruning.
-
-    Attributes:
-        steps: optimizer steps.
-        batch: pictures in each.
-        peak: highest learning rate; None: 1e-3, and a tenth of it without batch norms, which
-            forgive less.
-        teacher: weight of the unpruned network's part of the loss; 0 leaves it out.
-        labels: whether the boxes count; without them only the teacher teaches.
-        flip: probability of a mirror image, 0 for objects with writing on them.
-        augment: `mild` changes colours, and size and place a little: what is left of a trained
-            network is to do the same on the same pictures. `strong` is that of `edge train`, with
-            mosaics, noise and half the size, for few pictures.
-        seed: of order and changes of the pictures.
-        bfloat16: run the forward passes under autocast.
-    """
-
-    steps: int
-    batch: int = 16
-    peak: float | None = None
-    teacher: float = 1.0
-    labels: bool = True
-    flip: float = 0.5
-    augment: Literal["mild", "strong"] = "mild"
-    seed: int = 0
-    bfloat16: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.labels and self.teacher <= 0:
-            raise ValueError("without labels and without a teacher there is nothing to learn from")
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """How pictures are changed."""
-        return replace(_AUGMENTATIONS[self.augment], flip=self.flip)
+_FLIP = 0.5
 
 
 def plain_batches(
     pictures: Sequence[Labelled], spec: ModelSpec, size: int
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """Every picture once, resized as the contract says: images (N, 3, H, W), targets (M, 6)."""
+    """Yield every picture once, without augmentation, in batches of `size`.
+
+    Returns:
+        Images (N, 3, H, W) as the network takes them, and targets (M, 6).
+    """
     size = min(size, len(pictures))
     maker = BatchMaker(pictures, spec, size, seed=0)
     return (make_batch(maker, step) for step in range(len(pictures) // size))
@@ -89,7 +55,7 @@ def plain_batches(
 def measure_norms(model: nn.Module, images: Iterable[torch.Tensor]) -> None:
     """Set the batch norms' means and variances to those of `images`, in place.
 
-    Channels that are gone leave sums behind that no longer have the statistics of before.
+    Without the pruned channels the sums that enter a batch norm have other statistics than before.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
@@ -111,7 +77,7 @@ def fine_tune(
     model: nn.Module,
     spec: ModelSpec,
     pictures: Sequence[Labelled],
-    how: FineTuning,
+    options: FineTuneOptions,
     teacher: nn.Module,
     report: Callable[[str], None],
     stepped: Callable[[nn.Module], None] | None = None,
@@ -120,25 +86,26 @@ def fine_tune(
 
     Args:
         pictures: labelled; see `edge.train.pictures.read_pictures`.
-        teacher: the network before pruning.
+        teacher: the full network.
         report: gets a line of mean losses now and then.
-        stepped: called after every step.
+        stepped: called with the model after every step.
 
     Raises:
         FloatingPointError: the loss is no longer a number.
     """
-    maker = BatchMaker(pictures, spec, how.batch, how.seed, how.augmentation)
-    loss = loss_for(spec) if how.labels else None
-    peak, warmup = how.peak or _usual_peak(model), min(100, 1 + how.steps // 10)
-    schedule = Schedule(how.steps, peak, warmup, average=0.99, bfloat16=how.bfloat16)
+    flip = _FLIP if options.flip else 0.0
+    augmentation = replace(_AUGMENTATIONS[options.augment], flip=flip)
+    maker = BatchMaker(pictures, spec, options.batch, options.seed, augmentation)
+    loss = loss_for(spec) if options.labels else None
+    peak, warmup = options.peak or _usual_peak(model), min(100, 1 + options.steps // 10)
+    schedule = Schedule(options.steps, peak, warmup, average=0.99, bfloat16=options.bfloat16)
     with prefetched(partial(make_batch, maker), 0, torch.device("cpu")) as batches:
-        if how.teacher > 0:
+        if options.teacher > 0 or loss is None:
             teacher = copy.deepcopy(teacher).to(memory_format=torch.channels_last)
             batches, loss = distilled(
-                batches, loss, teacher, spec, how.teacher, bfloat16=how.bfloat16
+                batches, loss, teacher, spec, options.teacher, bfloat16=options.bfloat16
             )
-        assert loss is not None  # FineTuning refuses neither labels nor teacher
-        every = max(1, how.steps // 10)
+        every = max(1, options.steps // 10)
         # Convolutions train faster in this layout on a CPU, as in `edge.train.session`.
         model = model.to(memory_format=torch.channels_last)
         tuned = fit(model, loss, batches, schedule, report, every, after_step=stepped)
@@ -146,4 +113,5 @@ def fine_tune(
 
 
 def _usual_peak(model: nn.Module) -> float:
+    # A network without batch norms diverges sooner.
     return 1e-3 if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) else 1e-4

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from edge.decoding import decode_json
-from edge.edgez.package import Package
 from edge.errors import ArtifactError
 from edge.files import write_file
 from edge.models.class_names import class_names
@@ -27,7 +26,7 @@ from edge.models.squeezedet import SqueezeDet, read_config, squeezedet_spec
 from edge.optional import require
 from edge.spec import ModelSpec
 
-__all__ = ["load_safetensors", "package_safetensors", "read_safetensors", "save_safetensors"]
+__all__ = ["load_safetensors", "read_safetensors", "save_safetensors"]
 
 
 def save_safetensors(module: nn.Module, path: str | Path, spec: ModelSpec | None = None) -> None:
@@ -129,15 +128,3 @@ def _plan(metadata: dict[str, str], path: Path) -> tuple[Callable[[], nn.Module]
             raise
         raise ArtifactError(f"{where}: {error}") from error
     raise ArtifactError(f"{where}: family is {family[:40]!r}")
-
-
-def package_safetensors(package: Package) -> bytes:
-    """Return the dense weights of a package as a `.safetensors` file.
-
-    Raises:
-        ArtifactError: the package is damaged.
-        MissingDependency: safetensors is not installed.
-    """
-    save = require("safetensors.numpy").save
-    data: bytes = save(dict(package.tensors()), metadata=package.model)
-    return data

@@ -15,8 +15,9 @@ from edge.edgez.package import read_package
 from edge.errors import ArtifactError
 from edge.files import sha256_of
 from edge.models.builtin import build
-from edge.models.checkpoint import load_safetensors, package_safetensors
+from edge.models.checkpoint import load_safetensors
 from edge.models.folding import fold_norms, has_norms, without_norms
+from edge.models.package_weights import package_safetensors
 from edge.models.zoo import load_model
 from edge.optional import require
 from edge.spec import ModelSpec

@@ -1,87 +1,332 @@
-"""Channels pruned to a budget: `edge prune`."""
+"""A detector with fewer channels, as fast, small or accurate as asked for: `edge prune`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from edge.compress.channels.pruner import Target, read_plan
-from edge.compress.finetune import FineTuning
+import torch
+from torch import nn
+
+from edge.compress.channels.dissect import profile, scores
+from edge.compress.channels.importance import Importances, gamma, l1, taylor
+from edge.compress.channels.plan import PrunePlan, read_plan
+from edge.compress.channels.pruner import Pruner
+from edge.compress.channels.refit import refit
+from edge.compress.channels.slicing import prune_channels
+from edge.compress.channels.wiring import Wiring, read_wiring
+from edge.compress.finetune import measure_norms, plain_batches
+from edge.compress.options import ChannelOptions, FineTuneOptions, PruneOptions, PruneTarget
+from edge.data.datasets import Dataset
+from edge.data.items import thin
 from edge.errors import CompressionError
-from edge.files import make_folder, write_json
+from edge.files import check_name, make_folder, write_file
 from edge.measure.accuracy import labelled
-from export.compress.channels import Choice, Work, finish, how_made
-from export.compress.source import load_prunable, needed
-from export.compress.stages import pictures_of
+from edge.measure.host import fingerprint
+from edge.models.folding import fold_norms, has_norms, unfold_norms
+from edge.models.zoo import LoadedModel
+from edge.reporting import say, track
+from edge.train.augment import Labelled
+from edge.train.losses.ciou import loss_for
+from export.compress.source import earlier_network, images_or_error, load_prunable
+from export.compress.stages import (
+    Stage,
+    StageResult,
+    StageTimes,
+    evaluate_stage,
+    fine_tune_stage,
+    save_network,
+    time_stages,
+    training_pictures,
+)
+from export.graph.writer import write_onnx
 
-__all__ = ["prune"]
+__all__ = ["ChannelPruning", "PruneResult", "prune", "results_of", "write_files"]
+
+_BATCH = 8
+# They are held in memory, at the network's input size.
+_REFIT_IMAGES = 48
+# A drop that a bisection of so many rounds misses is below a hundredth of the network's time.
+_BISECTIONS = 6
+# A plan that takes this much more or less in the end than when it was made is not what was asked.
+_DRIFT = 0.15
 
 
-def prune(
-    model: str | Path,
-    data: str | Path | None = None,
-    *,
-    target: Target | None = None,
-    max_drop: float | None = None,
-    plan: str | Path | None = None,
-    begin: str | Path | None = None,
-    train: str | Path | None = None,
-    choice: Choice | None = None,
-    tuning: FineTuning | None = None,
-    images: int | None = None,
-    output: str | Path = "out",
-    name: str | None = None,
-    json_path: str | Path | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Take channels out of a trained detector until it is as fast or small as asked for.
+@dataclass(frozen=True)
+class PruneResult:
+    """What pruning gave.
+
+    Attributes:
+        name: of the files, without their endings.
+        stages: from the full network to the small one.
+        plan: path, width before and width after of each pruned convolution.
+        images: number of images that stages are judged on.
+        files: what was written, by kind.
+        host: the machine that the times are of.
+        model, data, train: as they were given or, for a built-in model, taken.
+        choice: how channels were chosen.
+        tuning: how the network was trained; null in JSON without training.
+        log: lines of the training.
+        warnings: why times may be wrong.
+    """
+
+    name: str
+    stages: tuple[StageResult, ...]
+    plan: tuple[tuple[str, str, str], ...]
+    images: int
+    files: dict[str, str]
+    host: dict[str, object]
+    model: str
+    data: str
+    train: str
+    choice: ChannelOptions
+    tuning: FineTuneOptions
+    log: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def prune(model: str | Path, data: str | Path | None, options: PruneOptions) -> PruneResult:
+    """Remove channels from a trained detector until it is as fast or small as asked for.
 
     Args:
-        model: as `export.compress.source.load_prunable` takes it, with `options`.
-        data: labelled images to judge by, at most `images` of them; left out: fresh scenes, for a
-            built-in model alone.
-        target: what to reach; exactly one of this, `max_drop` and `plan`.
-        max_drop: points of mAP@.5 (0..100) that may be lost; as narrow as that allows.
-        plan: a plan from an earlier run, replayed.
-        begin: the `.safetensors` of that run, to train it further: what is pruned is not fitted
-            again.
-        train: labelled images for importance, batch norms and fine-tuning; left out: scenes,
-            or `data`.
-        choice: how channels are chosen.
-        tuning: how to train afterwards; None does not.
-        output, name: folder and stem of the files.
-        json_path: where to write the result too.
-
-    Returns:
-        `stages` (`name`, `map50`, `map50_95`, `by_class`, `false_positives`, `megabytes`,
-        `parameters`, `ms`), `files`, `plan` (rows), `host` and how it was done.
+        model: as `export.compress.source.load_prunable` takes it.
+        data: labelled images to judge by; None takes fresh scenes, for a built-in model only.
 
     Raises:
-        CompressionError: the target cannot be met, or the plan is of another network.
+        CompressionError: the target cannot be met or measured, or the plan is of another network.
         ArtifactError, DataError: the model or the images cannot be used.
     """
-    choice = choice or Choice()
-    if begin is not None and plan is None:
-        raise CompressionError(f"{begin} can be gone on with from its plan alone: give --plan")
-    if (target is None) + (max_drop is None) + (plan is None) != 2:
-        raise ValueError("exactly one of target, max_drop and plan is taken")
-    data, train = needed(model, data, train)
-    folder, loaded = make_folder(output), load_prunable(model, **options)
-    judged = labelled(data, loaded.spec.classes, images)
+    data, train = images_or_error(model, data, options.train)
+    plan = None if options.plan is None else read_plan(options.plan)
+    loaded = load_prunable(model, options)
+    name = check_name(options.name or f"{loaded.spec.name}-pruned", "the name of the files")
+    folder = make_folder(options.output)
+    judged = labelled(data, loaded.spec.classes, options.images)
     learnt = judged if train == data else labelled(train, loaded.spec.classes)
-    with TemporaryDirectory(dir=folder, prefix=".stages-") as scratch:
-        work = Work(loaded, judged, pictures_of(learnt, loaded.spec), choice, Path(scratch))
-        before = work.judge("before", loaded.module)
-        if plan is not None:
-            chosen = read_plan(plan)
-        elif target is not None:
-            chosen = work.plan_for(target, before)
+    pictures = training_pictures(learnt, loaded.spec)
+    with TemporaryDirectory(prefix="edge-") as scratch:
+        work = ChannelPruning(loaded, judged, pictures, options.channels, Path(scratch))
+        before = work.evaluate("before", loaded.module)
+        if plan is None and options.target is not None:
+            plan = work.plan_for(options.target, before, options.tuning)
+        if plan is None:
+            raise ValueError("pruning takes a target or a plan")
+        stages, log = work.stages_after(plan, options.tuning, options.begin)
+        times = work.time([before, *stages])
+        files = write_files(stages[-1], plan, folder, name)
+    return PruneResult(
+        name=name,
+        stages=results_of([before, *stages], times),
+        plan=plan.rows(),
+        images=len(judged),
+        files=files,
+        host={**fingerprint(), "threads": options.channels.threads},
+        model=str(model),
+        data=str(data),
+        train=str(train),
+        choice=options.channels,
+        tuning=options.tuning,
+        log=log,
+        warnings=work.warnings(times),
+    )
+
+
+class ChannelPruning:
+    """One network, the pictures that its pruning needs, and the stages that it goes through.
+
+    Args:
+        judged: images that stages are evaluated on.
+        pictures: training pictures.
+        scratch: folder for temporary files.
+        profiled: pictures that importance is measured on, if not all training pictures.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        judged: Dataset,
+        pictures: Sequence[Labelled],
+        options: ChannelOptions,
+        scratch: Path,
+        profiled: Sequence[Labelled] | None = None,
+    ) -> None:
+        self.module, self.spec = loaded.module, loaded.spec
+        self.judged, self.pictures = judged, pictures
+        self.profiled = pictures if profiled is None else profiled
+        self.options, self.scratch = options, scratch
+        self._promised: float | None = None
+        self._warned: list[str] = []
+
+    def evaluate(self, name: str, module: nn.Module) -> Stage:
+        """Return a stage of this network; see `evaluate_stage`."""
+        return evaluate_stage(
+            name, module, self.spec, self.judged, self.scratch, self.options.threads
+        )
+
+    def time(self, stages: Sequence[Stage]) -> StageTimes:
+        """Time the stages in turns."""
+        return self._times([stage.artifact for stage in stages])
+
+    def _times(self, artifacts: Sequence[Path]) -> StageTimes:
+        return time_stages(artifacts, self.judged.items[0], self.options.threads)
+
+    def _sure_times(self, artifacts: Sequence[Path]) -> StageTimes:
+        times = self._times(artifacts)
+        for warning in times.warnings:
+            if warning not in self._warned:
+                self._warned.append(warning)
+                say(warning)
+        if times.doubt is not None:
+            raise CompressionError(f"{self.spec.name}: {times.doubt}, or give --table")
+        return times
+
+    def warnings(self, times: StageTimes) -> tuple[str, ...]:
+        """Return why the times of a result may be wrong, the pruned network's being the second."""
+        found = [*self._warned, *(w for w in times.warnings if w not in self._warned)]
+        if times.doubt is not None:
+            found.append(times.doubt)
+        reached = times.ms[1] / times.ms[0]
+        if self._promised and abs(reached / self._promised - 1) > _DRIFT:
+            found.append(
+                f"cannot tell on this machine now: the plan was measured at {self._promised:.0%} "
+                f"of the time and the network ends at {reached:.0%}; stop other programs and run "
+                "again"
+            )
+        return tuple(found)
+
+    @cached_property
+    def pruner(self) -> Pruner:
+        """The network's channels and their importance."""
+        wiring = read_wiring(self.module)
+        return Pruner(self.module, self.spec, wiring, self._importances(wiring), self.options)
+
+    def _importances(self, wiring: Wiring) -> Importances:
+        kind = self.options.importance
+        if kind == "l1":
+            return l1(wiring)
+        if kind == "gamma":
+            return gamma(wiring)
+        batches = self._batches(self.profiled)
+        if kind == "taylor":
+            return taylor(self.module, wiring, batches, loss_for(self.spec))
+        return scores(profile(self.module, wiring, (images for images, _ in batches)))
+
+    def _batches(
+        self, pictures: Sequence[Labelled], most: int | None = None
+    ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        limit = self.options.profile_images
+        count = limit if most is None else min(limit, most)
+        few = [pictures[i] for i in thin(range(len(pictures)), count)]
+        count = len(few) // min(_BATCH, len(few))
+        return track(plain_batches(few, self.spec, _BATCH), "looking at pictures", count)
+
+    def plan_for(self, target: PruneTarget, before: Stage, tuning: FineTuneOptions) -> PrunePlan:
+        """Return the plan that reaches a target.
+
+        Args:
+            before: the full network's stage.
+            tuning: how each trial is trained where the target is a drop of accuracy.
+
+        Raises:
+            CompressionError: it cannot be reached, or not be measured on this machine now.
+        """
+        pruner = self.pruner
+        if target.kind == "ratio":
+            return pruner.for_ratio(target.value)
+        if target.kind == "mb":
+            return pruner.for_megabytes(target.value, before.facts.megabytes)
+        cost = pruner.milliseconds(self.options.table)
+        if target.kind == "drop":
+            return self._plan_by_drop(target.value, before, tuning)
+        share = target.value
+        if target.kind == "ms":
+            # Beside itself, to see whether two times of one network agree.
+            share /= self._sure_times([before.artifact, before.artifact]).ms[0]
+        if share >= 1:
+            raise CompressionError(f"{self.spec.name} is already as fast as that")
+        measure = None if self.options.table else self._share_of(before)
+        plan, self._promised = pruner.for_share(share, cost, measure)
+        return plan
+
+    def _plan_by_drop(self, drop: float, before: Stage, tuning: FineTuneOptions) -> PrunePlan:
+        """Return the narrowest plan that loses at most `drop` points, by bisection of its time."""
+        pruner = self.pruner
+        cost = pruner.milliseconds(self.options.table)
+        wanted = before.facts.map50 - drop / 100
+        low, high, best = 0.0, 1.0, None
+        for _ in range(_BISECTIONS):
+            share = (low + high) / 2
+            try:
+                plan, _ = pruner.for_share(share, cost, None)
+            except CompressionError:
+                low = share
+                continue
+            reached = self.stages_after(plan, tuning)[0][-1].facts.map50
+            say(f"{share:.1%} of the time: mAP@.5 {reached:.2%}, wanted {wanted:.2%}")
+            low, high, best = (low, share, plan) if reached >= wanted else (share, high, best)
+        if best is None:
+            raise CompressionError(
+                f"{self.spec.name}: every plan loses more than {drop:g} points; "
+                "allow more, or train longer with --fine-tune"
+            )
+        return best
+
+    def stages_after(
+        self, plan: PrunePlan, tuning: FineTuneOptions, begin: str | Path | None = None
+    ) -> tuple[list[Stage], tuple[str, ...]]:
+        """Return the stages that follow the plan, and the training's log.
+
+        Args:
+            begin: the `.safetensors` of an earlier run of this plan, to train it further.
+        """
+        pruned = prune_channels(self.module, plan)
+        if begin is None:
+            self._fit(pruned, plan)
         else:
-            chosen = work.plan_by_drop(max_drop or 0.0, before, tuning)
-        stages, log = work.after(chosen, tuning, begin)
-        stem = name or f"{loaded.spec.name}-pruned"
-        result = finish([before, *stages], work, chosen, folder, stem)
-    result |= how_made(model, data, train, choice, tuning, log)
-    write_json(result, json_path)
-    return result
+            pruned = self._earlier(begin, pruned)
+        stages = [self.evaluate("pruned", pruned)]
+        if not tuning.steps:
+            return stages, ()
+        tuned, log = fine_tune_stage(stages[0], self.pictures, tuning, self.module)
+        return [*stages, self.evaluate("fine-tuned", tuned)], log
+
+    def _earlier(self, path: str | Path, pruned: nn.Module) -> nn.Module:
+        """Return what an earlier run wrote; from a package it comes without its batch norms."""
+        what = "the network of the plan; give the plan that was written beside it"
+        found = earlier_network(path, what, pruned, fold_norms(pruned))
+        if has_norms(found) or not has_norms(pruned):
+            return found
+        return unfold_norms(found, pruned, next(iter(self._batches(self.pictures)))[0])
+
+    def _fit(self, pruned: nn.Module, plan: PrunePlan) -> None:
+        images = [batch for batch, _ in self._batches(self.pictures, _REFIT_IMAGES)]
+        if self.options.refit:
+            refit(pruned, self.module, plan, images, lambda x: track(x, "fitting layers", len(x)))
+        else:
+            measure_norms(pruned, images)
+
+    def _share_of(self, before: Stage) -> Callable[[nn.Module], float]:
+        def measure(module: nn.Module) -> float:
+            artifact = self.scratch / "trial.onnx"
+            write_onnx(module, self.spec, artifact)
+            full, narrow = self._sure_times([before.artifact, artifact]).ms
+            return narrow / full
+
+        return measure
+
+
+def results_of(stages: Sequence[Stage], times: StageTimes) -> tuple[StageResult, ...]:
+    """Return the stages with their times, as results state them."""
+    pairs = zip(stages, times.ms, strict=True)
+    return tuple(StageResult(stage.name, stage.facts, round(ms, 4)) for stage, ms in pairs)
+
+
+def write_files(stage: Stage, plan: PrunePlan, folder: Path, name: str) -> dict[str, str]:
+    """Write the network of the last stage in all its forms, and the plan; return files by kind."""
+    files = save_network(stage.module, stage.spec, folder, name)
+    target = folder / f"{name}.plan.json"
+    write_file(target, plan.to_json_text(indent=1).encode())
+    return {**files, "plan": str(target)}

@@ -1,4 +1,4 @@
-"""What `edge dissect` and `edge prune` share: stages written, judged and timed alike."""
+"""What the commands that make networks smaller share: stages written, evaluated and timed alike."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from edge.compress.finetune import FineTuning, fine_tune
+from edge.compress.finetune import fine_tune
+from edge.compress.options import FineTuneOptions
 from edge.data.datasets import Dataset, Item, load
 from edge.data.metrics import Metrics, evaluate_detections
 from edge.files import write_file
 from edge.measure.accuracy import detect
-from edge.measure.turns import open_runner, opencv_threads, take_turns, warm_up
+from edge.measure.host import fingerprint
+from edge.measure.sensors import Watch
+from edge.measure.statistics import interval
+from edge.measure.turns import open_runner, opencv_threads, take_turns_until, warm_up
 from edge.models.darknet import Darknet
 from edge.reporting import say, ticking, track
 from edge.spec import ModelSpec
@@ -26,11 +30,43 @@ from edge.train.pictures import Pictures, read_pictures
 from edge.train.start import write_model
 from export.graph.writer import write_onnx
 
-__all__ = ["SHOWN", "Stage", "judge", "learn", "pictures_of", "save", "time_stages"]
+__all__ = [
+    "Stage",
+    "StageFacts",
+    "StageResult",
+    "StageTimes",
+    "evaluate_stage",
+    "fine_tune_stage",
+    "save_network",
+    "time_stages",
+    "training_pictures",
+]
 
-# The score above which a camera shows a box, and so above which a wrong one is seen.
-SHOWN = 0.25
+# A camera shows boxes above this score, so that a wrong one is seen.
+_SHOWN = 0.25
 _ROUNDS, _BLOCK_MS = 10, 60.0
+# Times are taken until the ratios of networks are known this well, for at most so many rounds.
+_SPREAD, _LONGEST = 0.05, 6
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """How right and how large a network is.
+
+    Attributes:
+        map50, map50_95: mean average precision, 0..1.
+        by_class: `ap50`, `ap50_95` and `boxes` of each class.
+        false_positives: wrong boxes per image with a score of at least 0.25.
+        megabytes: of the FP32 ONNX file.
+        parameters: number of weights and biases.
+    """
+
+    map50: float
+    map50_95: float
+    by_class: dict[str, dict[str, float]]
+    false_positives: float
+    megabytes: float
+    parameters: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,21 +76,57 @@ class Stage:
     Attributes:
         name: of the stage.
         artifact: its FP32 ONNX file.
-        facts: `map50`, `map50_95`, `by_class`, `false_positives` (per image, above `SHOWN`),
-            `megabytes`, `parameters`.
     """
 
     name: str
     artifact: Path
     module: nn.Module
     spec: ModelSpec
-    facts: dict[str, Any]
+    facts: StageFacts
 
 
-def judge(
+@dataclass(frozen=True)
+class StageResult:
+    """A stage as results state it; `ms` are of the network alone."""
+
+    name: str
+    facts: StageFacts
+    ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stage with the facts among its keys."""
+        return {"name": self.name, **vars(self.facts), "ms": self.ms}
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """How long networks take, timed in turns.
+
+    Attributes:
+        ms: median milliseconds of each network.
+        spread: half of the 95 % interval of each network's time as a ratio to the first's.
+        warnings: what disturbed the machine.
+    """
+
+    ms: tuple[float, ...]
+    spread: tuple[float, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def doubt(self) -> str | None:
+        """What makes these times useless, if anything does."""
+        if max(self.spread) <= _SPREAD:
+            return None
+        return (
+            "cannot tell on this machine now: times of the same network differ, so that a ratio is "
+            f"known to {max(self.spread):.0%} only; stop other programs and run again"
+        )
+
+
+def evaluate_stage(
     name: str, module: nn.Module, spec: ModelSpec, data: Dataset, folder: Path, threads: int
 ) -> Stage:
-    """Write the stage's ONNX file into `folder` and measure how right it is over `data`.
+    """Write the stage's ONNX file into `folder` and measure its accuracy on `data`.
 
     Raises:
         DataError: an image cannot be read, or no class in common.
@@ -63,52 +135,74 @@ def judge(
     write_onnx(module, spec, artifact)
     found, pixels, _ = detect(artifact, data, threads)
     metrics = evaluate_detections(pixels, found, spec.classes)
-    facts = {
-        "map50": metrics.map50,
-        "map50_95": metrics.map50_95,
-        "by_class": metrics.by_class,
-        "false_positives": round(_false_positives(metrics), 4),
-        "megabytes": round(artifact.stat().st_size / 1e6, 4),
-        "parameters": sum(tensor.numel() for tensor in module.parameters()),
-    }
+    facts = StageFacts(
+        map50=metrics.map50,
+        map50_95=metrics.map50_95,
+        by_class=metrics.by_class,
+        false_positives=round(_false_positives(metrics), 4),
+        megabytes=round(artifact.stat().st_size / 1e6, 4),
+        parameters=sum(tensor.numel() for tensor in module.parameters()),
+    )
     return Stage(name, artifact, module, spec, facts)
 
 
 def _false_positives(metrics: Metrics) -> float:
-    """Boxes per image that a camera would show and that hit nothing at IoU 0.5."""
+    """Return the boxes per image that a camera would show and that hit nothing at IoU 0.5."""
     wrong = sum(
-        int(np.count_nonzero((one.score >= SHOWN) & ~one.matched[0] & ~one.ignored[0]))
+        int(np.count_nonzero((one.score >= _SHOWN) & ~one.matched[0] & ~one.ignored[0]))
         for one in metrics.matches
     )
     return wrong / metrics.images
 
 
-def time_stages(artifacts: Sequence[Path], item: Item, threads: int) -> list[float]:
-    """Milliseconds of each network on onnxruntime, the median of blocks taken in turns."""
+def time_stages(artifacts: Sequence[Path], item: Item, threads: int) -> StageTimes:
+    """Time networks on onnxruntime in turns, until their ratios are stable or it is too long."""
     frame, _ = load(item)
     runners = [open_runner(path, frame, threads) for path in artifacts]
+    watch = Watch()
+
+    def spreads() -> tuple[float, ...]:
+        first = runners[0].medians("engine")
+        return tuple(_spread(first, runner.medians("engine")) for runner in runners)
+
     try:
         with opencv_threads(threads):
             for runner in runners:
                 runner.block = max(1, round(_BLOCK_MS / max(1.0, warm_up(runner, [frame]))))
-            take_turns(runners, [frame], _ROUNDS)
-        return [float(np.median(runner.medians("engine"))) for runner in runners]
+            take_turns_until(
+                lambda: max(spreads()) <= _SPREAD, runners, [frame], _ROUNDS, _LONGEST, watch
+            )
+        return StageTimes(
+            tuple(float(np.median(runner.medians("engine"))) for runner in runners),
+            spreads(),
+            tuple(watch.warnings(int(str(fingerprint()["cores"])))),
+        )
     finally:
         for runner in runners:
             runner.detector.close()
 
 
-def pictures_of(dataset: Dataset, spec: ModelSpec) -> Pictures:
-    """Training pictures; raises DataError as `read_pictures`."""
+def _spread(first: Sequence[float], other: Sequence[float]) -> float:
+    ratios = [[mine / its] for its, mine in zip(first, other, strict=True)]
+    low, high = interval(ratios, 50)
+    return (high - low) / (high + low)
+
+
+def training_pictures(dataset: Dataset, spec: ModelSpec) -> Pictures:
+    """Read pictures for training.
+
+    Raises:
+        DataError: as `read_pictures`.
+    """
     return read_pictures(dataset, spec, follow=lambda items: track(items, "reading", len(dataset)))[
         0
     ]
 
 
-def learn(
-    stage: Stage, pictures: Sequence[Labelled], how: FineTuning, teacher: nn.Module
-) -> tuple[nn.Module, list[str]]:
-    """A copy of the stage's network, fine-tuned, and the log, which is told as it grows."""
+def fine_tune_stage(
+    stage: Stage, pictures: Sequence[Labelled], options: FineTuneOptions, teacher: nn.Module
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a fine-tuned copy of the stage's network, and the log, whose lines are also said."""
     log: list[str] = []
 
     def report(line: str) -> None:
@@ -117,13 +211,14 @@ def learn(
         if not sys.stderr.isatty():
             say(line)
 
-    with ticking("fine-tuning", how.steps) as tick:
-        module = fine_tune(deepcopy(stage.module), stage.spec, pictures, how, teacher, report, tick)
-    return module, log
+    with ticking("fine-tuning", options.steps) as tick:
+        module = deepcopy(stage.module)
+        tuned = fine_tune(module, stage.spec, pictures, options, teacher, report, tick)
+    return tuned, tuple(log)
 
 
-def save(module: nn.Module, spec: ModelSpec, folder: Path, name: str) -> dict[str, str]:
-    """Write the network in every form that it has; the files by kind."""
+def save_network(module: nn.Module, spec: ModelSpec, folder: Path, name: str) -> dict[str, str]:
+    """Write the network in every form that it has; return the files by kind."""
     files = {path.suffix[1:]: str(path) for path in write_model(module, spec, folder, name)}
     onnx = folder / f"{name}.fp32.onnx"
     write_onnx(module, spec, onnx)

@@ -81,7 +81,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, object]:
         }
     rows["ans"]["over_model"] = rows["ans"]["bytes"] / model - 1
     path = scratch / "whole.edgez"
-    sizes = pack(path, module, dense.spec, books, scratch)
+    sizes = pack(path, module, dense, books, scratch)
     start = time.perf_counter()
     for _ in read_package(path).tensors():
         pass

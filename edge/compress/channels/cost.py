@@ -1,9 +1,9 @@
-"""What a detector costs as a function of its widths: bytes, multiply-adds, milliseconds."""
+"""What a detector costs as a function of its widths: bytes, channels, milliseconds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -11,15 +11,24 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from edge.compress.channels.wiring import Wiring
 
-__all__ = ["ConvShape", "Cost", "Site", "filters", "megabytes", "read_sites"]
+__all__ = ["ConvShape", "Cost", "filters", "megabytes", "read_shapes"]
 
-# From a convolution's path, input and output channels to what it costs.
+# Takes a convolution's path and its numbers of input and output channels.
 Cost = Callable[[str, int, int], float]
 
 
 @dataclass(frozen=True, order=True)
 class ConvShape:
-    """A convolution as far as its time goes; `pads` are top, left, bottom, right, pixels."""
+    """What the time of a convolution and its activation depends on.
+
+    Attributes:
+        channels, filters: numbers of input and output channels.
+        size_hw, stride_hw: of the kernel, pixels.
+        pads: top, left, bottom, right, pixels.
+        groups: number of groups; as many as channels for a depthwise convolution.
+        input_hw: size of the feature maps that enter.
+        activation: name of the torch module behind it, empty without one.
+    """
 
     channels: int
     filters: int
@@ -30,35 +39,14 @@ class ConvShape:
     input_hw: tuple[int, int]
     activation: str
 
-
-@dataclass(frozen=True)
-class Site:
-    """Where a convolution stands, whatever its widths.
-
-    Attributes:
-        full: its shape in the network as it is.
-    """
-
-    full: ConvShape
-
-    def at(self, channels: int, filters: int) -> ConvShape:
-        """Its shape at other widths; a grouped one keeps the channels of a group."""
-        full = self.full
-        groups = 1 if full.groups == 1 else max(1, channels * full.groups // full.channels)
-        return ConvShape(
-            channels,
-            filters,
-            full.size_hw,
-            full.stride_hw,
-            full.pads,
-            groups,
-            full.input_hw,
-            full.activation,
-        )
+    def resized(self, channels: int, filters: int) -> ConvShape:
+        """Return the shape with other widths; a grouped one keeps the channels of a group."""
+        groups = 1 if self.groups == 1 else max(1, channels * self.groups // self.channels)
+        return replace(self, channels=channels, filters=filters, groups=groups)
 
 
-def read_sites(wiring: Wiring, hw: tuple[int, int]) -> dict[str, Site]:
-    """The convolutions of a network that takes pictures of `hw` pixels, by path."""
+def read_shapes(wiring: Wiring, hw: tuple[int, int]) -> dict[str, ConvShape]:
+    """Return the shapes of a network's convolutions by path, for pictures of `hw` pixels."""
     with torch.no_grad():
         ShapeProp(wiring.graph).propagate(torch.zeros(1, 3, *hw))
     entering = {
@@ -68,7 +56,7 @@ def read_sites(wiring: Wiring, hw: tuple[int, int]) -> dict[str, Site]:
     }
     modules = dict(wiring.graph.named_modules())
     return {
-        path: Site(_shape(conv, entering[path], modules[wiring.ends[path]]))
+        path: _shape(conv, entering[path], modules[wiring.ends[path]])
         for path, conv in wiring.convolutions.items()
     }
 
@@ -87,11 +75,11 @@ def _shape(conv: nn.Conv2d, hw: tuple[int, ...], end: nn.Module) -> ConvShape:
     )
 
 
-def megabytes(sites: dict[str, Site]) -> Cost:
-    """Millions of bytes of FP32 weights and biases, batch norms folded."""
+def megabytes(shapes: dict[str, ConvShape]) -> Cost:
+    """Return the cost in MB of FP32 weights and biases, batch norms folded."""
 
     def cost(path: str, channels: int, filters: int) -> float:
-        shape = sites[path].at(channels, filters)
+        shape = shapes[path].resized(channels, filters)
         kernel = shape.size_hw[0] * shape.size_hw[1] * channels // shape.groups
         return 4e-6 * filters * (kernel + 1)
 
@@ -99,5 +87,5 @@ def megabytes(sites: dict[str, Site]) -> Cost:
 
 
 def filters(_path: str, _channels: int, filters: int) -> float:
-    """Output channels."""
+    """The cost in output channels."""
     return float(filters)

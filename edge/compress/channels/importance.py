@@ -1,4 +1,4 @@
-"""How much each channel matters, by the path of its convolution: the larger, the more."""
+"""How much each channel matters, by the path of its convolution; more is more important."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from edge.errors import CompressionError
 from edge.models.hooks import hooked
 from edge.train.losses.ciou import Loss
 
-__all__ = ["Importance", "gamma", "l1", "of_family", "taylor"]
+__all__ = ["Importances", "gamma", "l1", "of_family", "taylor"]
 
-Importance = dict[str, NDArray[np.float64]]
+Importances = dict[str, NDArray[np.float64]]
 
 
-def l1(wiring: Wiring) -> Importance:
-    """Sum of the kernel's magnitudes (arXiv:1608.08710), batch norm folded in."""
+def l1(wiring: Wiring) -> Importances:
+    """Return the sum of each kernel's magnitudes (arXiv:1608.08710), batch norm folded in."""
     modules = dict(wiring.graph.named_modules())
     found = {}
     for path, conv in wiring.convolutions.items():
@@ -35,8 +35,8 @@ def l1(wiring: Wiring) -> Importance:
     return found
 
 
-def gamma(wiring: Wiring) -> Importance:
-    """Magnitude of the batch norm's scale (network slimming, arXiv:1708.06519).
+def gamma(wiring: Wiring) -> Importances:
+    """Return the magnitude of each batch norm's scale (network slimming, arXiv:1708.06519).
 
     Raises:
         CompressionError: a convolution that may be pruned has no batch norm.
@@ -46,7 +46,7 @@ def gamma(wiring: Wiring) -> Importance:
         for path in family.members:
             if path not in wiring.norms:
                 raise CompressionError(
-                    f"{path} has no batch norm, so no gamma; use another importance, such as l1"
+                    f"{path} has no batch norm and so no gamma; take another importance, such as l1"
                 )
     return {
         path: modules[norm].weight.detach().double().abs().numpy()
@@ -59,11 +59,11 @@ def taylor(
     wiring: Wiring,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     loss: Loss,
-) -> Importance:
-    """Mean square over images of the loss's first-order change when a channel goes to zero.
+) -> Importances:
+    """Return the mean square over images of the loss's first-order change without a channel.
 
-    As a gate behind the batch norm has it (arXiv:1906.10771): sum over pixels of output times
-    gradient.
+    It is that of a gate behind the batch norm (arXiv:1906.10771): the sum over pixels of output
+    times gradient.
 
     Args:
         wiring: of `model`, which stays in eval mode.
@@ -73,7 +73,7 @@ def taylor(
         ValueError: no images.
     """
     outputs: dict[str, torch.Tensor] = {}
-    sums: Importance = {}
+    sums: Importances = {}
     hooks = [
         model.get_submodule(wiring.norms.get(path, path)).register_forward_hook(
             partial(_keep, outputs, path)
@@ -91,7 +91,7 @@ def taylor(
                 sums[path] = sums.get(path, 0.0) + change
             seen += len(images)
     if not seen:
-        raise ValueError("Taylor importance takes at least one image")
+        raise ValueError("Taylor importances take at least one image")
     return {path: change / seen for path, change in sums.items()}
 
 
@@ -113,8 +113,8 @@ def _change(output: torch.Tensor, gradient: torch.Tensor | None) -> NDArray[np.f
     return squares
 
 
-def of_family(importance: Importance, wiring: Wiring, family: Family) -> NDArray[np.float64]:
-    """Importance of each label of `family`: the sum over all channels that leave with it.
+def of_family(importance: Importances, wiring: Wiring, family: Family) -> NDArray[np.float64]:
+    """Return the importance of each label of `family`, summed over all channels that leave with it.
 
     Raises:
         CompressionError: an importance is not a number.

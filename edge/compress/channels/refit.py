@@ -1,7 +1,8 @@
-"""Weights of a pruned network fitted anew, layer by layer, to what the full network computes.
+"""Fit the weights of a pruned network, layer by layer, to what the full network computes.
 
-Linear regression from the channels that are left, as they are in the pruned network, to each
-convolution's outputs in the full one (arXiv:1707.06168, section 3.1). No labels, no gradients.
+Linear regression goes from the remaining channels, as they are in the pruned network, to each
+convolution's outputs in the full one (arXiv:1707.06168, section 3.1). It takes no labels and no
+gradients.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from edge.models.hooks import hooked
 
 __all__ = ["refit"]
 
-# Of the mean square of an input: pulls what the pictures leave open towards the old weights.
+# Times the mean square of the inputs: pulls what the pictures leave open to the old weights.
 _RIDGE = 1e-2
 _POINTS = 192
-# Beyond so many numbers that enter an output, the equations take gigabytes and minutes.
+# With more inputs to one output than this, the equations take gigabytes and minutes.
 _MOST = 5000
 
 
 class _Reached(Exception):
-    """The rest of the network need not be computed."""
+    """Ends a forward pass: the rest of the network need not be computed."""
 
 
 def refit(
@@ -41,13 +42,13 @@ def refit(
 ) -> None:
     """Fit the convolutions of `pruned` in place, in the order of the data.
 
-    Grouped and very wide convolutions keep their weights. A constant goes into the bias or the
-    batch norm.
+    Grouped and very wide convolutions keep their weights. The constant of the fit goes into the
+    bias or the batch norm.
 
     Args:
         pruned: `prune_channels(full, plan)`, in eval mode.
         images: batches (N, 3, H, W) as the network takes them, looked at once for each layer.
-        follow: shows progress over the layers.
+        follow: takes the layers and returns them, to show progress.
     """
     wiring = read_wiring(pruned)
     modules = dict(pruned.named_modules())
@@ -61,7 +62,7 @@ def refit(
 
 
 def _changed(full: nn.Module, plan: PrunePlan) -> set[str]:
-    """Convolutions behind the first pruned one: what goes before computes as ever."""
+    """Return the convolutions behind the first pruned one; those before it compute as before."""
     paths = list(read_wiring(full).ends)
     first = next((number for number, path in enumerate(paths) if path in plan.kept), len(paths))
     return set(paths[first + 1 :])
@@ -74,7 +75,7 @@ def _samples(
     kept: torch.Tensor,
     images: Iterable[torch.Tensor],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Patches (P, C*k*k) that enter a convolution, and the full network's outputs (P, filters)."""
+    """Yield patches (P, C*k*k) that enter a convolution, and the full network's outputs (P, O)."""
     rng = np.random.default_rng(0)
     conv = pruned.get_submodule(path)
     for batch in images:
@@ -88,7 +89,7 @@ def _samples(
 
 
 def _at(model: nn.Module, path: str, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Input and output of the convolution at `path`."""
+    """Return input and output of the convolution at `path`."""
     seen: list[torch.Tensor] = []
 
     def stop(_module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
@@ -102,7 +103,7 @@ def _at(model: nn.Module, path: str, batch: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def _patches(conv: nn.Conv2d, entering: torch.Tensor) -> torch.Tensor:
-    """(N, C*k*k, positions)."""
+    """Return the patches that the convolution sees, (N, C*k*k, positions)."""
     down, across = conv.padding
     top, left, bottom, right = getattr(conv, "pads", (down, across, down, across))
     padded = functional.pad(entering, (left, right, top, bottom))

@@ -1,4 +1,4 @@
-"""Smaller networks out of larger ones: channels after a plan, head rows after classes."""
+"""Make smaller networks out of larger ones: channels by a plan, head rows by classes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["class_numbers", "head_rows", "prune_channels", "slice_classes"]
 
 
 def prune_channels(model: nn.Module, plan: PrunePlan) -> nn.Module:
-    """A new network of the same kind, in eval mode, with the plan's channels alone.
+    """Return a new network of the same kind, in eval mode, with only the plan's channels.
 
-    It computes what `model` does with the other channels at zero. Its spec is the same.
+    It computes what `model` computes with the other channels at zero. Its spec is the same.
 
     Raises:
-        CompressionError: the plan is of another network, takes a head's channel, or takes a
-            channel and leaves another that it is bound to.
+        CompressionError: the plan is of another network, removes a channel of a head, or removes
+            a channel and keeps one that is bound to it.
     """
     wiring = read_wiring(model)
     alive = ~np.isin(np.arange(_labels(wiring)), list(_removed(wiring, plan)))
@@ -41,14 +41,14 @@ def prune_channels(model: nn.Module, plan: PrunePlan) -> nn.Module:
 def slice_classes(
     model: nn.Module, spec: ModelSpec, classes: Sequence[str]
 ) -> tuple[nn.Module, ModelSpec]:
-    """The network and spec of some classes alone; every score but softmax's stays what it was.
+    """Return the network and spec with only some classes; scores stay the same but for softmax.
 
-    A softmax over fewer classes is a larger share for each: what was most likely another class
-    now scores as one that is left.
+    A softmax over fewer classes gives each a larger share: an object of another class may now
+    score as one of those that are left.
 
     Raises:
-        CompressionError: a class that the model does not have, or one given twice; a head that
-            no convolution makes.
+        CompressionError: the model does not have a class, or it is given twice; a head that is
+            not the output of a convolution.
     """
     numbers = class_numbers(spec, classes)
     names = tuple(spec.classes[number] for number in numbers)
@@ -56,7 +56,9 @@ def slice_classes(
     state = dict(model.state_dict())
     for tensor, row in rows.items():
         if not isinstance(model.get_submodule(tensor), nn.Conv2d):
-            raise CompressionError(f"{tensor}: a head that no convolution makes cannot be sliced")
+            raise CompressionError(
+                f"{tensor}: this head is not the output of a convolution and cannot be sliced"
+            )
         for name in (f"{tensor}.weight", f"{tensor}.bias"):
             state[name] = state[name][torch.from_numpy(row)]
     new, new_spec = _with_classes(model, spec, names, {t: len(row) for t, row in rows.items()})
@@ -65,10 +67,10 @@ def slice_classes(
 
 
 def class_numbers(spec: ModelSpec, classes: Sequence[str]) -> tuple[int, ...]:
-    """The model's numbers of `classes`, ascending; VOC's and COCO's names are one.
+    """Return the model's numbers of `classes`, ascending; VOC's and COCO's names are equal.
 
     Raises:
-        CompressionError: one that the model does not have, or one given twice.
+        CompressionError: the model does not have a class, or it is given twice.
     """
     if not classes:
         raise CompressionError(f"{spec.name}: no class to keep is named")
@@ -87,7 +89,7 @@ def class_numbers(spec: ModelSpec, classes: Sequence[str]) -> tuple[int, ...]:
 
 
 def head_rows(head: HeadSpec, classes: int, kept: Sequence[int]) -> NDArray[np.int64]:
-    """Channels of a raw head of `classes` classes that a head of the `kept` ones has."""
+    """Return the channels of a raw head of `classes` classes that belong to the `kept` ones."""
     anchors = np.arange(len(head.anchors))[:, None]
     if head.kind == "convdet":
         logits = (anchors * classes + np.asarray(kept)).ravel()
@@ -148,13 +150,13 @@ def _refuse_broken_bonds(labels: Labels, plan: PrunePlan, path: str, removed: se
     for channel, label in enumerate(labels.tolist()):
         if label in removed and channel in kept:
             raise CompressionError(
-                f"plan of {plan.model}: channel {channel} of {path} is bound to one that goes; "
-                "let both go or both stay"
+                f"plan of {plan.model}: channel {channel} of {path} is bound to one that is "
+                "removed; remove or keep both"
             )
 
 
 def _rebuild(model: nn.Module, wiring: Wiring, alive: NDArray[np.bool_]) -> nn.Module:
-    """A network of the new widths, its weights still to be filled in."""
+    """Return a network of the new widths, whose weights are not yet set."""
     widths = {path: int(alive[wiring.leaves[path]].sum()) for path in wiring.ends}
     if isinstance(model, SqueezeDet):
         return _narrow_squeezedet(model, widths)
@@ -194,7 +196,7 @@ def _sliced(model: nn.Module, wiring: Wiring, alive: NDArray[np.bool_]) -> dict[
         path = name.rpartition(".")[0]
         if tensor.ndim:
             tensor = tensor[torch.from_numpy(np.flatnonzero(alive[wiring.leaves[path]]))]
-        # A grouped convolution's groups leave whole: what enters one that stays is all there.
+        # Groups are removed whole, so all that enters a group that stays is there.
         if tensor.ndim == 4 and convolutions[path].groups == 1:
             tensor = tensor[:, torch.from_numpy(np.flatnonzero(alive[wiring.enters[path]]))]
         state[name] = tensor.clone()

@@ -1,8 +1,8 @@
-"""Which channels of a detector can leave, and which only together, read from its traced graph.
+"""Which channels of a detector can be removed, and which only together, from its traced graph.
 
-Every channel of every tensor carries a label, drawn where a convolution makes the channel and
-handed on by what follows: a route joins rows of labels, a shortcut makes two labels one. Channels
-of one label leave together or stay.
+Every channel of every tensor carries a label: a convolution gives each of its outputs a new one,
+the modules behind it pass labels on, a route concatenates them, a shortcut makes two of them one.
+Channels of one label are removed together or not at all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edge.models.tracing import trace
 __all__ = ["FIXED", "Family", "Labels", "Wiring", "read_wiring"]
 
 Labels = NDArray[np.int64]
-# The label of pictures and heads: these channels never leave.
+# The label of pictures and heads, whose channels are never removed.
 FIXED = 0
 _SAME = (
     nn.BatchNorm2d,
@@ -54,7 +54,7 @@ _ELEMENTWISE = (
 
 @dataclass(frozen=True)
 class Family:
-    """Labels that occur equally often in the same convolutions: any of them may leave.
+    """Labels that occur equally often in the same convolutions; any of them may be removed.
 
     Attributes:
         labels: ascending.
@@ -72,8 +72,8 @@ class Wiring:
     Attributes:
         graph: the traced module.
         enters, leaves: labels of the channels that enter and leave a module, by its path.
-        families: what may leave, in the order of the data.
-        norms: the batch norm that follows a convolution at once, by the convolution's path.
+        families: what may be removed, in the order of the data.
+        norms: the batch norm right behind a convolution, by the convolution's path.
         ends: the last module of the convolution, batch norm, activation chain, by its path.
     """
 
@@ -86,13 +86,13 @@ class Wiring:
 
     @property
     def convolutions(self) -> dict[str, nn.Conv2d]:
-        """The convolutions by path, in the order of the data."""
+        """Return the convolutions by path, in the order of the data."""
         modules = dict(self.graph.named_modules())
         return {path: modules[path] for path in self.ends}
 
 
 class _Unions:
-    """Disjoint sets of labels; the smallest of a set is its name, so FIXED stays FIXED."""
+    """Disjoint sets of labels, each named after its smallest label, so that FIXED stays FIXED."""
 
     def __init__(self) -> None:
         self._parent = [FIXED]
@@ -137,7 +137,9 @@ def read_wiring(model: nn.Module) -> Wiring:
         else:
             inputs = [values[source] for source in node.args]
             if node.target in leaves:
-                raise CompressionError(f"{node.target} is used twice; its channels cannot be told")
+                raise CompressionError(
+                    f"{node.target} is used twice in the network; its channels cannot be followed"
+                )
             values[node] = _follow(node.target, modules[node.target], inputs, unions)
             enters[node.target], leaves[node.target] = inputs[0], values[node]
     for left, right in _tied(model):
@@ -163,15 +165,15 @@ def _follow(path: str, module: nn.Module, inputs: list[Labels], unions: _Unions)
     if isinstance(module, blocks.Reorg):
         return _through_reorg(module.stride, inputs[0], unions)
     raise CompressionError(
-        f"{path}: no rule says what {type(module).__name__} does with channels; "
-        "add one to edge.compress.channels.wiring"
+        f"{path}: the channels of a {type(module).__name__} cannot be followed; "
+        "add a rule to edge.compress.channels.wiring"
     )
 
 
 def _through_conv(conv: nn.Conv2d, entering: Labels, unions: _Unions) -> Labels:
     if conv.groups == 1:
         return unions.draw(conv.out_channels)
-    # A group stays or leaves whole, inputs and outputs alike; of a depthwise one that is a channel.
+    # A group is removed whole, inputs and outputs; in a depthwise convolution it is one channel.
     groups = entering.reshape(conv.groups, -1)
     for group in groups:
         unions.join(group[1:], np.full(len(group) - 1, group[0]))
@@ -182,8 +184,8 @@ def _through_group(
     path: str, part: blocks.ChannelGroup, entering: Labels, unions: _Unions
 ) -> Labels:
     width = part.stop - part.start
-    # A cfg can only cut equal groups, so the n-th channels of all groups go together. The cut of a
-    # shortcut needs no such bond: what it leaves over is another family.
+    # A cfg can only cut equal groups, so the n-th channels of all groups are removed together. The
+    # cut of a shortcut needs no such bond: the rest is another family.
     if not path.endswith(".cut"):
         for start in range(width, len(entering), width):
             unions.join(entering[:width], entering[start : start + width])
@@ -191,7 +193,7 @@ def _through_group(
 
 
 def _through_reorg(stride: int, entering: Labels, unions: _Unions) -> Labels:
-    """Darknet's reorg reads s*s channels as one larger picture, so these leave together.
+    """Darknet's reorg reads s*s channels as one larger picture, so they are removed together.
 
     Block k of them becomes, for each of the s*s offsets, channels k*s*s to (k+1)*s*s - 1 of that
     offset's share (`edge.models.blocks.Reorg`).
@@ -204,7 +206,7 @@ def _through_reorg(stride: int, entering: Labels, unions: _Unions) -> Labels:
 
 
 def _tied(model: nn.Module) -> list[tuple[str, str]]:
-    """Convolutions that a SqueezeDet's config gives one width."""
+    """Return pairs of convolutions that a SqueezeDet's config gives one width."""
     if not isinstance(model, SqueezeDet) or not model.config.pyramid:
         return []
     parts = ("squeeze.conv", "expand1.conv", "expand3.conv")

@@ -1,4 +1,4 @@
-"""How many values each layer gets: whole bits of an index, spread by what coarseness costs."""
+"""How many bits the index of each layer gets: more where fewer values cost most."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def costs_of_bits(
     *,
     scaled: bool = False,
 ) -> dict[str, dict[int, float]]:
-    """What the heads lose where one convolution alone takes 2^bits values: by path, by bits.
+    """Return the loss at the heads when one convolution takes 2^bits values, by path and bits.
 
     Args:
-        images: batches (N, 3, H, W), as the network takes them; no labels.
+        images: batches (N, 3, H, W) as the network takes them; no labels are needed.
         tick: called after each of the `measurements`.
         scaled: as `edge.compress.weights.sharing.share_tensor` takes it.
 
@@ -58,7 +58,7 @@ def costs_of_bits(
 
 
 def measurements(module: nn.Module) -> int:
-    """How often `costs_of_bits` measures."""
+    """Return how often `costs_of_bits` measures."""
     return len(convolutions(module)) * (_MOST - _LEAST + 1)
 
 
@@ -67,7 +67,7 @@ def _lost(
     found: Sequence[Sequence[torch.Tensor]],
     spec: ModelSpec,
 ) -> float:
-    """Mean over the batches of the loss that a teacher's pupil has."""
+    """Return the mean over the batches of the distillation loss."""
     losses = [
         head_loss(mine, its, head, len(spec.classes)).item()
         for its_heads, my_heads in zip(wanted, found, strict=True)
@@ -77,14 +77,14 @@ def _lost(
 
 
 def spread_bits(costs: Costs, sizes: Mapping[str, int], mean: float) -> dict[str, int]:
-    """Bits of each layer, such that all weights together take at most `mean` each.
+    """Return the bits of each layer, such that the mean over all weights is at most `mean`.
 
-    All begin with the fewest; then, as long as there is room, that step of one bit or several is
-    taken which saves most for each bit of the file.
+    All layers begin with the fewest bits; as long as there is room, the step of one or several
+    bits is taken that lowers the loss most for each bit of the file.
 
     Args:
         costs: of each layer, by bits; see `costs_of_bits`.
-        sizes: weights of each layer.
+        sizes: number of weights of each layer.
     """
     bits = {path: min(cost) for path, cost in costs.items()}
     room = mean * sum(sizes.values()) - sum(bits[path] * sizes[path] for path in bits)

@@ -1,8 +1,7 @@
-"""Deep Compression with training: prune little by little, then share, centroids learning too.
+"""Deep Compression with training: prune gradually, then share values, whose centroids learn too.
 
-Without training each weight is pruned and rounded alone; `edge.compress.weights.untrained` does it
-better.
-The pictures, the teacher (the network as it came) and the steps are `edge.compress.finetune`'s.
+Without training each weight is pruned and rounded by itself; `edge.compress.weights.untrained` is
+better then. Pictures, teacher and steps are those of `edge.compress.finetune`.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from edge.compress.finetune import FineTuning, fine_tune
-from edge.compress.weights.kmeans import Start
+from edge.compress.finetune import fine_tune
+from edge.compress.options import FineTuneOptions, Scope, Start
 from edge.compress.weights.magnitude import (
-    Scope,
     apply_masks,
     attach_masks,
     convolutions,
@@ -42,9 +40,10 @@ from edge.train.augment import Labelled
 
 __all__ = ["Training", "prune_weights", "tune_shared", "with_codebooks"]
 
-# Pruning is over after this share of its steps; the rest trains what is left.
+# Pruning ends after this share of its steps; the others train what is left.
 _PRUNING = 0.6
-# Of the steps with shared weights; the rest are at a tenth of the rate, norms folded, scales learn.
+# Share of the steps with shared values under batch norms. The others run at a tenth of the rate,
+# with norms folded, and the scales learn.
 _UNDER_NORMS = 0.7
 _RENEWED_EVERY = 25
 Tick = Callable[[nn.Module], None]
@@ -52,10 +51,10 @@ Tick = Callable[[nn.Module], None]
 
 @dataclass(frozen=True)
 class Training:
-    """What trains a network on its way; see `edge.compress.finetune.fine_tune`.
+    """The training of one stage; see `edge.compress.finetune.fine_tune`.
 
     Attributes:
-        how: its `steps` are those of one stage.
+        options: with the steps of this stage.
         report: gets a line of mean losses now and then.
         tick: called after each step.
     """
@@ -63,18 +62,20 @@ class Training:
     spec: ModelSpec
     pictures: Sequence[Labelled]
     teacher: nn.Module
-    how: FineTuning
+    options: FineTuneOptions
     report: Callable[[str], None]
     tick: Tick | None = None
 
-    def __call__(self, module: nn.Module, how: FineTuning, stepped: Tick | None) -> nn.Module:
+    def run(self, module: nn.Module, options: FineTuneOptions, stepped: Tick | None) -> nn.Module:
+        """Train `module` with `options`; `stepped` is called after each step."""
+
         def after_step(trained: nn.Module) -> None:
             for call in (stepped, self.tick):
                 if call is not None:
                     call(trained)
 
         return fine_tune(
-            module, self.spec, self.pictures, how, self.teacher, self.report, after_step
+            module, self.spec, self.pictures, options, self.teacher, self.report, after_step
         )
 
 
@@ -86,21 +87,22 @@ def prune_weights(
     two_four: bool = False,
     training: Training | None = None,
 ) -> nn.Module:
-    """A copy of `module` without the share `sparsity` of its weights, in eval mode.
+    """Return a copy of `module` without the share `sparsity` of its weights, in eval mode.
 
     Args:
         scope: as `edge.compress.weights.magnitude.magnitude_masks`, but for `loss`.
-        two_four: prune two of every four along the input channels in place of `sparsity`.
-        training: prunes by and by while it lasts, from what is zero already; None prunes at once.
+        two_four: prune two of every four along the input channels instead of `sparsity`.
+        training: prunes gradually while it lasts, beginning with what is zero already; None prunes
+            at once.
 
     Raises:
-        CompressionError: a share or scope that cannot be.
+        CompressionError: an impossible share or scope.
     """
     module = copy.deepcopy(module).eval()
     weights = {path: conv.weight.detach() for path, conv in convolutions(module).items()}
     begun = min(sparsity, _pruned(weights))
     if scope == "loss":
-        raise CompressionError("scope loss takes pictures to look at, and no training")
+        raise CompressionError("scope loss takes pictures and no training")
     if two_four:
         masks = {path: two_four_mask(weight) for path, weight in weights.items()}
     else:
@@ -109,15 +111,15 @@ def prune_weights(
         apply_masks(module, masks)
         return module
     attach_masks(module, masks, through=not two_four)
-    steps = int(training.how.steps * _PRUNING)
+    steps = int(training.options.steps * _PRUNING)
     schedule = None if two_four else pruning_schedule(sparsity, max(1, steps), scope, begun=begun)
-    trained = training(module, training.how, schedule)
+    trained = training.run(module, training.options, schedule)
     detach(trained)
     return trained.eval()
 
 
 def _pruned(weights: Mapping[str, torch.Tensor]) -> float:
-    """The share of weights that are zero."""
+    """Return the share of weights that are zero."""
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
     return zeros / max(1, sum(int(weight.numel()) for weight in weights.values()))
 
@@ -131,29 +133,29 @@ def tune_shared(
     scaled: bool = False,
     unfold: Callable[[nn.Module], nn.Module] | None = None,
 ) -> tuple[nn.Module, dict[str, Codebook]]:
-    """A copy of `module` whose convolutions take 2^bits values each, and their codebooks.
+    """Return a copy of `module` whose convolutions take 2^bits values each, and their codebooks.
 
     Args:
         bits: of every convolution, or by path.
-        scaled: with a scale for each output channel.
-        unfold: gives the module back its batch norms, whose training forgives more; only scales
-            can take them up again.
+        scaled: give each output channel a scale.
+        unfold: returns the module with its batch norms, with which training is more stable; they
+            are folded into the scales afterwards.
 
     Raises:
-        CompressionError: a layer has no weights left, or `bits` that cannot be.
+        CompressionError: a layer has no weights left, or impossible `bits`.
     """
     module = copy.deepcopy(module).eval()
     books = share_weights(module, bits, start, scaled=scaled)
     if training is not None:
-        first, peak = int(training.how.steps * _UNDER_NORMS), training.how.peak
+        first, peak = int(training.options.steps * _UNDER_NORMS), training.options.peak
         if first:
             if scaled and unfold is not None:
                 module = unfold(module)
-            how = replace(training.how, steps=first)
-            module, books = _clustered(module, books, training, how)
+            options = replace(training.options, steps=first)
+            module, books = _clustered(module, books, training, options)
         slow = None if peak is None else peak / 10
-        how = replace(training.how, steps=max(1, training.how.steps - first), peak=slow)
-        module, books = _clustered(module, books, training, how, gains=scaled)
+        options = replace(training.options, steps=max(1, training.options.steps - first), peak=slow)
+        module, books = _clustered(module, books, training, options, gains=scaled)
     return with_codebooks(module, books), books
 
 
@@ -161,11 +163,11 @@ def _clustered(
     module: nn.Module,
     books: dict[str, Codebook],
     training: Training,
-    how: FineTuning,
+    options: FineTuneOptions,
     *,
     gains: bool = False,
 ) -> tuple[nn.Module, dict[str, Codebook]]:
-    """Weights trained near few values, without batch norms afterwards, and what they are near."""
+    """Train weights that are moved to few values; return them, norms folded, and the values."""
     attach_clusters(module, books, gains=gains)
     count = 0
 
@@ -175,7 +177,7 @@ def _clustered(
         if count % _RENEWED_EVERY == 0:
             renew_clusters(trained)
 
-    trained = training(module, how, renewed)
+    trained = training.run(module, options, renewed)
     found, behind = codebooks_of(trained), weights_behind(trained)
     detach(trained)
     folded = norm_gains(trained)
@@ -189,7 +191,7 @@ def _clustered(
 
 
 def _scaled(book: Codebook, gain: torch.Tensor | None) -> Codebook:
-    """The codebook of the weights after `gain` (O,) is folded into them."""
+    """Return the codebook of the weights after `gain` (O,) is folded into them."""
     if book.scale is None:
         return book
     scale = book.scale if gain is None else book.scale * gain.numpy()
@@ -197,10 +199,10 @@ def _scaled(book: Codebook, gain: torch.Tensor | None) -> Codebook:
 
 
 def with_codebooks(module: nn.Module, books: dict[str, Codebook]) -> nn.Module:
-    """The module with the weights that the codebooks stand for, in place.
+    """Set the weights of `module` to what the codebooks stand for, in place, and return it.
 
     Raises:
-        CompressionError: a codebook of another shape.
+        CompressionError: a codebook has another shape than its weight.
     """
     with torch.no_grad():
         for path, book in books.items():

@@ -1,18 +1,18 @@
-"""k-means on a line: centres of a layer's weights, from several starts."""
+"""k-means in one dimension: centres of a layer's weights, from several starts."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from edge.compress.options import Start
 from edge.errors import CompressionError
 
-__all__ = ["STARTS", "Start", "kmeans_1d"]
+__all__ = ["kmeans_1d"]
 
-Start = Literal["linear", "density", "random", "optimal"]
 Values = NDArray[np.float64]
 _BINS = 768
 
@@ -25,23 +25,26 @@ def kmeans_1d(
     rounds: int = 200,
     centres: Values | None = None,
 ) -> Values:
-    """Centres of `values` (N,) that Lloyd's rounds no longer move, ascending; at most `count`.
+    """Return at most `count` centres of `values` (N,), ascending, after Lloyd's iterations.
 
     Args:
         start: `linear` spreads the first centres over the range, `density` over the ranks,
             `random` draws values; `optimal` takes the best centres of a histogram.
         seed: of `random`.
-        centres: start from these.
+        rounds: stop after this many iterations even if centres still move.
+        centres: start from these instead.
 
     Raises:
-        CompressionError: no values, none wanted, or an unknown start.
+        CompressionError: no values, no centres wanted, or an unknown start.
     """
-    if not len(values) or count < 1 or start not in STARTS:
-        raise CompressionError(f"{count} centres ({start}) of {len(values)} values cannot be had")
+    if not len(values) or count < 1 or start not in _STARTS:
+        raise CompressionError(
+            f"{count} centres ({start}) of {len(values)} values cannot be computed"
+        )
     ordered = np.sort(np.asarray(values, np.float64))
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     if centres is None:
-        centres = STARTS[start](ordered, count, np.random.default_rng(seed))
+        centres = _STARTS[start](ordered, count, np.random.default_rng(seed))
     centres = np.unique(centres)
     for _ in range(rounds):
         edges = np.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2, side="right")
@@ -68,9 +71,9 @@ def _random(ordered: Values, count: int, rng: Generator) -> Values:
 
 
 def _optimal(ordered: Values, count: int, _: Generator) -> Values:
-    """Best centres of the values' histogram, by dynamic programming (H. Wang, M. Song, R 3/2011).
+    """Return the best centres of the values' histogram (H. Wang, M. Song, The R Journal 3/2011).
 
-    Exact where there are no more different values than bins.
+    Dynamic programming finds them; they are exact where no bin holds two different values.
     """
     points, weight = _histogram(ordered)
     sums = [np.concatenate([[0.0], np.cumsum(weight * points**power)]) for power in range(3)]
@@ -91,7 +94,7 @@ def _optimal(ordered: Values, count: int, _: Generator) -> Values:
 
 
 def _histogram(ordered: Values) -> tuple[Values, Values]:
-    """The different values and how often they occur; means of even bins if there are many."""
+    """Return the different values and their counts; means of even bins if there are many."""
     points, count = np.unique(ordered, return_counts=True)
     if len(points) <= _BINS:
         return points, count.astype(np.float64)
@@ -101,4 +104,4 @@ def _histogram(ordered: Values) -> tuple[Values, Values]:
     return total[weight > 0] / weight[weight > 0], weight[weight > 0]
 
 
-STARTS = {"linear": _linear, "density": _density, "random": _random, "optimal": _optimal}
+_STARTS = {"linear": _linear, "density": _density, "random": _random, "optimal": _optimal}

@@ -1,4 +1,4 @@
-"""Prune single weights by their magnitude, all at once or little by little while training.
+"""Prune single weights by their magnitude, all at once or gradually while training.
 
 Gradual pruning follows Zhu and Gupta (arXiv:1710.01878). While it lasts, pruned weights keep
 learning behind their masks and may return (Guo et al., arXiv:1608.04493).
@@ -7,12 +7,12 @@ learning behind their masks and may return (Guo et al., arXiv:1608.04493).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from edge.compress.options import Scope
 from edge.errors import CompressionError
 
 __all__ = [
@@ -27,36 +27,28 @@ __all__ = [
     "two_four_mask",
 ]
 
-Scope = Literal["global", "layer", "lamp", "loss"]
 Masks = dict[str, torch.Tensor]
 
 
-def convolutions(module: nn.Module, keep: tuple[str, ...] = ()) -> dict[str, nn.Module]:
-    """Every convolution by its path, but for those in `keep`.
-
-    Raises:
-        CompressionError: `keep` names something else.
-    """
-    found = {path: m for path, m in module.named_modules() if isinstance(m, nn.Conv2d)}
-    for path in keep:
-        if path not in found:
-            raise CompressionError(f"{path} is no convolution; there are {', '.join(found)}")
-    return {path: conv for path, conv in found.items() if path not in keep}
+def convolutions(module: nn.Module) -> dict[str, nn.Module]:
+    """Return every convolution by its path."""
+    return {path: m for path, m in module.named_modules() if isinstance(m, nn.Conv2d)}
 
 
 def magnitude_masks(
     weights: Mapping[str, torch.Tensor], sparsity: float, scope: Scope = "global"
 ) -> Masks:
-    """Which weights stay: True; the share `sparsity` of them goes.
+    """Return masks that are False for the share `sparsity` of the weights, which is to go.
 
     Args:
-        scope: `layer` takes the share from every layer, `global` compares all weights in units of
-            their layer's root mean square, `lamp` by the layer-adaptive score of arXiv:2010.07611:
-            a squared weight as a share of all in its layer that are no smaller, `loss` as they
-            are, for numbers that tell what the loss loses. No layer loses its last weight.
+        scope: `layer` removes the share from every layer. `global` compares all weights in units
+            of their layer's root mean square. `lamp` compares the layer-adaptive score of
+            arXiv:2010.07611, a squared weight as a share of all in its layer that are no smaller.
+            `loss` compares the numbers themselves, which then say what the loss loses. No layer
+            loses its last weight.
 
     Raises:
-        CompressionError: `sparsity` is not in [0, 1), or a scope that is not known.
+        CompressionError: `sparsity` is not in [0, 1), or the scope is unknown.
     """
     if not 0 <= sparsity < 1:
         raise CompressionError(f"a share of {sparsity} cannot be pruned; it takes 0 <= share < 1")
@@ -74,7 +66,7 @@ def _above(score: torch.Tensor, sparsity: float) -> torch.Tensor:
 
 
 def _level(scores: torch.Tensor, sparsity: float) -> float:
-    """The score that the share `sparsity` of all does not exceed."""
+    """Return the score that the share `sparsity` of all does not exceed."""
     count = round(sparsity * len(scores))
     return scores.kthvalue(count).values.item() if count else -1.0
 
@@ -100,10 +92,10 @@ _SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def two_four_mask(weight: torch.Tensor) -> torch.Tensor:
-    """The two largest of every four weights along the input channels stay: True.
+    """Return a mask that is True for the two largest of every four weights along the inputs.
 
-    The pattern of sparse tensor cores (arXiv:2104.08378). A layer whose input channels do not
-    come in fours stays whole.
+    This is the pattern of sparse tensor cores (arXiv:2104.08378). A layer whose number of input
+    channels is not a multiple of four stays whole.
     """
     outputs, inputs = weight.shape[:2]
     if inputs % 4:
@@ -114,7 +106,7 @@ def two_four_mask(weight: torch.Tensor) -> torch.Tensor:
 
 
 def cubic_sparsity(step: int, steps: int, final: float, initial: float = 0.0) -> float:
-    """The share to prune at `step` of `steps`: fast at first, slowly towards `final`."""
+    """Return the share to prune at `step` of `steps`: it rises fast at first, slowly at the end."""
     left = 1 - min(1.0, step / max(1, steps))
     return final + (initial - final) * left**3
 
@@ -124,7 +116,7 @@ class Masked(nn.Module):
 
     Attributes:
         mask: bool, of the weight's shape.
-        through: pruned weights learn too, as if they were not, so that they may return.
+        through: pruned weights learn as if they were not pruned, so that they may return.
     """
 
     def __init__(self, mask: torch.Tensor, through: bool) -> None:
@@ -138,7 +130,7 @@ class Masked(nn.Module):
 
 
 def apply_masks(module: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
-    """Set what the masks leave out to zero."""
+    """Set the weights to zero where the masks are False."""
     with torch.no_grad():
         for path, mask in masks.items():
             module.get_submodule(path).weight.mul_(mask)
@@ -147,14 +139,14 @@ def apply_masks(module: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
 def attach_masks(
     module: nn.Module, masks: Mapping[str, torch.Tensor], through: bool = False
 ) -> None:
-    """Keep pruned weights at zero whatever trains the module, until `detach`."""
+    """Keep pruned weights at zero while the module is trained, until `detach`."""
     for path, mask in masks.items():
         conv = module.get_submodule(path)
         parametrize.register_parametrization(conv, "weight", Masked(mask, through))
 
 
 def detach(module: nn.Module) -> None:
-    """Turn every parametrized weight into the plain weight that it stands for."""
+    """Replace every parametrized weight by the plain weight that it stands for."""
     for conv in list(module.modules()):
         if isinstance(conv, nn.Conv2d) and parametrize.is_parametrized(conv, "weight"):
             parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
@@ -163,12 +155,14 @@ def detach(module: nn.Module) -> None:
 def pruning_schedule(
     sparsity: float, steps: int, scope: Scope = "global", every: int = 25, begun: float = 0.0
 ) -> Callable[[nn.Module], None]:
-    """What to call with the module after each training step: prunes to `sparsity` at `steps`.
+    """Return a function that prunes gradually, to be called with the module after each step.
 
-    `begun` is the share that is pruned already.
+    The masks of `attach_masks(..., through=True)` are made anew from the weights behind them, and
+    reach `sparsity` after `steps`; from then on they stay.
 
-    The masks that `attach_masks(..., through=True)` put there are renewed `every` so many steps
-    from the weights behind them; after `steps` they stay.
+    Args:
+        every: number of steps between two changes of the masks.
+        begun: share of the weights that is pruned already.
     """
     count = 0
 

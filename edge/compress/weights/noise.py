@@ -1,11 +1,10 @@
-"""How coarse each layer may be without training: even grids, their steps by the noise they cause.
+"""How coarse each layer may be without training: even grids, with steps by the noise they cause.
 
-Errors of rounding are made up for by other weights (`edge.compress.weights.feedback`). What is
-left of them
-at a step of d makes noise of about c d² at the heads, and a layer takes n (h - log2 d) bits for n
-weights, so for a given noise in all the fewest bits are taken where each layer makes its share by
-n: steps in proportion to sqrt(n / c). The c are measured, layer by layer; with the common factor
-all layers are made coarse in turn (`edge.compress.weights.onward`), until the noise is as wanted.
+The other weights make up for errors of rounding (`edge.compress.weights.feedback`). What is left
+at a step of d makes noise of about c d² at the heads, and a layer of n weights takes
+n (h - log2 d) bits. For a given noise in all, the fewest bits are taken where each layer makes its
+share by n: steps in proportion to sqrt(n / c). The c are measured layer by layer; then all layers
+are made coarse in turn with one common factor of the steps, until the noise is as wanted.
 """
 
 from __future__ import annotations
@@ -19,17 +18,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from edge.compress.weights.feedback import Surroundings, look, rounded_with_feedback
+from edge.compress.weights.feedback import (
+    InputMoments,
+    change_layers,
+    input_moments,
+    rounded_with_feedback,
+)
 from edge.compress.weights.magnitude import convolutions
-from edge.compress.weights.onward import changed_onward
 from edge.compress.weights.places import root_of_noise, weights_of_places
 from edge.edgez.codebook import Codebook
 from edge.errors import CompressionError
+from edge.measure.noise import signal_to_noise_db
 
-__all__ = ["Coarse", "NoiseSearch", "grid_codebook", "signal_to_noise_db"]
+__all__ = ["CoarseNetwork", "NoiseSearch", "grid_codebook", "heads_noise_db"]
 
 _MOST_LEVELS = 4096
-_PROBE = 0.2  # of a layer's root mean square, to begin with
+_PROBE = 0.2  # first step, in units of a layer's root mean square
 _PROBES = 3
 _MOST_CHANGE = 8.0
 _SHARED_NOISE = 1e-3
@@ -40,14 +44,14 @@ Heads = Sequence[torch.Tensor]
 
 
 def grid_codebook(
-    weight: torch.Tensor, step: float, dead: float = 0.5, around: Surroundings | None = None
+    weight: torch.Tensor, step: float, dead: float = 0.5, inputs: InputMoments | None = None
 ) -> Codebook:
-    """The weight (O, I, kh, kw) on an even grid, whose cell about zero is pruned.
+    """Return the weight (O, I, kh, kw) on an even grid, whose cell about zero is pruned.
 
     Args:
-        dead: a weight goes up to the next multiple from this part of a step on; 0.5 is rounding,
-            more leaves more zeros.
-        around: what makes up for the errors; without it each weight is rounded alone.
+        dead: part of a step from which on a weight is rounded away from zero; 0.5 is plain
+            rounding, more leaves more zeros.
+        inputs: by which errors cancel; without them each weight is rounded by itself.
 
     Raises:
         CompressionError: the grid has more than 4096 cells, or prunes the whole layer.
@@ -56,7 +60,7 @@ def grid_codebook(
     def rounding(numbers: torch.Tensor) -> torch.Tensor:
         return numbers.sign() * (numbers.abs() / step + (1 - dead)).floor() * step
 
-    even = rounding(weight) if around is None else rounded_with_feedback(weight, around, rounding)
+    even = rounding(weight) if inputs is None else rounded_with_feedback(weight, inputs, rounding)
     cell = (even.double() / step).round().numpy()
     used, place = np.unique(cell[cell != 0], return_inverse=True)
     if not 1 <= len(used) <= _MOST_LEVELS:
@@ -66,22 +70,25 @@ def grid_codebook(
     return Codebook((used * step).astype(np.float16).astype(np.float32), index)
 
 
-def signal_to_noise_db(wanted: Heads, found: Heads) -> float:
-    """Of all numbers of all heads: 20 dB is noise of a tenth of the signal's root mean square."""
+def heads_noise_db(wanted: Heads, found: Heads) -> float:
+    """Return signal to noise over all numbers of all heads.
+
+    20 dB is noise with a tenth of the signal's root mean square.
+    """
     pairs = list(zip(wanted, found, strict=True))
     noise = sum((a.double() - b.double()).square().sum().item() for a, b in pairs)
     signal = sum(a.double().square().sum().item() for a in wanted)
-    return 10 * math.log10(signal / noise) if noise > 0 else math.inf
+    return signal_to_noise_db(signal, noise)
 
 
 @dataclass(frozen=True, eq=False)
-class Coarse:
-    """A network on grids.
+class CoarseNetwork:
+    """A network whose weights lie on grids.
 
     Attributes:
         module: with the weights that `books` stand for, and biases of its own.
         books: by the path of the convolution.
-        noise_db: signal to noise of its heads.
+        noise_db: signal to noise at its heads.
     """
 
     module: nn.Module
@@ -91,12 +98,12 @@ class Coarse:
 
 @dataclass(eq=False)
 class NoiseSearch:
-    """A network whose layers are made coarse against its own heads on some images.
+    """Makes the layers of a network coarse and compares its heads with the full network's.
 
     Attributes:
         module: stays as it is.
         judging: batches (N, 3, H, W), as the network takes them, that noise is measured on.
-        learning: others, (1, 3, H, W) each, that tell how errors make up for each other.
+        learning: other pictures, (1, 3, H, W) each, that show how errors cancel.
         dead: as `grid_codebook` takes it.
         tick: called after each of the `measurements`.
     """
@@ -114,11 +121,11 @@ class NoiseSearch:
 
     @property
     def measurements(self) -> int:
-        """How often `tick` is called, at most."""
+        """How often `tick` is called at most."""
         return (_PROBES + _TRIES) * len(convolutions(self.module))
 
-    def run(self, least_db: float) -> Coarse:
-        """The coarsest grids found that keep `least_db` of signal to noise.
+    def run(self, least_db: float) -> CoarseNetwork:
+        """Return the coarsest network found that keeps `least_db` of signal to noise.
 
         Raises:
             CompressionError: no grid of at most 4096 values keeps it.
@@ -131,48 +138,48 @@ class NoiseSearch:
                 kept, best = factor, found
             if 0 <= over < _NEAR_DB:
                 break
-            # Noise grows with the square of the step, and is a matter of chance within .5 dB.
+            # Noise grows with the square of the step; within half a decibel it is chance.
             factor *= 10 ** ((over - _NEAR_DB / 2) / 20)
         if best is None:
             raise CompressionError(f"no grid of at most 4096 values keeps {least_db:g} dB")
         return best
 
-    def _coarse(self, steps: Mapping[str, float], factor: float) -> Coarse:
-        """Every layer at `factor` times its step, but none too fine or gone."""
+    def _coarse(self, steps: Mapping[str, float], factor: float) -> CoarseNetwork:
+        """Return the network with each layer at `factor` times its step, none too fine or empty."""
         books: dict[str, Codebook] = {}
 
-        def rounded(path: str, aim: torch.Tensor, around: Surroundings) -> torch.Tensor:
-            books[path] = self._book(aim, steps[path] * factor, around)
+        def rounded(path: str, aim: torch.Tensor, inputs: InputMoments) -> torch.Tensor:
+            books[path] = self._book(aim, steps[path] * factor, inputs)
             return torch.from_numpy(books[path].dense())
 
-        module = changed_onward(self.module, self.learning, rounded, self._weights, self.tick)
+        module = change_layers(self.module, self.learning, rounded, self._weights, self.tick)
         for conv in convolutions(module).values():
             if conv.bias is not None:
                 conv.bias.detach().copy_(conv.bias.detach().half())  # as packages keep them
-        return Coarse(module, books, signal_to_noise_db(self._wanted, self._heads(module)))
+        return CoarseNetwork(module, books, heads_noise_db(self._wanted, self._heads(module)))
 
-    def _book(self, weight: torch.Tensor, step: float, around: Surroundings) -> Codebook:
+    def _book(self, weight: torch.Tensor, step: float, inputs: InputMoments) -> Codebook:
         widest = weight.abs().max().item()
         finest, coarsest = widest / (_MOST_LEVELS // 2 - 1), widest / 2
-        return grid_codebook(weight, min(max(step, finest), coarsest), self.dead, around)
+        return grid_codebook(weight, min(max(step, finest), coarsest), self.dead, inputs)
 
     def _heads(self, module: nn.Module) -> list[torch.Tensor]:
         with torch.no_grad():
             return [head for batch in self.judging for head in module(batch)]
 
     def _even_steps(self) -> dict[str, float]:
-        """For each layer the step that makes it cause its share of noise: 30 dB in all.
+        """Return the step at which each layer causes its share of a noise of 30 dB.
 
-        Coarse grids are not as noisy as fine ones foretell, so the noise is measured again at
-        each step that was foretold.
+        Coarse grids are not as noisy as fine ones predict, so the noise is measured again at each
+        predicted step.
         """
-        around = look(self.module, self.learning, self._weights)
+        moments = input_moments(self.module, self.learning, self._weights)
         weights = {p: conv.weight.detach() for p, conv in convolutions(self._work).items()}
         steps = {path: _PROBE * one.square().mean().sqrt().item() for path, one in weights.items()}
         numbers = sum(one.numel() for one in weights.values())
         for _ in range(_PROBES):
             for path, weight in weights.items():
-                book = self._book(weight, steps[path], around[path])
+                book = self._book(weight, steps[path], moments[path])
                 noise = 10 ** (-self._alone_db(weight, book) / 10)
                 share = _SHARED_NOISE * weight.numel() / numbers
                 change = math.sqrt(share / max(noise, 1e-12))
@@ -180,10 +187,10 @@ class NoiseSearch:
         return steps
 
     def _alone_db(self, weight: torch.Tensor, book: Codebook) -> float:
-        """Signal to noise where one layer's `weight`, changed for that time, is on its grid."""
+        """Return signal to noise with only this layer's `weight` on its grid, for that time."""
         original = weight.clone()
         weight.copy_(torch.from_numpy(book.dense()))
-        found = signal_to_noise_db(self._wanted, self._heads(self._work))
+        found = heads_noise_db(self._wanted, self._heads(self._work))
         weight.copy_(original)
         self.tick()
         return found

@@ -1,8 +1,8 @@
 """How much each place of each convolution's output counts.
 
-What a detector finds depends on few places of its feature maps. Errors there bend the loss by the
-Gauss-Newton matrix; what it has for a place is found by sending random sums of the heads' numbers
-back through the network (Hutchinson's estimate of a diagonal, as in arXiv:2006.00719). No labels.
+What a detector finds depends on few places of its feature maps. The Gauss-Newton matrix says how
+much the loss grows with errors there; its diagonal is estimated by sending random sums of the
+heads' numbers back through the network (Hutchinson's method, as in arXiv:2006.00719). No labels.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from edge.spec import ModelSpec
 __all__ = ["Root", "root_of_loss", "root_of_noise", "weights_of_places"]
 
 _DRAWS = 4
-# Of the mean over all places, to each: a few pictures do not show all places that can count.
+# Share of the mean over all places, added to each: few pictures do not show all that can count.
 _FLOOR = 0.05
-# Gets the heads and what draws signs; gives a sum of their numbers.
+# Takes the heads and a generator of signs, and returns a sum of their numbers.
 Root = Callable[[Sequence[torch.Tensor], torch.Generator], torch.Tensor]
 
 
 def root_of_loss(spec: ModelSpec) -> Root:
-    """For errors that count as in `edge.compress.distil.head_loss`."""
+    """Return the sum for errors that count as in `edge.compress.distil.head_loss`."""
 
     def root(heads: Sequence[torch.Tensor], signs: torch.Generator) -> torch.Tensor:
         pairs = zip(heads, spec.heads, strict=True)
@@ -38,7 +38,7 @@ def root_of_loss(spec: ModelSpec) -> Root:
 
 
 def root_of_noise(heads: Sequence[torch.Tensor], signs: torch.Generator) -> torch.Tensor:
-    """For errors of all numbers of all heads that count alike, squared."""
+    """Return a random sum for squared errors of all numbers of all heads."""
     parts = [
         (head * (torch.randint(0, 2, head.shape, generator=signs) * 2 - 1)).sum() for head in heads
     ]
@@ -48,11 +48,11 @@ def root_of_noise(heads: Sequence[torch.Tensor], signs: torch.Generator) -> torc
 def weights_of_places(
     module: nn.Module, images: Sequence[torch.Tensor], root: Root
 ) -> dict[str, torch.Tensor]:
-    """The weight of each place of each convolution's output, (images, h, w) by path.
+    """Return the weight of each place of each convolution's output, (images, h, w) by path.
 
     Args:
         images: (1, 3, H, W) each, as the network takes them.
-        root: of what errors cost.
+        root: how errors at the heads count, as `root_of_loss` returns it or `root_of_noise`.
     """
     found, outputs = convolutions(module), dict[str, torch.Tensor]()
 
@@ -80,7 +80,7 @@ def _of_one(
     root: Root,
     signs: torch.Generator,
 ) -> list[torch.Tensor]:
-    """Mean square over channels and draws of the gradient at each place, (1, h, w)."""
+    """Return the mean square over channels and draws of the gradient at each place, (1, h, w)."""
     total = [0.0 * output[:, 0].detach() for output in outputs]
     for _ in range(_DRAWS):
         back = torch.autograd.grad(root(heads, signs), outputs, retain_graph=True)

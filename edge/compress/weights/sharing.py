@@ -1,4 +1,4 @@
-"""Weight sharing: a layer's weights take few values, which are then trained (arXiv:1510.00149)."""
+"""Weight sharing: a layer's weights take few values, which then learn (arXiv:1510.00149)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import parametrize
 
-from edge.compress.weights.kmeans import Start, kmeans_1d
+from edge.compress.options import Start
+from edge.compress.weights.kmeans import kmeans_1d
 from edge.compress.weights.magnitude import convolutions
 from edge.edgez.codebook import Codebook
 from edge.errors import CompressionError
@@ -24,7 +25,6 @@ __all__ = [
     "rounded_scale",
     "share_tensor",
     "share_weights",
-    "sharing_rate",
     "weights_behind",
 ]
 
@@ -38,14 +38,14 @@ def share_tensor(
     *,
     scaled: bool = False,
 ) -> Codebook:
-    """The codebook of a weight: 2^bits values at most; zeros stay zero and take none of them.
+    """Return a codebook of at most 2^bits values for a weight; zeros stay zero and take none.
 
     Args:
         scaled: divide each output channel by its root mean square first. Folded batch norms leave
-            channels of very different ranges, which few values cannot serve.
+            channels of very different ranges, for which few values are not enough.
 
     Raises:
-        CompressionError: fewer than 1 bit or more than 12, or a layer of zeros alone.
+        CompressionError: fewer than 0 bits or more than 12, or all weights are zero.
     """
     if not 0 <= bits <= 12:
         raise CompressionError(f"{bits} bits for a codebook; it takes 0 to 12")
@@ -60,16 +60,16 @@ def share_tensor(
 
 
 def rounded_scale(scale: NDArray[Any]) -> NDArray[np.float32]:
-    """Scales (O,) of five significant binary digits: within 3 %, and packed they take less room.
+    """Round scales (O,) to five significant binary digits, which take less room when packed.
 
-    Centroids are trained after it.
+    The error is below 3 %, and centroids are fitted afterwards.
     """
     fraction, exponent = np.frexp(scale.astype(np.float64))
     return np.asarray(np.ldexp(np.round(fraction * 32) / 32, exponent).astype(np.float32))
 
 
 def _channel_size(weight: torch.Tensor) -> torch.Tensor:
-    """Root mean square of what is not zero in each output channel, (O,); 1 where all is."""
+    """Return the root mean square (O,) of each output channel's weights that are not zero."""
     flat = weight.detach().flatten(1)
     count = (flat != 0).sum(dim=1)
     size = (flat.square().sum(dim=1) / count.clamp(min=1)).sqrt()
@@ -84,7 +84,7 @@ def share_weights(
     *,
     scaled: bool = False,
 ) -> dict[str, Codebook]:
-    """A codebook for each convolution, by path; those that `bits` leaves out stay as they are.
+    """Return a codebook for each convolution, by path; those that `bits` leaves out are not shared.
 
     Raises:
         CompressionError: as `share_tensor`; names the layer.
@@ -103,15 +103,15 @@ def share_weights(
 
 
 class Clustered(nn.Module):
-    """A parametrization that moves each weight to the nearest of its centroids.
+    """A parametrization that moves each weight to the nearest centroid.
 
-    Weights go on learning behind it, as if they were not moved, and may change their cluster;
-    pruned ones stay zero. The centroids learn too, each from the sum of its weights' gradients,
-    as quantizers' steps do in arXiv:1902.08153.
+    The weights behind it keep learning as if they were not moved, and may change to another
+    centroid; pruned ones stay zero. Each centroid learns from the sum of its weights' gradients,
+    as the step of a quantizer does in arXiv:1902.08153.
 
     Attributes:
-        gain: logarithm of what the scales of output channels are multiplied by, (O, 1, ...), which
-            learns; None where `renew` sets the scales to the size of their channels.
+        gain: logarithm of a factor of the output channels' scales, (O, 1, ...), which learns; None
+            where `renew` sets the scales to the size of their channels.
     """
 
     def __init__(self, book: Codebook, *, gains: bool = False) -> None:
@@ -136,7 +136,7 @@ class Clustered(nn.Module):
         return self.scale * self.gain.exp()
 
     def book(self, weight: torch.Tensor) -> Codebook:
-        """What `weight` is moved to, without the centroids that nothing is near."""
+        """Return the codebook that `weight` is moved to, without unused centroids."""
         with torch.no_grad():
             scale, ordered = self._scale(), self.centroids.sort().values
             place = torch.where(self.mask, _nearest(weight, ordered, scale) + 1, 0).numpy()
@@ -146,7 +146,7 @@ class Clustered(nn.Module):
         return Codebook(ordered.numpy()[used - 1].copy(), fresh[place], _plain(scale))
 
     def renew(self, weight: torch.Tensor) -> None:
-        """Fit the scales to the weights behind them."""
+        """Set the scales to the size of the weights behind them."""
         if self.scale is not None and self.gain is None:
             self.scale.copy_(_channel_size(weight * self.mask).view_as(self.scale))
 
@@ -154,7 +154,7 @@ class Clustered(nn.Module):
 def _nearest(
     weight: torch.Tensor, ordered: torch.Tensor, scale: torch.Tensor | None
 ) -> torch.Tensor:
-    """The place of the nearest centroid, times its channel's scale, of each weight."""
+    """Return the index of the centroid that, scaled, is nearest to each weight."""
     even = weight if scale is None else weight / scale.detach()
     return torch.bucketize(even.contiguous(), (ordered[1:] + ordered[:-1]) / 2)
 
@@ -162,15 +162,14 @@ def _nearest(
 def attach_clusters(
     module: nn.Module, books: Mapping[str, Codebook], *, gains: bool = False
 ) -> None:
-    """Keep weights near few values while they learn, until
-    `edge.compress.weights.magnitude.detach`."""
+    """Keep weights at few values while they learn, until `magnitude.detach`."""
     for path, book in books.items():
         conv = module.get_submodule(path)
         parametrize.register_parametrization(conv, "weight", Clustered(book, gains=gains))
 
 
 def renew_clusters(module: nn.Module) -> None:
-    """Fit the scales of every clustered layer to its weights."""
+    """Set the scales of every clustered layer to the size of its weights."""
     for conv in convolutions(module).values():
         if parametrize.is_parametrized(conv, "weight"):
             held = conv.parametrizations.weight
@@ -178,7 +177,7 @@ def renew_clusters(module: nn.Module) -> None:
 
 
 def weights_behind(module: nn.Module) -> dict[str, torch.Tensor]:
-    """What learns behind each clustered layer, by path."""
+    """Return the weights that learn behind each clustered layer, by path."""
     return {
         path: conv.parametrizations.weight.original.detach().clone()
         for path, conv in convolutions(module).items()
@@ -187,7 +186,7 @@ def weights_behind(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def codebooks_of(module: nn.Module) -> dict[str, Codebook]:
-    """The codebooks of a module whose layers are clustered, centroids sorted, by path."""
+    """Return the codebooks of the clustered layers, centroids sorted, by path."""
     return {
         path: conv.parametrizations.weight[0].book(conv.parametrizations.weight.original)
         for path, conv in convolutions(module).items()
@@ -196,7 +195,7 @@ def codebooks_of(module: nn.Module) -> dict[str, Codebook]:
 
 
 def _scale_of(book: Codebook) -> torch.Tensor | None:
-    """The scales of a codebook, (O, 1, ...)."""
+    """Return the scales of a codebook, (O, 1, ...)."""
     if book.scale is None:
         return None
     return torch.from_numpy(book.scale.astype(np.float32)).view(-1, *[1] * (book.index.ndim - 1))
@@ -204,21 +203,3 @@ def _scale_of(book: Codebook) -> torch.Tensor | None:
 
 def _plain(scale: torch.Tensor | None) -> NDArray[np.float32] | None:
     return None if scale is None else scale.flatten().numpy().copy()
-
-
-def sharing_rate(book: Codebook, full_bits: int = 32, value_bits: int = 32) -> float:
-    """Deep Compression's rate n b / (n log2 k + k b) of a layer: n weights, k centroids of b bits.
-
-    A scale counts as a centroid does.
-
-    Whole bits are counted for an index, as a file without Huffman codes has them; where weights
-    are pruned, zero is one value more.
-
-    Args:
-        full_bits: of a weight beforehand.
-        value_bits: of a centroid.
-    """
-    size, levels = book.index.size, book.levels
-    index_bits = (levels - 1 + book.pruned).bit_length()
-    numbers = levels + (0 if book.scale is None else len(book.scale))
-    return size * full_bits / (size * index_bits + numbers * value_bits)
