@@ -11,17 +11,20 @@ import torch
 from torch import nn
 
 from edge.errors import ArtifactError
+from edge.files import plain_text
 from edge.models.class_names import class_names
 from edge.models.darknet_cfg import DarknetCfg, Section, read_cfg
-from edge.models.darknet_layers import Layer, Shape, build_layer
+from edge.models.darknet_layers import MOST_FLOATS, Layer, Shape, build_layer
 from edge.models.darknet_weights import check_length, load_weights
 from edge.models.initialise import initialise
 from edge.names import read_names
 from edge.spec import HeadSpec, InputContract, ModelSpec
 
-__all__ = ["Darknet", "filled_darknet", "load_darknet"]
+__all__ = ["Darknet", "build_darknet", "load_darknet"]
 
 Resize = Literal["letterbox", "stretch"]
+# No box in pixels or cells is larger.
+_MOST_ANCHOR = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def load_darknet(
         ArtifactError: a file is missing or damaged, or the files do not belong together.
     """
     parsed = read_cfg(Path(cfg))
-    model = Darknet(parsed) if weights is None else filled_darknet(parsed, Path(weights))
+    model = build_darknet(parsed, None if weights is None else Path(weights))
     labels = read_names(Path(names)) if names is not None else class_names(model.classes)
     spec = model.spec(Path(cfg).stem, labels, resize)
     if weights is None:
@@ -117,18 +120,21 @@ def load_darknet(
     return model.eval(), spec
 
 
-def filled_darknet(cfg: DarknetCfg, weights: Path) -> Darknet:
-    """Return the network of a cfg with the weights of a file.
+def build_darknet(cfg: DarknetCfg, weights: Path | None) -> Darknet:
+    """Return the network of a cfg with the weights of a file; None leaves them to the caller.
 
-    The length of the file is compared with the cfg before any memory is taken for the network.
+    The size of the network is checked, and compared with the file, before any memory is taken.
 
     Raises:
         ArtifactError: the cfg cannot be built, or the weights do not belong to it.
     """
     with torch.device("meta"):
-        check_length(Darknet(cfg), weights)
+        outline = Darknet(cfg)
+    if weights is not None:
+        check_length(outline, weights)
     model = Darknet(cfg)
-    load_weights(model, weights)
+    if weights is not None:
+        load_weights(model, weights)
     return model
 
 
@@ -141,9 +147,15 @@ def _picture(cfg: DarknetCfg) -> Shape:
 
 def _build(cfg: DarknetCfg, picture: Shape) -> list[Layer]:
     wiring: list[Layer] = []
+    floats = 0
     for section, after in zip(cfg.layers, (*cfg.layers[1:], None), strict=True):
         head = after if after is not None and _has_new_coords(after) else None
-        wiring.append(build_layer(section, [layer.shape for layer in wiring], picture, head))
+        layer = build_layer(section, [layer.shape for layer in wiring], picture, head)
+        if layer.module is not None:
+            floats += sum(tensor.numel() for tensor in layer.module.parameters())
+        if floats > MOST_FLOATS:
+            raise section.error("the weights up to here are more than the 2^29 that are possible")
+        wiring.append(layer)
     return wiring
 
 
@@ -201,8 +213,9 @@ def _anchors(head: _Head, stride_wh: tuple[float, float]) -> tuple[tuple[float, 
     number = section.positive("num", 1)
     if len(numbers) != 2 * number:
         raise section.error(f"num={number} takes {2 * number} anchor numbers, not {len(numbers)}")
-    if min(numbers) <= 0:
-        raise section.error(f"anchors={section.text('anchors')}: a size must be above 0")
+    if min(numbers) <= 0 or max(numbers) > _MOST_ANCHOR:
+        text = plain_text(section.text("anchors"))[:60]
+        raise section.error(f"anchors={text}: a size must be above 0 and at most {_MOST_ANCHOR}")
     pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
     if section.type == "region":
         return tuple((w * stride_wh[0], h * stride_wh[1]) for w, h in pairs)

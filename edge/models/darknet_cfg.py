@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from edge.errors import ArtifactError
+from edge.files import plain_text
 
 __all__ = ["DarknetCfg", "Section", "parse_cfg", "read_cfg", "with_options"]
 
 T = TypeVar("T")
+_MOST_INT = 2**31
 # Darknet's short names (`string_to_layer_type` in its parser.c).
 _LONG_NAMES = {
     "avg": "avgpool",
@@ -58,7 +61,7 @@ class Section:
 
     def integer(self, key: str, default: int | None = None) -> int:
         """Return a whole number; raises ArtifactError where it is missing or none."""
-        return self._convert(key, int, None if default is None else str(default))
+        return self._convert(key, _whole, None if default is None else str(default))
 
     def positive(self, key: str, default: int | None = None) -> int:
         """Return a whole number of 1 or more; raises ArtifactError as `integer` does."""
@@ -73,7 +76,7 @@ class Section:
 
     def integers(self, key: str) -> tuple[int, ...]:
         """Return the whole numbers between commas."""
-        return self._convert(key, lambda text: _split(text, int), None)
+        return self._convert(key, lambda text: _split(text, _whole), None)
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """Return the finite numbers between commas."""
@@ -84,7 +87,7 @@ class Section:
         try:
             return convert(text)
         except ValueError:
-            raise self.error(f"{key}={text[:60]} is not a number") from None
+            raise self.error(f"{key}={plain_text(text)[:60]} is not a number") from None
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,17 @@ def _split(text: str, convert: Callable[[str], T]) -> tuple[T, ...]:
     return tuple(convert(part) for part in text.split(",") if part)
 
 
+def _whole(text: str) -> int:
+    """Return a whole number of 32 bits, Darknet's int."""
+    number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,10}", text) else _MOST_INT
+    if abs(number) >= _MOST_INT:
+        raise ValueError(text)
+    return number
+
+
 def _finite(text: str) -> float:
     number = float(text)
-    if not math.isfinite(number):
+    if not math.isfinite(number) or "_" in text:
         raise ValueError(text)
     return number
 

@@ -34,6 +34,7 @@ BATCH_NORM_EPS = 1e-6
 Shape = tuple[int, int, int]
 # An ONNX file, a protobuf message, ends at 2 GiB; TensorRT's tensors too, in elements.
 MOST_FLOATS = 2**29
+_SPARE_PIXELS = 15
 # Options that change the arithmetic and that this does not do, with their harmless values.
 _UNSUPPORTED = {
     "antialiasing": ("0",),
@@ -158,6 +159,12 @@ def _refuse_giant(section: Section, what: str, shape: tuple[int, ...]) -> None:
         raise section.error(f"{what} would have {size} numbers; no more than 2^29 are possible")
 
 
+def _refuse_wide_window(section: Section, size: int, hw: tuple[int, int]) -> None:
+    """Refuse a kernel or pool of which most could never meet the picture."""
+    if size > 2 * max(hw) + _SPARE_PIXELS:
+        raise section.error(f"size={size} is far larger than its input of {hw[0]}x{hw[1]}")
+
+
 def _before(section: Section) -> int:
     return section.index - 1
 
@@ -192,6 +199,7 @@ def _convolutional(section: Section, shapes: list[Shape]) -> Layer:
     pad = size // 2 if section.integer("pad", 0) else section.integer("padding", 0)
     if pad < 0:
         raise section.error(f"padding={pad} is negative")
+    _refuse_wide_window(section, size, (height, width))
     dilation = section.positive("dilation", 1)
     if dilation > 1 and 2 * pad != size - 1:
         raise section.error(f"dilation={dilation} takes an odd size and pad=1")
@@ -234,6 +242,7 @@ def _maxpool(section: Section, shapes: list[Shape]) -> Layer:
     if stride != across:
         raise section.error(f"stride_y={stride} and stride_x={across} differ: not supported")
     size = section.positive("size", stride)
+    _refuse_wide_window(section, size, (height, width))
     padding = section.integer("padding", size - 1)
     if not 0 <= padding < 2 * size:
         raise section.error(f"padding={padding} does not fit size={size}")

@@ -15,7 +15,7 @@ from edge.files import sha256_of, write_file
 from edge.models.cfgs import cfg_text
 from edge.models.checkpoint import load_safetensors
 from edge.models.class_names import class_names
-from edge.models.darknet import Darknet, filled_darknet
+from edge.models.darknet import build_darknet
 from edge.models.darknet_cfg import DarknetCfg, parse_cfg, read_cfg
 from edge.models.download import Progress, download
 from edge.models.initialise import initialise
@@ -173,6 +173,12 @@ def load_model(
         loaded = LoadedModel(module, spec, sha256_of(path))
     elif str(model) in BUILT_IN:
         raise ArtifactError(f"{model}: built in as ONNX already: {BUILT_IN[str(model)]}")
+    elif path.suffix in (".pt", ".pth"):
+        raise ArtifactError(
+            f"{model}: not one of the forms that are read; write the network of this PyTorch file "
+            "as ONNX with the program that trained it (of ultralytics: yolo export "
+            f"model={path.name} format=onnx) and give that file"
+        )
     else:
         known = ", ".join(sorted([*ZOO, *BUILT_IN]))
         raise ArtifactError(f"{model}: no .cfg, .npz or .safetensors, and not one of {known}")
@@ -243,7 +249,7 @@ def _resized(cfg: DarknetCfg, hw: tuple[int, int] | None) -> DarknetCfg:
 
 
 def _darknet(cfg: DarknetCfg, name: str, weights: Path | None, seed: int) -> LoadedModel:
-    module = Darknet(cfg) if weights is None else filled_darknet(cfg, weights)
+    module = build_darknet(cfg, weights)
     spec = module.spec(name, class_names(module.classes))
     if weights is None:
         initialise(module, spec, seed)
