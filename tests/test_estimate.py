@@ -412,6 +412,18 @@ def test_an_operator_whose_shape_is_not_known_is_refused_by_name(tmp_path: Path)
         read_network(plugin(tmp_path, {}))
 
 
+@pytest.mark.parametrize(
+    ("model", "hw", "kernels"),
+    [("squeezedet-scenes-half", None, 28), ("yolov3-tiny", (256, 320), 20)],
+)
+def test_a_package_and_a_name_of_the_zoo_need_no_weights(
+    model: str, hw: tuple[int, int] | None, kernels: int
+) -> None:
+    network = read_network(model, hw)
+    assert len(network.kernels) == kernels
+    assert hw is None or network.input_elements == 3 * hw[0] * hw[1]
+
+
 def test_an_open_size_is_refused_and_can_be_given(tmp_path: Path) -> None:
     nodes = [conv("conv", "x", "y", "w")]
     path = save(tmp_path, nodes, {"w": (8, 16, 3, 3)}, shape=("n", 16, "h", "w"))

@@ -40,7 +40,7 @@ def layer_chart(title: str, layers: Sequence[tuple[str, float, str]]) -> str:
         x, y = frame.at(at + 0.5, ms)
         body.append(text(x, y - 3, name, "start" if at < len(layers) / 2 else "end"))
     for row, (name, kind) in enumerate(_KINDS.items()):
-        x, y = frame.at(len(layers) * 0.7, 1.12 * most)
+        x, y = frame.at(len(layers) * 0.62, 1.12 * most)
         y += 14 * row
         body.append(
             f'<rect class="bar {kind}" x="{x:.1f}" y="{y:.1f}" width="9" height="9"/>'

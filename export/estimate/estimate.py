@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.built_in import BUILT_IN
+from edge.built_in import BUILT_IN, PACKAGED
 from edge.errors import ArtifactError, DataError
 from edge.options import height_width, option
 from export.estimate.facts import Fit, board_named, read_facts, read_fit
@@ -208,7 +208,8 @@ def read_network(model: str | Path, hw: tuple[int, int] | None = None) -> Networ
     from export.source import fp32_onnx
 
     with tempfile.TemporaryDirectory() as folder:
-        drawn = path.suffix == ".cfg" or not path.suffix
+        # What a cfg and a name of the zoo leave to a file of weights costs no time.
+        drawn = path.suffix == ".cfg" or not (path.suffix or str(model) in PACKAGED)
         written = fp32_onnx(model, Path(folder), random_weights=drawn, hw=hw)
         return _network(str(model), read_operators(written))
 

@@ -3,6 +3,7 @@
     python tools/estimate/fit.py               # seconds; writes export/estimate/constants.json
     python tools/estimate/fit.py --check       # prints the table, writes nothing
     python tools/estimate/fit.py --rows        # and each row's error
+    python tools/estimate/fit.py --check --plot docs/estimate.svg
 
 Each constant has a prior: a value that data sheets and common sense suggest, and how far, as a
 factor, it may lie from that. A board's own factor has one, too: boards of one family differ by a
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 import export.estimate
+from apps.charts.estimate import published_chart
 from export.estimate.facts import Facts, Published, read_facts
 from export.estimate.times import Board, Constants, KernelTable, Workload, network_ms, workload
 
@@ -290,6 +292,18 @@ def print_tables(tables: dict[str, Any]) -> None:
     print(f"the 80 % intervals hold {covered} % of the left-out rows")
 
 
+def plot(rows: Sequence[Row], errors: Array, spread: float) -> str:
+    """Predicted over published of the rows whose sources are to be predicted, as an SVG."""
+    points = []
+    for row, error in zip(rows, errors, strict=True):
+        one = row.facts
+        if not row.extra:
+            likely = one.ms * float(np.exp(error))
+            ends = likely * float(np.exp(-spread)), likely, likely * float(np.exp(spread))
+            points.append((f"{one.model}, {one.board}, {one.precision}", one.ms, *ends))
+    return published_chart(points) + "\n"
+
+
 def print_rows(rows: Sequence[Row], errors: dict[str, Array]) -> None:
     for number, row in enumerate(rows):
         one = row.facts
@@ -301,6 +315,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="print only")
     parser.add_argument("--rows", action="store_true", help="print each row's errors, too")
+    parser.add_argument("--plot", type=Path, metavar="F.svg", help="predicted over published")
     args = parser.parse_args()
     every = rows_of(read_facts())
     rows = [row for row in every if row.facts.source != BEYOND]
@@ -309,9 +324,11 @@ def main() -> None:
     print_tables(tables)
     if args.rows:
         print_rows(rows, errors)
+    spread = spread_of(rows, errors["network left out"])
+    if args.plot:
+        args.plot.write_text(plot(rows, errors["network left out"], spread))
     if args.check:
         return
-    spread = spread_of(rows, errors["network left out"])
     found = {
         "date": datetime.date.today().isoformat(),
         "constants": {
