@@ -136,12 +136,14 @@ def refuse_input(path: str | Path) -> None:
     Raises:
         ArtifactError: it is protected, see `protect`.
     """
-    with contextlib.suppress(OSError, ValueError):
+    try:
         found = Path(path).stat()
-        if (found.st_dev, found.st_ino) in _inputs:
-            raise ArtifactError(
-                f"{path}: is an input of this command and is not written over; name another output"
-            )
+    except (OSError, ValueError):
+        return
+    if (found.st_dev, found.st_ino) in _inputs:
+        raise ArtifactError(
+            f"{path}: is an input of this command and is not written over; name another output"
+        )
 
 
 def write_file(path: str | Path, data: bytes) -> None:
