@@ -55,6 +55,7 @@ _COMMANDS = {
     "prune": Entry("prune", "remove channels until a time, size or accuracy target is met"),
     "verify": Entry("verify", "tell whether two artifacts compute the same, and where they part"),
     "camera": Entry("camera", "detect live in a camera, a video or the built-in scenes"),
+    "handover": Entry("handover", "write a folder that Triton Inference Server takes as it is"),
     "robustness": Entry("robustness", "measure what is still found in fog, noise and low light"),
     "data": Entry("data", "show what a labelled set holds, and which labels look wrong"),
     "anchors": Entry("anchors", "compute anchor sizes that fit labelled pictures"),

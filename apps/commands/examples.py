@@ -62,6 +62,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "edge camera out/yolo.int8.onnx --source rtsp://HOST/STREAM --serve 127.0.0.1:8080",
         "edge camera --source drive.mp4 --fast --headless --events seen.jsonl --stats stats.json",
     ),
+    "handover": (
+        "edge handover triton out/yolo.int8.onnx -o models",
+        "edge handover triton out/yolo.int8.engine --instances 2 -o models",
+    ),
     "robustness": (
         "edge robustness out/yolo.fp32.onnx out/yolo.int8.onnx --data labelled/ --report out",
         "edge robustness out/yolo.int8.onnx --corruptions low_light,lens_rain --severities 3",
