@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import tritonclient.http as triton
 
+__all__ = ["main"]
+
 MODEL = "@MODEL@"
 LABELS = Path(__file__).with_name(MODEL) / "labels.txt"
 
