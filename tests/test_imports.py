@@ -318,8 +318,8 @@ def test_public_names_of_edge() -> None:
 
 
 def test_only_apps_parses_arguments_and_prints() -> None:
-    # Programs that run alone, in a child process of the builder.
-    programs = {"export.engine.child", "export.engine.dla_child"}
+    # Programs that run alone: in a child process of the builder, and where clients are.
+    programs = {"export.engine.child", "export.engine.dla_child", "export.handover.triton_client"}
     wrong = [
         f"{module}: {name}"
         for module, path in sorted(sources().items())
