@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import time
+import tracemalloc
+import zlib
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -130,6 +133,62 @@ def test_damage_is_one_line_that_names_the_file(tmp_path: Path, text: str) -> No
     assert str(path) in str(error.value)
     with pytest.raises(DataError, match="cannot be read"):
         read_measurements(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bytes": float("nan")}, "NaN is not a number"),
+        ({"bytes": 0}, "bytes is 0"),
+        ({"bytes": 0.5}, "bytes: takes a whole number"),
+        ({"map50": 1.5}, "map50 is 1.5"),
+        ({"host": []}, "host: takes an object"),
+        ({"host": {"packages": 3}}, "host.packages"),
+        ({"fps": {"engine": 1.0}}, "fps: pipeline is missing"),
+        ({"fps": {"engine": 0.0, "pipeline": 1.0}}, "fps.engine is 0"),
+        ({"latency_ms": {"pipeline": {"p50": 1.0}}}, "latency_ms.pipeline: p95, p99 is missing"),
+        ({"frames_us": {"engine": [[1]], "pipeline": [[0]]}}, "frames_us.pipeline is 0"),
+        ({"frames_us": {"engine": [[1]], "pipeline": [[]]}}, "a block without a frame"),
+        (
+            {"frames_us": {"engine": [[1]], "pipeline": [[1]], "baseline": []}},
+            "frames_us.baseline: not as many blocks",
+        ),
+        ({"by_class": {"cat": {"ap50": 10**400}}}, "out of a number's range"),
+        ({"by_size": {"small": {}}}, "by_size.small: map50 is missing"),
+        ({"results": {"cat": {"detections": 10**12, "images": 1, "columns": ""}}}, "cannot be"),
+        ({"camera": {"source": "x"}}, "p50, p95, p99 is missing"),
+    ],
+)
+def test_a_figure_that_would_disable_a_gate_is_refused_by_name(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(json.dumps({**json.loads(measurement().to_json()), **change}))
+    with pytest.raises(DataError) as error:
+        read_measurements(path)
+    assert words in str(error.value) and f"{path}:1" in str(error.value)
+    assert "measure again: --update" in str(error.value)
+
+
+def test_results_that_unpack_to_more_than_they_say_cost_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    bomb = base64.b64encode(zlib.compress(bytes(1 << 30), 9)).decode()
+    data = json.loads(measurement().to_json())
+    data["results"] = {"cat": {"detections": 3, "images": 3, "columns": bomb}}
+    path.write_text(json.dumps(data))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="cut short"):
+        read_measurements(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 64 << 20
+
+
+def test_every_hostile_baseline_is_one_line(edge_data: Path) -> None:
+    for path in sorted((edge_data / "hostile" / "baseline-jsonl").glob("*.jsonl")):
+        with pytest.raises(DataError) as error:
+            read_measurements(path)
+        assert "\n" not in str(error.value) and str(path) in str(error.value)
 
 
 def test_another_machine_is_told_and_other_packages_are_not() -> None:

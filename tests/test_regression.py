@@ -20,13 +20,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from apps.commands.regress import arguments, run
+from apps.commands.regress import arguments, moved, run
 from apps.regress.gate import Gate, gate_names
 from apps.regress.gates import judge_all
 from apps.regress.measurement import Measurement, read_measurements, write_measurements
 from apps.regress.run import Outcome, regress
 from apps.regress.suite import read_suite
-from apps.regress.update_diff import moved
 from edge.errors import ArtifactError, DataError
 from edge.measure.accuracy import data_digest, labelled
 from tests.support.painted import write_painted, write_painted_int8, write_pictures
@@ -312,7 +311,7 @@ def test_a_stored_ratio_accuses_nobody_on_a_disturbed_machine(
     assert found.verdict == verdict
     assert found.comparison is not None
     assert found.comparison.loss == pytest.approx(math.log(2), abs=0.01)
-    assert ("other work: load 9: cannot be told" in found.said) == bool(warnings)
+    assert ("other work: load 9: a stored figure cannot tell" in found.said) == bool(warnings)
     assert ("give faster_than" in found.said) == bool(warnings)
     assert found.where == ([] if warnings else ["most in: nms +1.00 ms (0.00 -> 1.00 ms)"])
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.charts.svg import Axis, Frame, line, nice_ticks, svg
+from apps.charts.svg import Axes, Axis, line, nice_ticks, svg
 from apps.regress.run import Outcome, regress
 from apps.report.pictures import worst_of
 from apps.report.plots import precision_recall
@@ -118,7 +118,7 @@ def test_curve_ends_where_recall_ends() -> None:
 
 
 def test_points_lie_where_their_axes_say() -> None:
-    frame = Frame(Axis("x", 0, 10), Axis("y", 1, 100, log=True))
+    frame = Axes(Axis("x", 0, 10), Axis("y", 1, 100, log=True))
     low, middle, high = frame.at(0, 1), frame.at(5, 10), frame.at(10, 100)
     np.testing.assert_allclose(np.add(low, high) / 2, middle)
     assert low[0] < high[0]

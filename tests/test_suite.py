@@ -73,7 +73,7 @@ def test_alarms_are_shared_out_among_the_statistical_gates(tmp_path: Path) -> No
     [
         ("schema = 1", "", "schema = 1"),
         ("schema = 1", "schema = 2", "schema = 1"),
-        ('data = "val"', "", "'data' is missing"),
+        ('data = "val"', "", "data: is missing"),
         ("images = 300", "images = 0", "images is 0"),
         ("images = 300", "image = 300", "no image; known"),
         ("map50 = 0.01", "map50 = -1", "map50 of [margins] is -1"),
@@ -85,7 +85,7 @@ def test_alarms_are_shared_out_among_the_statistical_gates(tmp_path: Path) -> No
         ('path = "deep/b.int8.onnx"', 'name = "a"\npath = "x"', "a name of its own"),
         ("schema = 1", "schema = 1\nalarms = 2", "alarms is 2"),
         ("[margins]", "[margins", "not TOML"),
-        ('path = "a.onnx"', "", "'path' is missing"),
+        ('path = "a.onnx"', "", "path: is missing"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(
@@ -103,3 +103,37 @@ def test_what_makes_no_sense_is_refused_by_name(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.toml: cannot be read"):
         read_suite(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("images = 300", "images = 2.5", "images: takes a whole number"),
+        ("images = 300", "images = 300\nrounds = inf", "rounds: takes a whole number"),
+        ("images = 300", "images = 300\nthreads = 1e-320", "threads: takes a whole number"),
+        ("images = 300", "images = 300\nalarms = nan", "alarms is nan"),
+        ("seconds = 2", "seconds = inf", "seconds is inf"),
+        ("map50 = 0.01", "map50 = inf", "map50 of [margins] is inf"),
+        ("map50 = 0.01", "map50 = nan", "map50 of [margins] is nan"),
+        ("{cat = 0.03}", "{cat = inf}", "margin cat of [margins] is inf"),
+        ("{cat = 0.03}", "3", "margin classes of [margins] takes a table"),
+        ('data = "val"', "data = 3", "data: takes text"),
+        ('path = "a.onnx"', "path = 2020-01-01", "path: takes text"),
+        ("images = 300", "images = " + "[" * 5000 + "]" * 5000, "not TOML: nested too deeply"),
+    ],
+)
+def test_what_is_of_another_type_or_without_end_is_refused_by_name(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    assert old in WHOLE
+    path = write(tmp_path, WHOLE.replace(old, new, 1))
+    with pytest.raises(DataError) as error:
+        read_suite(path)
+    assert words in str(error.value) and str(path) in str(error.value)
+
+
+def test_every_hostile_suite_is_one_line(edge_data: Path) -> None:
+    for path in sorted((edge_data / "hostile" / "suite-toml").glob("*.toml")):
+        with pytest.raises(DataError) as error:
+            read_suite(path)
+        assert "\n" not in str(error.value) and str(path) in str(error.value)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.charts.style import STYLE
-from apps.charts.svg import Axis, Frame, bars, legend, svg
+from apps.charts.svg import Axes, Axis, bars, legend, svg
 from edge.compress.channels.importance import Importances
 from edge.compress.channels.plan import PrunePlan
 
@@ -44,7 +44,7 @@ def _chart(path: str, values: NDArray[np.float64], plan: PrunePlan) -> str:
     edges = np.linspace(low, max(float(shown.max()), low + 1e-6), _BARS + 1)
     stays = np.isin(np.arange(len(values)), plan.kept.get(path, range(len(values))))
     kept, gone = (np.histogram(shown[mask], edges)[0] for mask in (stays, ~stays))
-    frame = Frame(
+    frame = Axes(
         Axis("score", float(edges[0]), float(edges[-1])),
         Axis("feature maps", 0, 1.1 * float(max(kept.max(), gone.max()))),
     )

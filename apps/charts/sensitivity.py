@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from apps.charts.style import STYLE
-from apps.charts.svg import Axis, Frame, circle, line, svg, text
+from apps.charts.svg import Axes, Axis, circle, line, svg, text
 
 __all__ = ["chart"]
 
@@ -20,7 +20,7 @@ def chart(result: dict[str, Any]) -> str:
     every = [layer[key] for layer in layers for key in ("alone_db", "kept_db")]
     low, high = min(*every, result["int8_db"]), max(every)
     room = 0.05 * (high - low or 1.0)
-    frame = Frame(
+    frame = Axes(
         Axis("layer, in the graph's order", 0, max(1, len(layers) - 1)),
         Axis("signal to noise at the heads, dB", low - room, high + 3 * room),
     )
@@ -39,7 +39,7 @@ def chart(result: dict[str, Any]) -> str:
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{rest}'
 
 
-def _key(frame: Frame) -> list[str]:
+def _key(frame: Axes) -> list[str]:
     """What the marks mean, along the top."""
     x, y = frame.at(frame.x.low, frame.y.high)
     right = frame.at(frame.x.high, frame.y.high)[0]
@@ -53,7 +53,7 @@ def _key(frame: Frame) -> list[str]:
     return [filled, ring, *words]
 
 
-def _named(frame: Frame, layers: Sequence[dict[str, Any]]) -> list[str]:
+def _named(frame: Axes, layers: Sequence[dict[str, Any]]) -> list[str]:
     """Names beside the noisiest layers, as the table and --keep write them."""
     worst = sorted(range(len(layers)), key=lambda i: layers[i]["alone_db"])[:_NAMED]
     found = []

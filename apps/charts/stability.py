@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apps.charts.svg import Axis, Frame, circle, line, svg
+from apps.charts.svg import Axes, Axis, circle, line, svg
 from calibration.stability import Stability
 
 __all__ = ["stability_svg"]
@@ -18,7 +18,7 @@ def stability_svg(found: Stability) -> str:
     """Noise above that of all images' scales over the number of images."""
     points = [(float(point.images), point.loss_db) for point in found.curve]
     most = max(0.1, *(loss for _, loss in points))
-    frame = Frame(
+    frame = Axes(
         Axis("calibration images", points[0][0], max(points[-1][0], points[0][0] + 1)),
         Axis("noise above that of all images, dB", min(0.0, *(y for _, y in points)), most),
     )

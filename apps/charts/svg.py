@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-__all__ = ["Axis", "Frame", "bars", "circle", "legend", "line", "nice_ticks", "svg", "text"]
+__all__ = ["Axes", "Axis", "bars", "circle", "legend", "line", "nice_ticks", "svg", "text"]
 
 WIDTH, HEIGHT = 440.0, 270.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 12.0, 40.0
@@ -34,7 +34,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Axes:
     """Both axes of a chart, and from values to pixels."""
 
     x: Axis
@@ -65,7 +65,7 @@ def nice_ticks(low: float, high: float, log: bool = False, count: int = 5) -> li
     return [float(value) for value in np.arange(first, high + step * 1e-6, step)]
 
 
-def svg(title: str, frame: Frame, body: Sequence[str]) -> str:
+def svg(title: str, frame: Axes, body: Sequence[str]) -> str:
     """A whole chart: grid, axes, `body`."""
     parts = [_ticks_x(frame), _ticks_y(frame), *body, _labels(frame)]
     return (
@@ -74,7 +74,7 @@ def svg(title: str, frame: Frame, body: Sequence[str]) -> str:
     )
 
 
-def _ticks_x(frame: Frame) -> str:
+def _ticks_x(frame: Axes) -> str:
     found = []
     for value in nice_ticks(frame.x.low, frame.x.high, frame.x.log):
         x, bottom = frame.at(value, frame.y.low)
@@ -83,7 +83,7 @@ def _ticks_x(frame: Frame) -> str:
     return "".join(found)
 
 
-def _ticks_y(frame: Frame) -> str:
+def _ticks_y(frame: Axes) -> str:
     found = []
     for value in nice_ticks(frame.y.low, frame.y.high, frame.y.log):
         left, y = frame.at(frame.x.low, value)
@@ -92,7 +92,7 @@ def _ticks_y(frame: Frame) -> str:
     return "".join(found)
 
 
-def _labels(frame: Frame) -> str:
+def _labels(frame: Axes) -> str:
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     height = (_TOP + HEIGHT - _BOTTOM) / 2
     across = text(middle, HEIGHT - 6, frame.x.label, "middle", "label")
@@ -109,7 +109,7 @@ def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") 
     return f'<text class="{kind}" {place}>{escape(words)}</text>'
 
 
-def line(frame: Frame, points: Points, kind: str, hint: str = "") -> str:
+def line(frame: Axes, points: Points, kind: str, hint: str = "") -> str:
     """A line through `points`, in data units; `hint` shows under the pointer."""
     if not points:
         return ""
@@ -118,7 +118,7 @@ def line(frame: Frame, points: Points, kind: str, hint: str = "") -> str:
     return f'<path class="line {kind}" d="{path}"><title>{escape(hint)}</title></path>'
 
 
-def bars(frame: Frame, edges: Sequence[float], heights: Sequence[float], kind: str) -> str:
+def bars(frame: Axes, edges: Sequence[float], heights: Sequence[float], kind: str) -> str:
     """A histogram: one bar between each two `edges`."""
     found = []
     for low, high, height in zip(edges, edges[1:], heights, strict=False):
@@ -135,7 +135,7 @@ def bars(frame: Frame, edges: Sequence[float], heights: Sequence[float], kind: s
     return "".join(found)
 
 
-def circle(frame: Frame, at: tuple[float, float], radius: float, kind: str, hint: str) -> str:
+def circle(frame: Axes, at: tuple[float, float], radius: float, kind: str, hint: str) -> str:
     """A disc at a point in data units."""
     x, y = frame.at(*at)
     return (

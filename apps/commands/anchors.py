@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from apps.charts.svg import Axis, Frame, circle, line, svg
+from apps.charts.svg import Axes, Axis, circle, line, svg
 from apps.commands.options import add_options, json_option, read_options, target
 from apps.commands.terminal import show
 from edge.files import write_file, write_json
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _plot(found: Sequence[tuple[int, float]], chosen: int) -> str:
     low = math.floor(min(value for _, value in found) * 10) / 10
-    frame = Frame(Axis("anchors", 0, len(found)), Axis("mean IoU", low, 1.0))
+    frame = Axes(Axis("anchors", 0, len(found)), Axis("mean IoU", low, 1.0))
     dots = [
         circle(frame, point, 4.0, "chosen" if point[0] == chosen else "dot", f"{point[1]:.4f}")
         for point in found

@@ -1,4 +1,4 @@
-"""`edge regress` on the command line; what it runs is imported when it runs."""
+"""`edge regress` on the command line."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ from collections.abc import Mapping
 from apps.commands.terminal import show
 from apps.regress.measurement import Measurement
 from apps.regress.run import Outcome, regress
-from apps.regress.update_diff import moved
 from edge.reporting import say
 
-__all__ = ["arguments", "print_outcome", "print_update", "run"]
+__all__ = ["arguments", "moved", "print_outcome", "print_update", "run"]
+
+# What two decimals do not show has not moved.
+_SEEN = 0.00005
+SliceRow = tuple[str, str, str, str, str]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `edge regress`."""
-    parser.add_argument("--suite", required=True, metavar="F", help="the suite's TOML file")
+    """Add the options of `edge regress`."""
+    parser.add_argument("--suite", required=True, metavar="F", help="TOML file of the suite")
     parser.add_argument(
-        "--update", action="store_true", help="store what is measured as the new results"
+        "--update",
+        action="store_true",
+        help="store what is measured as the new results, whatever the verdicts",
     )
     parser.add_argument(
         "--report",
         metavar="DIR",
-        help="write report.html, report.md, junit.xml, measurements.jsonl",
+        help="write report.html, report.md, junit.xml and measurements.jsonl to this folder",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="exit status 2 where a gate cannot tell"
+        "--strict", action="store_true", help="end with exit status 2 where a gate cannot tell"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """`edge regress`: 0 where nothing got worse, 1 where it did, 2 where it cannot be told."""
+    """Run a suite; 0 if nothing got worse, 1 if something did, 2 if --strict cannot tell."""
     outcome = regress(args.suite, update=args.update, report=args.report)
     print_outcome(outcome)
     if args.update:
@@ -49,7 +54,7 @@ _UPDATE_COLUMNS = ("slice", "objects", "stored AP@.5 %", "now", "change, points"
 
 
 def print_update(now: Mapping[str, Measurement], before: Mapping[str, Measurement]) -> None:
-    """A table for each artifact with a stored result, and a line for each that comes or goes."""
+    """Print a table for each artifact with a stored result, and a line for each new or gone."""
     for name, one in now.items():
         if name not in before:
             say(f"{name}: new")
@@ -61,14 +66,60 @@ def print_update(now: Mapping[str, Measurement], before: Mapping[str, Measuremen
             say(f"{name}: accuracy of all {still} slices is the same")
     for name in before:
         if name not in now:
-            say(f"{name}: no longer in the suite, goes")
+            say(f"{name}: is no longer in the suite and goes")
+
+
+def moved(before: Measurement, now: Measurement) -> tuple[list[SliceRow], int]:
+    """Return rows of the slices that moved, and how many did not.
+
+    Slices are all classes together at IoU 0.5 and 0.5 to 0.95, sizes of objects, then classes, the
+    greatest loss first. A slice that is only in one of both records has moved.
+    """
+    whole = [
+        ("all", before.map50, now.map50),
+        ("all, AP@.5:.95", before.map50_95, now.map50_95),
+    ]
+    slices: list[tuple[str, float | None, float | None]] = [*whole]
+    slices += _pairs(before.by_size, now.by_size, "map50")
+    classes = _pairs(before.by_class, now.by_class, "ap50")
+    slices += sorted(classes, key=lambda one: (one[2] or 0.0) - (one[1] or 0.0))
+    boxes = {
+        name: one.get("boxes")
+        for side in (before, now)
+        for name, one in {**side.by_size, **side.by_class}.items()
+    }
+    rows = [_slice_row(each, boxes.get(each[0])) for each in slices if _differs(*each[1:])]
+    return rows, len(slices) - len(rows)
+
+
+def _pairs(
+    before: Mapping[str, Mapping[str, float]], now: Mapping[str, Mapping[str, float]], key: str
+) -> list[tuple[str, float | None, float | None]]:
+    names = dict.fromkeys([*before, *now])
+    return [(name, before.get(name, {}).get(key), now.get(name, {}).get(key)) for name in names]
+
+
+def _differs(old: float | None, new: float | None) -> bool:
+    if old is None or new is None:
+        return old is not new
+    return abs(new - old) >= _SEEN
+
+
+def _slice_row(slices: tuple[str, float | None, float | None], boxes: float | None) -> SliceRow:
+    name, old, new = slices
+    change = "-" if old is None or new is None else f"{(new - old) * 100:+.2f}"
+    return name, "" if boxes is None else f"{boxes:g}", _percent(old), _percent(new), change
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value * 100:.2f}"
 
 
 _COLUMNS = ("mAP@.5 %", "p50 ms", "speed-up", "FPS camera", "age p99 ms", "MB")
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """Figures then and now, a line for each gate, and below it where a loss comes from."""
+    """Print the figures then and now, and a line for each gate with where a loss comes from."""
     rows = [
         _row(name, one, outcome.before.get(name))
         for name, one in outcome.gathered.measurements.items()
@@ -87,7 +138,7 @@ def print_outcome(outcome: Outcome) -> None:
 
 def _row(name: str, now: Measurement, before: Measurement | None) -> tuple[str, ...]:
     old: list[float | None] = [None] * len(_COLUMNS) if before is None else _numbers(before)
-    return (name, *(_moved(a, b) for a, b in zip(old, _numbers(now), strict=True)))
+    return (name, *(_then_and_now(a, b) for a, b in zip(old, _numbers(now), strict=True)))
 
 
 def _numbers(one: Measurement) -> list[float | None]:
@@ -101,6 +152,6 @@ def _numbers(one: Measurement) -> list[float | None]:
     ]
 
 
-def _moved(before: float | None, now: float | None) -> str:
+def _then_and_now(before: float | None, now: float | None) -> str:
     new = "-" if now is None else f"{now:.2f}"
     return new if before is None else f"{before:.2f} -> {new}"

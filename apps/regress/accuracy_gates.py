@@ -20,7 +20,7 @@ _DRAWS = 300
 
 
 def sliced(measured: Measurement, name: str) -> Results | None:
-    """The results behind a gate's name; None for a gate that judges no stored accuracy."""
+    """Return the results behind a gate's name; None for a gate that judges no stored accuracy."""
     if name == "map50":
         return measured.results
     if name == "small":
@@ -44,7 +44,8 @@ def _accuracy(case: Case) -> Gate:
 
 
 def _reference(case: Case) -> Gate:
-    assert case.entry.reference is not None
+    if case.entry.reference is None:
+        return case.absent()
     before = case.gathered.accuracies[case.entry.reference].results
     what = f"its reference {case.entry.reference.name}"
     return _precision(case, before, case.now.results, "mAP@.5", what)
@@ -67,7 +68,7 @@ def _precision(case: Case, before: Results, now: Results, what: str, against: st
 
 
 def _points(loss: float) -> str:
-    """A change of AP in points; a loss is negative, and nothing is +0.0."""
+    """Return a change of AP in points; a loss is negative, and no change is +0.0."""
     return f"{round(-loss * 100, 1) + 0.0:+.1f}"
 
 
@@ -78,7 +79,7 @@ def _moved(loss: float) -> str:
 
 
 def _where(case: Case, before: Results, now: Results) -> tuple[Clue, ...]:
-    """Classes that lost for certain, sizes, and the layer where the network departs."""
+    """Return classes that lost for certain, sizes, and the layer where the network departs."""
     return (*_classes(before, now), *_sizes(case), *_layers(case))
 
 
@@ -100,9 +101,8 @@ def _lost(kind: str, name: str, found: Comparison) -> Clue:
 
 
 def _sizes(case: Case) -> list[Clue]:
-    """By size: of small objects with an interval, as their results are kept image by image."""
-    if case.name == "reference":
-        assert case.entry.reference is not None
+    """Return losses by size, with an interval for small objects, whose results are kept."""
+    if case.name == "reference" and case.entry.reference is not None:
         right = case.gathered.accuracies[case.entry.reference]
         before, small = right.metrics.by_size, right.small
     elif case.name == "map50" and case.stored is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from apps.camera.loop import Session, detect_frames
 from apps.camera.result import Result
 from apps.camera.sinks import SinkWorker
 from apps.camera.stats import CameraStats
+from apps.regress.measurement import CameraRun
 from apps.regress.suite import is_scenes
 from edge.errors import CameraError, DataError
 from edge.reporting import say, track
@@ -22,7 +22,7 @@ from edge.runtime.detector import Detector
 from edge.video.frame import Frame, Source, SourceOptions
 from edge.video.sources import make_source
 
-__all__ = ["CameraRun", "film"]
+__all__ = ["film"]
 
 _ROUNDS = 10
 # Pictures have no pace of their own.
@@ -31,42 +31,11 @@ _FOLDER_FPS = 30.0
 _START = 3
 
 
-@dataclass
-class CameraRun:
-    """What the loop did with one artifact, round by round.
-
-    Attributes:
-        source: its last name, without folders.
-        nominal_fps: of the source at its own pace.
-        gaps_us: microseconds between the detections of neighbouring frames, of each round in which
-            every frame was taken, as fast as possible.
-        fps: frames a second of these rounds.
-        paced_gaps_us, paced_fps: of the rounds at the source's pace.
-        age_ms: of each frame of each paced round, from capture until its detections were there.
-        dropped: of each paced round, frames that a newer one replaced.
-    """
-
-    source: str
-    nominal_fps: float | None = None
-    fps: list[float] = field(default_factory=list)
-    paced_fps: list[float] = field(default_factory=list)
-    gaps_us: list[list[int]] = field(default_factory=list)
-    paced_gaps_us: list[list[int]] = field(default_factory=list)
-    age_ms: list[list[float]] = field(default_factory=list)
-    dropped: list[int] = field(default_factory=list)
-
-    def ages(self) -> dict[str, float]:
-        """p50, p95, p99 over all frames, milliseconds."""
-        every = np.concatenate(self.age_ms)
-        found = np.percentile(every, (50, 95, 99)).tolist()
-        return dict(zip(("p50", "p95", "p99"), found, strict=True))
-
-
 class _Ages:
     """A sink that keeps the age of every frame, and when its detections were there."""
 
     name, pictures, newest = "ages", False, False
-    # No round has more frames: none is ever left out.
+    # No round has more frames, so that none is ever left out.
     depth = 1_000_000
 
     def __init__(self) -> None:
@@ -82,12 +51,12 @@ class _Ages:
         """See `Sink.close`."""
 
     def gaps_us(self) -> list[int]:
-        """Microseconds from frame to frame."""
+        """Return microseconds from frame to frame."""
         return [round(gap * 1e6) for gap in np.diff(self.ready).tolist()]
 
 
 class _Endless(Source):
-    """Files that begin again at their end."""
+    """A source of files that begins again at its end."""
 
     def __init__(self, source: Source) -> None:
         self._source, self._closed = source, threading.Event()
@@ -123,7 +92,7 @@ def film(detectors: Mapping[Path, Detector], source: str, seconds: float) -> dic
     Args:
         source: a video, a folder of images (30 a second) or `scenes://`; it begins again at its
             end.
-        seconds: at the source's pace, and as many as fast as possible, of each detector; shared
+        seconds: of each detector at the source's pace, and as many as fast as possible; shared
             out over ten rounds.
 
     Raises:
@@ -131,11 +100,13 @@ def film(detectors: Mapping[Path, Detector], source: str, seconds: float) -> dic
         DataError: the source has no pace.
     """
     if not _source(source, fast=False).live:
-        raise DataError(f"{source}: has no pace; leave out fast=1: the run at full speed comes too")
+        raise DataError(
+            f"{source}: has no pace of its own; leave out fast=1, a run at full speed comes too"
+        )
     name = source if is_scenes(source) else Path(source).name
     runs = {path: CameraRun(name) for path in detectors}
     for number in track(range(_ROUNDS), "camera", _ROUNDS):
-        # Who follows whom differs from round to round.
+        # The order changes from round to round, so that none always follows the same one.
         for path in list(detectors)[:: -1 if number % 2 else 1]:
             _round(runs[path], detectors[path], source, seconds / _ROUNDS)
     return runs

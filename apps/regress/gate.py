@@ -1,4 +1,4 @@
-"""A gate: one margin of one artifact, its verdict, and where a loss comes from."""
+"""The parts of a gate: one margin of one artifact, its verdict, and where a loss comes from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Case", "Change", "Clue", "Gate", "gate_names", "margin_of", "more", 
 
 @dataclass(frozen=True)
 class Change:
-    """By how much and how sure, as words with their units.
+    """A change and how sure it is, as words with their units.
 
     Attributes:
         by: the change, `-12.3 points`.
@@ -91,13 +91,12 @@ class Gate:
 
     @property
     def text(self) -> str:
-        """All of it as one line."""
+        """The gate as one line."""
         return "; ".join((self.said, *self.where))
 
 
 def gate_names(entry: Entry) -> list[str]:
-    """The gates that an artifact's margins ask for, in the order of
-    `apps.regress.gates.judge_all`."""
+    """Return the gates that an artifact's margins ask for, in the order of judging."""
     margins = entry.margins
     single = ("map50", "small", "reference")
     names = [name for name in single if getattr(margins, name) is not None]
@@ -108,7 +107,7 @@ def gate_names(entry: Entry) -> list[str]:
 
 
 def margin_of(entry: Entry, name: str) -> float | None:
-    """The margin behind a gate's name."""
+    """Return the margin behind a gate's name."""
     if name.startswith("class "):
         return dict(entry.margins.classes)[name.removeprefix("class ")]
     value: float | None = getattr(entry.margins, name)
@@ -139,7 +138,8 @@ class Case:
     def margin(self) -> float:
         """What is tolerated."""
         value = margin_of(self.entry, self.name)
-        assert value is not None
+        if value is None:
+            raise ValueError(f"{self.entry.name!r} has no margin {self.name}")
         return value
 
     def gate(
@@ -150,17 +150,17 @@ class Case:
         change: Change | None = None,
         clues: tuple[Clue, ...] = (),
     ) -> Gate:
-        """The gate of this case; clues of what did not get worse are left out."""
+        """Return the gate of this case; clues are kept only where it got worse."""
         kept = clues if verdict == "worse" else ()
         return Gate(self.entry.name, self.name, verdict, said, found, change, kept)
 
     def absent(self) -> Gate:
-        """Nothing to compare with."""
+        """Return the gate of a case without a stored result."""
         return self.gate("not compared", "no stored result")
 
 
 def more(found: Comparison, what: str) -> str:
-    """How much longer to run where it cannot be told; else nothing."""
+    """Return how much longer to run where nobody can tell; else nothing."""
     if found.verdict != "cannot tell":
         return ""
     if found.more == 0:
@@ -169,9 +169,9 @@ def more(found: Comparison, what: str) -> str:
 
 
 def undisturbed(gate: Gate, warnings: list[str]) -> Gate:
-    """Two runs on a machine that did other work differ by what it did, whatever each interval."""
+    """Return the gate, as `cannot tell` where the machine did other work while it got worse."""
     if gate.verdict != "worse" or not warnings:
         return gate
-    advice = "cannot be told from a stored figure; give faster_than, or run on a quiet machine"
+    advice = "a stored figure cannot tell; give faster_than, or run on a quiet machine"
     said = f"{gate.said}; {warnings[0]}: {advice}"
     return replace(gate, verdict="cannot tell", said=said, clues=())

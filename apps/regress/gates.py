@@ -1,4 +1,4 @@
-"""Each margin of a suite against what was measured, and what can be found before it is."""
+"""Judges each margin of a suite, and says beforehand what its images can show."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["Reach", "detectable", "judge_all"]
 
 _POWER = 0.95
 _KINDS = {**ACCURACY, **SPEED}
-# A gate whose smallest sure find is that many times its margin speaks of great losses alone.
+# A gate that finds only losses of this many margins speaks of great losses alone.
 _ADVISORY = 3.0
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How far an accuracy gate sees on the suite's images.
+    """What an accuracy gate can find on the suite's images.
 
     Attributes:
-        drop: loss of AP, 0..1, that it finds with 95 %.
-        margin: that it has.
-        images, objects: that it judges.
+        drop: smallest loss of AP, 0..1, that it finds with 95 %.
+        margin: of the gate.
+        images, objects: what it judges.
     """
 
     drop: float
@@ -39,11 +39,11 @@ class Reach:
 
     @property
     def advisory(self) -> bool:
-        """Whether losses of several margins can pass as `cannot tell`."""
+        """Whether a loss of several margins can pass as `cannot tell`."""
         return self.drop > _ADVISORY * self.margin
 
     def needed(self, drop: float) -> int:
-        """Images with which it would find `drop`: what it finds falls with their square root."""
+        """Return the images that would show `drop`: what is found falls with their square root."""
         return math.ceil(self.images * (self.drop / drop) ** 2)
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Reach:
 
 
 def detectable(suite: Suite, before: Mapping[str, Measurement]) -> dict[tuple[str, str], Reach]:
-    """What each accuracy gate finds with 95 %, from the stored results alone."""
+    """Return what each accuracy gate finds with 95 %, from the stored results alone."""
     found = {}
     for entry in suite.entries:
         stored = before.get(entry.name)
@@ -81,11 +81,11 @@ def _reach(suite: Suite, entry: Entry, stored: Measurement | None, name: str) ->
 
 
 def judge_all(suite: Suite, gathered: Gathered, before: Mapping[str, Measurement]) -> list[Gate]:
-    """All gates of a suite; `before` holds the stored measurements by name, none on an update."""
-    return [gate for entry in suite.entries for gate in _judge(suite, entry, gathered, before)]
+    """Judge all gates of a suite; `before` holds the stored measurements by name."""
+    return [gate for entry in suite.entries for gate in _gates_of(suite, entry, gathered, before)]
 
 
-def _judge(
+def _gates_of(
     suite: Suite, entry: Entry, gathered: Gathered, before: Mapping[str, Measurement]
 ) -> Iterator[Gate]:
     for name in gate_names(entry):

@@ -1,11 +1,11 @@
-"""Run a suite: accuracy of every artifact, latency in turns, noise of every layer."""
+"""Measure a suite: accuracy of every artifact, latency in turns, noise of every layer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.regress.camera_rounds import CameraRun, film
-from apps.regress.measurement import Measurement
+from apps.regress.camera_rounds import film
+from apps.regress.measurement import CameraRun, Measurement
 from apps.regress.suite import Entry, Suite, is_scenes
 from edge.artifact import read_manifest
 from edge.data.datasets import Dataset, load
@@ -46,7 +46,7 @@ __all__ = ["LEAST_IMAGES", "Gathered", "gather", "host_facts", "log_ratios", "op
 # A bootstrap over fewer images says little of others.
 LEAST_IMAGES = 30
 _HELD = 16
-# A run that cannot tell goes on for so many times its rounds.
+# A run that cannot tell goes on, up to this many times its rounds.
 _LONGEST = 4
 
 
@@ -72,7 +72,7 @@ class Gathered:
 
 
 def open_data(suite: Suite) -> tuple[Dataset, str]:
-    """The suite's images and their digest; every artifact must be there.
+    """Return the suite's images and their digest; every artifact must be there.
 
     Raises:
         ArtifactError, EngineMismatch: an artifact is missing or damaged.
@@ -94,7 +94,7 @@ def open_data(suite: Suite) -> tuple[Dataset, str]:
 
 
 def host_facts() -> dict[str, Any]:
-    """`fingerprint`, and what else decides a latency, as far as the machine tells it."""
+    """Return `fingerprint`, and what else decides a latency, as far as the machine says it."""
     clocks = sensors.clocks_mhz()
     facts = {
         "gpu": sensors.gpu(),
@@ -111,7 +111,7 @@ def gather(suite: Suite, dataset: Dataset, digest: str) -> Gathered:
         ArtifactError, CameraError, DataError, EngineMismatch, MissingDependency: one line each.
     """
     gathered = Gathered(dataset)
-    _judge(suite, dataset, gathered)
+    _evaluate(suite, dataset, gathered)
     for entry in suite.entries:
         gathered.noises[entry.name] = _noise(entry, suite, dataset)
         gathered.heads[entry.name] = set(read_manifest(entry.path).spec.tensors)
@@ -123,8 +123,8 @@ def gather(suite: Suite, dataset: Dataset, digest: str) -> Gathered:
     return gathered
 
 
-def _judge(suite: Suite, dataset: Dataset, gathered: Gathered) -> None:
-    """All artifacts and references over each image in turn: an image is read or rendered once."""
+def _evaluate(suite: Suite, dataset: Dataset, gathered: Gathered) -> None:
+    """Run all artifacts and references over each image in turn: it is read or rendered once."""
     paths = [path for entry in suite.entries for path in (entry.path, entry.reference) if path]
     with ExitStack() as stack:
         detectors = {
@@ -139,7 +139,7 @@ def _judge(suite: Suite, dataset: Dataset, gathered: Gathered) -> None:
 
 
 def log_ratios(mine: Runner, other: Runner) -> list[float]:
-    """log(latency / the other's) of each round's neighbouring blocks."""
+    """Return log(latency / the other's) of each round's neighbouring blocks."""
     return block_logs(whole(mine.latency_ms), whole(other.latency_ms))
 
 
@@ -188,13 +188,13 @@ def _start(stack: ExitStack, path: Path, suite: Suite, held: list[NDArray[np.uin
     stack.callback(runner.detector.close)
     once_ms = warm_up(runner, held)
     runner.block = max(1, round(suite.seconds * 1e3 / (2 * suite.rounds) / once_ms))
-    # A baseline that is no artifact of the suite is slow, and its engine is nobody's concern.
+    # Of a baseline that is no artifact of the suite only the pipeline is compared.
     runner.whole = path not in {entry.path for entry in suite.entries}
     return runner
 
 
 def _precise(suite: Suite, runners: Mapping[Path, Runner]) -> bool:
-    """Whether every ratio is known to within its margin."""
+    """Return whether every ratio is known to within its margin."""
     for entry in suite.entries:
         other = entry.faster_than or suite.baseline
         if entry.margins.slowdown is None or other is None:
@@ -224,7 +224,7 @@ def _measurement(
         bytes=entry.path.stat().st_size,
         backend=runner.detector.backend.name,
         precision=manifest.precision,
-        # Where it lies differs from machine to machine; the digest tells what it is.
+        # Its folder differs from machine to machine; the digest says what it is.
         data=gathered.dataset.name,
         data_sha256=digest,
         images=len(gathered.dataset),
@@ -246,7 +246,7 @@ def _beside(entry: Entry, suite: Suite, runners: Mapping[Path, Runner]) -> dict[
 def _speed(
     runner: Runner, others: Mapping[str, Runner], camera: CameraRun | None
 ) -> dict[str, Any]:
-    """Every figure from the raw times that the record keeps."""
+    """Return every figure of speed, from the raw times that the record keeps."""
     engine, pipeline = whole(runner.engine_ms), whole(runner.latency_ms)
     beside = {name: whole(other.latency_ms) for name, other in others.items()}
     baseline = beside.get("baseline")
@@ -258,7 +258,7 @@ def _speed(
             **({} if camera is None else {"camera": float(np.median(camera.fps))}),
         },
         "frame_age_ms": None if camera is None else camera.ages(),
-        "camera": None if camera is None else asdict(camera),
+        "camera": camera,
         "latency_ms": {
             name: percentiles(each) for name, each in {**stages, "pipeline": pipeline}.items()
         },

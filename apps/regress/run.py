@@ -1,4 +1,4 @@
-"""`edge regress` on the command line; what it runs is imported when it runs."""
+"""Run a suite: measure it, hold it against its margins, write the report."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from apps.report.junit import write_junit
 from apps.report.markdown import write_markdown
 from apps.report.page import write_report
 from edge.errors import DataError
+from edge.files import make_folder
 from edge.reporting import say
 
 __all__ = ["Outcome", "regress"]
@@ -25,10 +26,10 @@ _IN_RUN = ("reference", "speedup", "p99_ms", "frame_age_p99", "camera_fps", "noi
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a run of a suite came to.
+    """The outcome of a run of a suite.
 
     Attributes:
-        suite: that was run.
+        suite: what was run.
         gates: verdicts, artifact by artifact.
         gathered: everything measured.
         before: stored measurements by name; empty where there were none.
@@ -55,7 +56,7 @@ class Outcome:
 def regress(
     suite: str | Path, *, update: bool = False, report: str | Path | None = None
 ) -> Outcome:
-    """Measure every artifact of a suite and hold it against its margins.
+    """Measure every artifact of a suite and compare it with its margins.
 
     Args:
         suite: a TOML file, see `apps.regress.suite`.
@@ -84,14 +85,14 @@ def regress(
 
 
 def _stored(suite: Suite, digest: str, update: bool) -> dict[str, Measurement]:
-    """Stored measurements by name; those of other images are refused."""
+    """Return the stored measurements by name; those of other images are refused."""
     if not suite.results.is_file() and (update or not _needing(suite)):
         return {}
     try:
         found = {one.name: one for one in read_measurements(suite.results)}
         for entry in suite.entries:
             if not update or entry.name in found:
-                _check(suite, entry, found.get(entry.name), digest)
+                _check_stored(suite, entry, found.get(entry.name), digest)
     except DataError as error:
         if update:
             say(f"no diff: {str(error).partition('; ')[0]}")
@@ -104,7 +105,7 @@ def _needing(suite: Suite) -> bool:
     return any(set(gate_names(entry)) - set(_IN_RUN) for entry in suite.entries)
 
 
-def _check(suite: Suite, entry: Entry, stored: Measurement | None, digest: str) -> None:
+def _check_stored(suite: Suite, entry: Entry, stored: Measurement | None, digest: str) -> None:
     if stored is None:
         if set(gate_names(entry)) - set(_IN_RUN):
             raise DataError(
@@ -120,10 +121,7 @@ def _check(suite: Suite, entry: Entry, stored: Measurement | None, digest: str) 
 
 
 def _write(outcome: Outcome, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be made: {error.strerror}") from error
+    make_folder(folder)
     write_measurements(outcome.gathered.measurements.values(), folder / "measurements.jsonl")
     write_junit(outcome.suite.path.stem, outcome.gates, folder / "junit.xml")
     write_markdown(

@@ -16,6 +16,7 @@ __all__ = ["SPEED"]
 _ALLOCATOR_BYTES = 16e6
 # A manifest's date or a tool's version is a few bytes and no gain.
 _SMALLER = 0.001
+_NO_CAMERA = "the camera's loop did not run"
 
 
 def _slowdown(case: Case) -> Gate:
@@ -96,38 +97,39 @@ def _p99(case: Case) -> Gate:
 
 def _frame_age(case: Case) -> Gate:
     camera = case.now.camera
-    assert camera is not None
-    found = compare_percentile(camera["age_ms"], 99, case.margin, alarm=case.suite.alarm)
+    if camera is None:
+        return case.gate("not compared", _NO_CAMERA)
+    found = compare_percentile(camera.age_ms, 99, case.margin, alarm=case.suite.alarm)
     p99, low, high = (case.margin * math.exp(one) for one in (found.loss, found.low, found.high))
-    dropped, frames = sum(camera["dropped"]), sum(len(ages) for ages in camera["age_ms"])
+    dropped, frames = sum(camera.dropped), sum(len(ages) for ages in camera.age_ms)
     change = Change(f"{p99:.1f} ms", f"{low:.1f} to {high:.1f}", f"at most {case.margin:g} ms")
     said = (
         f"p99 of the frame age is {change.by} ({change.interval}; {change.margin}) "
-        f"over {frames} frames of {camera['source']}, {dropped} dropped"
+        f"over {frames} frames of {camera.source}, {dropped} dropped"
     )
     return _level(case, found, said, change)
 
 
 def _camera_fps(case: Case) -> Gate:
     camera = case.now.camera
-    assert camera is not None
-    logs = [math.log(case.margin / fps) for fps in camera["fps"]]
+    if camera is None:
+        return case.gate("not compared", _NO_CAMERA)
+    logs = [math.log(case.margin / fps) for fps in camera.fps]
     found = compare_ratio(logs, margin=0, alarm=case.suite.alarm)
     low, high = (case.margin * math.exp(-one) for one in (found.high, found.low))
-    fps = median(camera["fps"])
+    fps = median(camera.fps)
     change = Change(f"{fps:.1f} FPS", f"{low:.1f} to {high:.1f}", f"at least {case.margin:g}")
     said = (
         f"the camera's loop takes {fps:.1f} frames a second of "
-        f"{camera['source']} ({change.interval}; {change.margin})"
+        f"{camera.source} ({change.interval}; {change.margin})"
     )
     return _level(case, found, said, change)
 
 
 def _level(case: Case, found: Comparison, said: str, change: Change) -> Gate:
-    """Better than asked for is what was asked for."""
+    """Return the gate of a figure with a level; better than asked for is what was asked for."""
     verdict = "same" if found.verdict == "better" else found.verdict
-    assert case.now.camera is not None
-    rounds = len(case.now.camera["fps"])
+    rounds = 1 if case.now.camera is None else len(case.now.camera.fps)
     seconds = math.ceil(found.more / rounds * case.suite.camera_seconds)
     longer = more(replace(found, more=seconds), "camera_seconds")
     return undisturbed(case.gate(verdict, said + longer, found, change), case.now.warnings)

@@ -2,7 +2,7 @@
 
 schema = 1
 data = "val/annotations.json"       # as `edge evaluate --data`; paths count from this file
-images = 300                        # at most so many
+images = 300                        # at most this many, spread evenly
 baseline = "yolov3.fp32.onnx"       # full-size network, timed in turns with the others
 source = "drive.mp4"                # video, folder or scenes://, which the camera's loop runs over
 results = "suite.jsonl"             # what `--update` writes and later runs compare with
@@ -23,21 +23,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from edge.decoding import decode
 from edge.errors import DataError
+from edge.files import read_file
 from edge.optional import require
 
 __all__ = ["SCHEMA", "Entry", "Margins", "Suite", "is_scenes", "read_suite"]
 
 SCHEMA = 1
+_LIMIT_BYTES = 1 << 20
+# Beyond this no margin, number of images or time makes sense; infinity and NaN are beyond it.
+_MOST = 1e9
 
 
 @dataclass(frozen=True)
 class Margins:
-    """What may be lost; None is not tested. Shares and AP 0..1.
+    """What may be lost; None is not tested. Shares and AP are 0..1.
 
     Attributes:
         map50: mean AP at IoU 0.5, against the stored results.
@@ -46,7 +51,7 @@ class Margins:
         reference: mean AP, against the artifact's `reference` in the same run.
         slowdown: growth of the median latency: against `faster_than` in the same run where that
             is given, else against the stored ratio to the baseline, on the same host only.
-        speedup: at least so many times as fast as the baseline of the same run.
+        speedup: how many times as fast as the baseline of the same run it must be.
         p99_ms: of the pipeline, at most.
         frame_age_p99: milliseconds from capture to detections of the camera's loop at the pace of
             the suite's source, at most.
@@ -129,7 +134,7 @@ def _tests(margins: Margins) -> int:
 
 
 def is_scenes(word: str) -> bool:
-    """Whether `data` or `source` is the built-in world."""
+    """Return whether `data` or `source` is the built-in world."""
     return word == "scenes" or word.startswith("scenes://")
 
 
@@ -144,41 +149,80 @@ def read_suite(path: str | Path) -> Suite:
     path = Path(path)
     toml = require("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        document = toml.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        document = toml.loads(read_file(path, limit=_LIMIT_BYTES, error=DataError).decode("utf-8"))
+    except RecursionError as error:
+        raise DataError(f"{path}: not TOML: nested too deeply") from error
     except ValueError as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: not TOML: {error}") from error
     try:
         return _suite(path, document)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: {_reason(error)}") from error
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: {error}") from error
 
 
-def _reason(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+@dataclass(frozen=True)
+class _Artifact:
+    """An `[[artifact]]` table as it stands in the file."""
+
+    path: str
+    name: str | None = None
+    reference: str | None = None
+    faster_than: str | None = None
+    margins: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A suite as it stands in the file, but for its schema."""
+
+    data: str
+    artifact: tuple[_Artifact, ...] = ()
+    margins: dict[str, Any] = field(default_factory=dict)
+    results: str | None = None
+    images: int | None = None
+    baseline: str | None = None
+    source: str | None = None
+    camera_seconds: float = 10.0
+    seconds: float = 4.0
+    rounds: int = 20
+    threads: int = 2
+    alarms: float = 0.02
+    noise_images: int = 4
 
 
 def _suite(path: Path, document: dict[str, Any]) -> Suite:
     if document.pop("schema", None) != SCHEMA:
         raise ValueError(f"its first line must be: schema = {SCHEMA}")
+    _known(document, {each.name for each in fields(_File)}, "the suite")
+    found = decode(document, _File, str(path), "a suite", DataError)
     folder = path.resolve().parent
-    shared = _margins(Margins(), document.pop("margins", {}), "[margins]")
-    entries = tuple(_entry(one, shared, folder) for one in document.pop("artifact", []))
+    shared = _margins(Margins(), found.margins, "[margins]")
+    entries = tuple(
+        _entry(one, written, shared, folder)
+        for one, written in zip(found.artifact, document.get("artifact", []), strict=True)
+    )
     names = [entry.name for entry in entries]
     if not names or len(set(names)) < len(names):
         raise ValueError("it needs [[artifact]] tables, each with a name of its own")
-    values = {"data": document.pop("data"), **document}
-    allowed = {each.name for each in fields(Suite)} - {"path", "entries"}
-    _known(values, allowed, "the suite")
-    for name in ("data", "source"):
-        if name in values:
-            values[name] = _whole(str(values[name]), folder)
-    for name in ("results", "baseline"):
-        if name in values:
-            values[name] = folder / values[name]
-    values.setdefault("results", path.with_suffix(".jsonl"))
-    suite = Suite(path=path, entries=entries, **values)
+    suite = Suite(
+        path=path,
+        data=_whole(found.data, folder),
+        results=path.with_suffix(".jsonl") if found.results is None else folder / found.results,
+        entries=entries,
+        images=found.images,
+        baseline=None if found.baseline is None else folder / found.baseline,
+        source=None if found.source is None else _whole(found.source, folder),
+        camera_seconds=found.camera_seconds,
+        seconds=found.seconds,
+        rounds=found.rounds,
+        threads=found.threads,
+        alarms=found.alarms,
+        noise_images=found.noise_images,
+    )
     _sensible(suite)
     return suite
 
@@ -187,29 +231,36 @@ def _whole(word: str, folder: Path) -> str:
     return word if is_scenes(word) else str(folder / word)
 
 
-def _entry(one: dict[str, Any], shared: Margins, folder: Path) -> Entry:
-    one = dict(one)
-    name = str(one.get("name") or Path(one["path"]).stem)
+def _entry(one: _Artifact, written: dict[str, Any], shared: Margins, folder: Path) -> Entry:
+    name = one.name or Path(one.path).stem
     where = f"artifact {name!r}"
-    margins = _margins(shared, one.pop("margins", {}), where)
-    _known(one, {"name", "path", "reference", "faster_than"}, where)
-    paths = {key: folder / one[key] if key in one else None for key in ("reference", "faster_than")}
-    return Entry(name, folder / one["path"], margins, **paths)
+    _known(written, {each.name for each in fields(_Artifact)}, where)
+    return Entry(
+        name,
+        folder / one.path,
+        _margins(shared, one.margins, where),
+        None if one.reference is None else folder / one.reference,
+        None if one.faster_than is None else folder / one.faster_than,
+    )
 
 
 def _margins(shared: Margins, values: dict[str, Any], where: str) -> Margins:
     values = dict(values)
     _known(values, {each.name for each in fields(Margins)}, f"margins of {where}")
-    if "classes" in values:
-        values["classes"] = tuple(sorted((str(k), v) for k, v in values["classes"].items()))
-    for name, value in (*values.items(), *values.get("classes", ())):
-        if name != "classes" and not _positive(value):
+    classes = values.pop("classes", None)
+    if classes is not None and not isinstance(classes, dict):
+        raise ValueError(f"margin classes of {where} takes a table, such as {{ person = 0.02 }}")
+    for name, value in (*values.items(), *(classes or {}).items()):
+        if not _from_zero(value):
             raise ValueError(f"margin {name} of {where} is {value!r}; it takes a number from 0")
+    if classes is not None:
+        values["classes"] = tuple(sorted(classes.items()))
     return replace(shared, **values)
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+def _from_zero(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 <= value <= _MOST  # type: ignore[operator]
 
 
 def _known(values: Mapping[str, Any], allowed: set[str], where: str) -> None:
@@ -225,9 +276,9 @@ def _sensible(suite: Suite) -> None:
         raise ValueError(f"alarms is {suite.alarms!r}; it takes a probability such as 0.02")
     for name in ("images", "threads", "rounds", "noise_images", "seconds"):
         value = getattr(suite, name)
-        if value is not None and (not _positive(value) or value == 0):
+        if value is not None and (not _from_zero(value) or value == 0):
             raise ValueError(f"{name} is {value!r}; it takes a positive number")
-    if not _positive(suite.camera_seconds):
+    if not _from_zero(suite.camera_seconds):
         raise ValueError(f"camera_seconds is {suite.camera_seconds!r}; it takes a number from 0")
     filmed = suite.source if suite.camera_seconds else None
     for entry in suite.entries:

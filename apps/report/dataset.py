@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.charts.style import STYLE
-from apps.charts.svg import Axis, Frame, bars, svg
+from apps.charts.svg import Axes, Axis, bars, svg
 from edge.data.datasets import load
 from edge.data.items import Dataset
 from edge.measure.dataset_report import DatasetReport, Fault, Twins
@@ -92,7 +92,7 @@ def _histogram(label: str, histogram: tuple[tuple[float, ...], tuple[int, ...]])
     edges, counts = histogram
     if not counts:
         return f"<h3>{escape(label)}</h3><p>no boxes</p>"
-    frame = Frame(Axis(label, edges[0], edges[-1]), Axis("number", 0, max(counts)))
+    frame = Axes(Axis(label, edges[0], edges[-1]), Axis("number", 0, max(counts)))
     return svg(label, frame, [bars(frame, edges, [float(count) for count in counts], "now")])
 
 

@@ -11,12 +11,11 @@ import numpy as np
 
 from apps.charts.style import STYLE
 from apps.charts.svg import legend
-from apps.regress.gate import Gate
+from apps.regress.gate import Change, Clue, Gate
 from apps.regress.gates import Reach
 from apps.regress.gather import Gathered
 from apps.regress.measurement import Measurement
 from apps.regress.suite import Entry, Suite
-from apps.report.gates import falls, gate_rows
 from apps.report.pictures import worst_images, worst_of
 from apps.report.plots import latency, noise, pareto, precision_recall, scores
 from edge.files import write_file
@@ -34,6 +33,15 @@ _KEYS = (
     ("kept", "on both sides"),
 )
 Figure = Callable[[Measurement], str]
+_TITLES = {
+    "class": "Classes that lost most",
+    "size": "By size of the objects",
+    "layer": "First layer that departs from the reference",
+    "stage": "Stage that grew most",
+}
+# What a reader looks for first comes first.
+_ORDER = ("worse", "cannot tell", "not compared", "better", "same")
+_GATE_COLUMNS = ("verdict", "artifact, gate", "change", "interval", "margin", "beyond it", "finds")
 
 
 def write_report(
@@ -56,12 +64,12 @@ def report(
     before: Mapping[str, Measurement],
     detectable: Mapping[tuple[str, str], Reach],
 ) -> str:
-    """The page; for what the arguments are see `apps.regress.run.Outcome`."""
+    """Return the page; `apps.regress.run.Outcome` says what the arguments are."""
     title = f"{suite.path.stem}: {_verdict(gates)}"
     body = [
         f"<h1>{escape(title)}</h1>",
         _facts(gathered),
-        falls(gates),
+        _falls(gates),
         _gates(gates, detectable),
         _figures(gathered.measurements, before),
         _card("Accuracy, latency, size", pareto(gathered.measurements, before)),
@@ -100,13 +108,99 @@ def _facts(gathered: Gathered) -> str:
 
 
 def _gates(gates: Sequence[Gate], reach: Mapping[tuple[str, str], Reach]) -> str:
-    head, rows = gate_rows(gates, reach)
+    head, rows = _gate_rows(gates, reach)
     note = (
         "<p class='facts'>beyond it: probability that the loss exceeds the margin; finds: drop in "
         "points that is found with 95 %; advisory: several times the margin, so that a loss "
         "between the two may pass as cannot tell</p>"
     )
     return _table("Gates", head, rows, "stack", note)
+
+
+def _falls(gates: Sequence[Gate]) -> str:
+    """Return a card for each gate that got worse, with how much, how sure and where."""
+    cards = "".join(_fall(gate) for gate in gates if gate.verdict == "worse")
+    return f"<section><h2>What got worse</h2><div class='falls'>{cards}</div></section>" * bool(
+        cards
+    )
+
+
+def _fall(gate: Gate) -> str:
+    change = gate.change or Change("")
+    facts = (
+        ("interval", change.interval),
+        ("margin", change.margin),
+        ("beyond the margin", change.beyond),
+    )
+    shown = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts if value
+    )
+    kinds = dict.fromkeys(clue.kind for clue in gate.clues)
+    where = "".join(
+        _clues(kind, [clue for clue in gate.clues if clue.kind == kind]) for kind in kinds
+    )
+    return (
+        f'<article class="card fall"><h3>{escape(gate.artifact)}<small> {escape(gate.name)}'
+        f'</small></h3><p class="by">{escape(change.by)}</p><dl>{shown}</dl>{where}'
+        f'<p class="facts">{escape(gate.said)}</p></article>'
+    )
+
+
+def _clues(kind: str, clues: Sequence[Clue]) -> str:
+    most = max((abs(clue.loss) for clue in clues if clue.loss is not None), default=0.0)
+    rows = "".join(_clue(clue, most) for clue in clues)
+    return f'<h4>{_TITLES[kind]}</h4><div class="clues">{rows}</div>'
+
+
+def _clue(clue: Clue, most: float) -> str:
+    bar = ""
+    if clue.loss is not None and most > 0:
+        kind = "bad" if clue.loss > 0 else "good"
+        share = abs(clue.loss) / most * 100
+        bar = f'<i class="{kind}" style="width:{share:.0f}%"></i>'
+    # Long names break between their words.
+    name = escape(clue.name).replace("_", "_<wbr>").replace(".", ".<wbr>")
+    name = f"<code>{name}</code>" if clue.kind == "layer" else name
+    sure = f"<small>{escape(clue.sure)}</small>" if clue.sure else ""
+    return (
+        f"<div class='clue'><span>{name}</span><span class='figure'><b>{escape(clue.by)}</b> "
+        f"{sure}</span><span class='track'>{bar}</span></div>"
+    )
+
+
+def _gate_rows(
+    gates: Sequence[Gate], reach: Mapping[tuple[str, str], Reach]
+) -> tuple[str, list[str]]:
+    """Return the head and the rows of the table of all gates."""
+    ordered = sorted(gates, key=lambda one: _ORDER.index(one.verdict))
+    head = "".join(
+        f'<th class="{"number" if number > 1 else ""}">{name}</th>'
+        for number, name in enumerate(_GATE_COLUMNS)
+    )
+    return head, [_gate_row(gate, reach.get((gate.artifact, gate.name))) for gate in ordered]
+
+
+def _gate_row(gate: Gate, reach: Reach | None) -> str:
+    change = gate.change or Change("")
+    finds = ""
+    if reach is not None:
+        finds = f"{reach.drop * 100:.1f}" + (" <br><small>advisory</small>" * reach.advisory)
+    # A verdict that its figures explain needs no sentence.
+    plain = gate.change is not None and gate.verdict in ("same", "better", "worse")
+    said = "" if plain else f"<br><small class='said'>{escape(gate.said)}</small>"
+    cells = zip(
+        _GATE_COLUMNS[2:],
+        (
+            *(escape(text) for text in (change.by, change.interval, change.margin, change.beyond)),
+            finds,
+        ),
+        strict=True,
+    )
+    figures = "".join(f'<td class="number" data-what="{name}">{text}</td>' for name, text in cells)
+    return (
+        f'<tr><td><b class="badge {gate.verdict.replace(" ", "-")}">{gate.verdict}</b></td>'
+        f"<td>{escape(gate.artifact)} <b>{escape(gate.name)}</b>{said}</td>{figures}</tr>"
+    )
 
 
 def _figures(now: Mapping[str, Measurement], before: Mapping[str, Measurement]) -> str:
@@ -122,7 +216,7 @@ def _columns(
     before: Mapping[str, Measurement],
     columns: Mapping[str, Figure],
 ) -> str:
-    """A table of the columns that not every artifact leaves empty; nothing where all do."""
+    """Return a table of the columns that an artifact fills; nothing where none does."""
     shown = {
         name: figure
         for name, figure in columns.items()
@@ -157,7 +251,7 @@ def _age(percent: str) -> Figure:
 
 
 def _camera(key: str, over: Callable[[list[float]], float], digits: int) -> Figure:
-    return lambda one: _number(over(one.camera[key]) if one.camera else None, digits)
+    return lambda one: _number(over(getattr(one.camera, key)) if one.camera else None, digits)
 
 
 _FIGURES: dict[str, dict[str, Figure]] = {
@@ -205,9 +299,9 @@ def _artifact(entry: Entry, gathered: Gathered, before: Measurement | None, suit
         _card("Latency", latency(flat(now.frames_us["pipeline"]), p50, p99)),
     ]
     if now.camera is not None and now.frame_age_ms is not None:
-        ages = np.concatenate(now.camera["age_ms"])
+        ages = np.concatenate(now.camera.age_ms)
         chart = latency(ages, now.frame_age_ms["p50"], now.frame_age_ms["p99"], "frame age")
-        cards.append(_card(f"Frame age, {now.camera['source']}", chart))
+        cards.append(_card(f"Frame age, {now.camera.source}", chart))
     noises = gathered.noises[entry.name]
     if noises:
         known = before.noise_db if before is not None else {}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.charts.svg import Axis, Frame, bars, circle, legend, line, svg, text
+from apps.charts.svg import Axes, Axis, bars, circle, legend, line, svg, text
 from apps.regress.measurement import Measurement
 from edge.measure.noise import TensorNoise
 from edge.measure.results import ClassResults
@@ -22,7 +22,7 @@ _CLIP_DB = 60.0
 
 def precision_recall(now: Results, others: Mapping[str, Results]) -> str:
     """Mean precision over classes at each recall; `others` by their class in the page."""
-    frame = Frame(Axis("recall", 0, 1), Axis("precision, mean of classes", 0, 1))
+    frame = Axes(Axis("recall", 0, 1), Axis("precision, mean of classes", 0, 1))
     words = {"stored": "stored", "reference": "reference"}
     body = [line(frame, _curve(one), kind, words[kind]) for kind, one in others.items()]
     body.append(line(frame, _curve(now), "now", "now"))
@@ -55,7 +55,7 @@ def scores(now: Results) -> str:
     right, wrong = (np.histogram(score[mask], edges)[0] for mask in (hit, ~hit))
     # Counts next to zero score dwarf all others.
     high = float(max(right.max(initial=1), wrong.max(initial=1), 2))
-    frame = Frame(Axis("score", 0, 1), Axis("detections", 0.8, high * 1.2, log=True))
+    frame = Axes(Axis("score", 0, 1), Axis("detections", 0.8, high * 1.2, log=True))
     middle = (edges[:-1] + edges[1:]) / 2
     body = [
         bars(frame, [edges[at], middle[at]], [float(right[at])], "right")
@@ -74,7 +74,7 @@ def latency(data: NDArray[np.float64], p50: float, p99: float, what: str = "pipe
     high = max(float(np.percentile(data, 99.5)) * 1.05, low * 1.1)
     edges = np.linspace(low, high, 41)
     counts = np.histogram(np.minimum(data, high), edges)[0]
-    frame = Frame(Axis(f"{what}, ms", low, high), Axis("frames", 0, float(counts.max()) * 1.1))
+    frame = Axes(Axis(f"{what}, ms", low, high), Axis("frames", 0, float(counts.max()) * 1.1))
     body = [bars(frame, edges.tolist(), counts.tolist(), "now")]
     for value, name in ((p50, "p50"), (p99, "p99")):
         top = frame.y.high
@@ -92,7 +92,7 @@ def pareto(now: Mapping[str, Measurement], before: Mapping[str, Measurement]) ->
     times = [_p50(one) for one in every]
     right = [one.map50 * 100 for one in every]
     pad = max(2.0, (max(right) - min(right)) * 0.25)
-    frame = Frame(
+    frame = Axes(
         Axis("pipeline p50, ms", min(times) / 1.5, max(times) * 1.5, log=True),
         Axis("mAP@.5, %", max(0.0, min(right) - pad), min(100.0, max(right) + pad)),
     )
@@ -118,7 +118,7 @@ def _radius(one: Measurement, largest: int) -> float:
     return 4 + 12 * math.sqrt(one.bytes / largest)
 
 
-def _disc(frame: Frame, one: Measurement, largest: int, kind: str) -> str:
+def _disc(frame: Axes, one: Measurement, largest: int, kind: str) -> str:
     hint = f"{one.name}: {one.map50 * 100:.2f} %, {_p50(one):.2f} ms, {one.bytes / 1e6:.2f} MB"
     return circle(frame, (_p50(one), one.map50 * 100), _radius(one, largest), kind, hint)
 
@@ -129,7 +129,7 @@ def noise(
     """Signal to noise of each tensor against the reference, in the graph's order."""
     values = [min(one.db, _CLIP_DB) for one in now]
     low, high = min(0.0, *values), max(*values, 20.0) * 1.05
-    frame = Frame(
+    frame = Axes(
         Axis("tensor, in the graph's order", 0, max(1, len(now) - 1)),
         Axis("signal / noise, dB", low, high),
     )

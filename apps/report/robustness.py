@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.charts.style import STYLE
-from apps.charts.svg import Axis, Frame, legend, line, svg
+from apps.charts.svg import Axes, Axis, legend, line, svg
 from edge.data.datasets import load, open_dataset
 from edge.measure.corruptions import corrupt, random_state
 from edge.measure.robustness import ArtifactRobustness, RobustnessResult
@@ -79,7 +79,7 @@ def _cells(one: ArtifactRobustness) -> str:
 
 
 def _chart(result: RobustnessResult, name: str) -> str:
-    frame = Frame(Axis("severity", 0, 5), Axis("mAP@.5 %", 0, 100))
+    frame = Axes(Axis("severity", 0, 5), Axis("mAP@.5 %", 0, 100))
     body = []
     for kind, one in zip(_KINDS, result.artifacts, strict=False):
         points = [(0.0, one.clean.map50 * 100)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from edge.data.metrics import ImageMatches
 
-__all__ = ["ClassResults", "by_class", "from_json", "to_json"]
+__all__ = ["ClassResults", "Encoded", "by_class", "from_json", "to_json"]
 
 _STEPS = 10_000
+_MOST = 50_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,24 @@ def _joined(name: str, found: list[ImageMatches], images: int) -> ClassResults:
     return ClassResults(name, image[order], score[order], hit[order], boxes)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """The results of a class as JSON: how many detections and images, and the packed columns."""
+
+    detections: int
+    images: int
+    columns: str
+
+    def __post_init__(self) -> None:
+        """Check the counts, which say how much is unpacked.
+
+        Raises:
+            ValueError: they cannot be.
+        """
+        if not (0 <= self.detections <= _MOST and 0 <= self.images <= _MOST):
+            raise ValueError(f"{self.detections} detections in {self.images} images cannot be")
+
+
 def to_json(results: dict[str, ClassResults]) -> dict[str, Any]:
     """JSON values; scores keep four decimals and their order.
 
@@ -86,20 +105,23 @@ def _encode(one: ClassResults) -> dict[str, Any]:
     }
 
 
-def from_json(data: dict[str, Any]) -> dict[str, ClassResults]:
-    """What `to_json` wrote.
+def from_json(data: Mapping[str, Encoded]) -> dict[str, ClassResults]:
+    """Unpack what `to_json` wrote.
 
     Raises:
-        ValueError, KeyError, TypeError: damaged.
+        ValueError: damaged.
     """
     return {name: _decode(name, one) for name, one in data.items()}
 
 
-def _decode(name: str, one: dict[str, Any]) -> ClassResults:
-    count, images = int(one["detections"]), int(one["images"])
+def _decode(name: str, one: Encoded) -> ClassResults:
+    count, images = one.detections, one.images
+    size = 4 * count + -(-count // 8) + 2 * images
     try:
-        raw = zlib.decompress(base64.b64decode(one["columns"], validate=True))
-    except zlib.error as error:
+        packed = base64.b64decode(one.columns, validate=True)
+        # No more than what was announced is unpacked.
+        raw = zlib.decompressobj().decompress(packed, size + 1)
+    except (zlib.error, ValueError) as error:
         raise ValueError(f"the results of {name} are damaged: {error}") from error
     ends = np.cumsum([2 * count, 2 * count, -(-count // 8), 2 * images])
     if len(raw) != ends[-1]:
