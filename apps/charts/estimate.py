@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from apps.charts.style import STYLE
-from apps.charts.svg import Axis, Frame, bars, circle, line, svg, text
+from apps.charts.svg import Axes, Axis, bars, circle, line, svg, text
 
 __all__ = ["layer_chart", "published_chart"]
 
@@ -15,7 +15,7 @@ _KINDS = {"tensor cores": "now", "memory": "wrong", "launches": "mark-bar"}
 _MORE = ".bar.mark-bar{fill:var(--ref)}.likely{fill:var(--now);fill-opacity:.75}"
 
 
-def _whole(title: str, frame: Frame, body: Sequence[str]) -> str:
+def _whole(title: str, frame: Axes, body: Sequence[str]) -> str:
     head, _, rest = svg(title, frame, body).partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}{_MORE}</style>{rest}'
 
@@ -28,7 +28,7 @@ def layer_chart(title: str, layers: Sequence[tuple[str, float, str]]) -> str:
         layers: name, milliseconds, and tensor cores, memory or launches.
     """
     most = max(ms for _, ms, _ in layers)
-    frame = Frame(Axis("layer, in the graph's order", 0, len(layers)), Axis("ms", 0, 1.15 * most))
+    frame = Axes(Axis("layer, in the graph's order", 0, len(layers)), Axis("ms", 0, 1.15 * most))
     edges = list(range(len(layers) + 1))
     body = [
         bars(frame, edges, [ms if bound == name else 0.0 for _, ms, bound in layers], kind)
@@ -57,7 +57,7 @@ def published_chart(points: Sequence[tuple[str, float, float, float, float]]) ->
     """
     values = [value for _, *ms in points for value in ms]
     low, high = 0.9 * min(values), 1.1 * max(values)
-    frame = Frame(
+    frame = Axes(
         Axis("published, ms", low, high, log=True), Axis("predicted, ms", low, high, log=True)
     )
     body = [line(frame, [(low, low), (high, high)], "stored", "predicted as published")]
