@@ -59,6 +59,9 @@ class InputContract:
             padding right and below.
         rounding: of a letterbox's size to whole pixels: `down` (Darknet, YOLOX) or `nearest`
             (ultralytics).
+        scaling: how boxes of a letterbox go between picture and input: by the resized size of
+            each of its `sides` (Darknet), or by the one `ratio` before rounding, as networks whose
+            labels were scaled so in training want it (YOLOX, ultralytics).
         interpolation: `bilinear`, sampled at pixel centres (OpenCV's INTER_LINEAR).
         pad_value: grey level 0..255 of the letterbox's border.
         channel_order: order of the tensor's channels.
@@ -74,6 +77,7 @@ class InputContract:
     scale: tuple[float, float, float] = (1 / 255, 1 / 255, 1 / 255)
     placement: Literal["centre", "top left"] = "centre"
     rounding: Literal["down", "nearest"] = "down"
+    scaling: Literal["sides", "ratio"] = "sides"
 
     def __post_init__(self) -> None:
         if len(self.hw) != 2 or min(self.hw) < 1:
@@ -82,6 +86,7 @@ class InputContract:
         _one_of("interpolation", self.interpolation, ("bilinear",))
         _one_of("placement", self.placement, ("centre", "top left"))
         _one_of("rounding", self.rounding, ("down", "nearest"))
+        _one_of("scaling", self.scaling, ("sides", "ratio"))
         _one_of("channel_order", self.channel_order, ("RGB", "BGR"))
         if not 0 <= self.pad_value <= 255:
             raise ValueError(f"pad_value is {self.pad_value}; it takes a grey level 0..255")
@@ -98,8 +103,8 @@ class InputContract:
         without them keep the digest of old tables and artifacts.
         """
         values = asdict(self)
-        for name, default in (("placement", "centre"), ("rounding", "down")):
-            if values[name] == default:
+        for name in ("placement", "rounding", "scaling"):
+            if values[name] == getattr(InputContract, name):
                 del values[name]
         return hashlib.sha256(_canonical(values).encode()).hexdigest()
 
@@ -225,7 +230,8 @@ class BoxCoding:
         size: what turns the numbers of a `grid`'s size into factors of the anchor.
         squared: whether the size is `(2 f)**2` anchors, as in YOLOv5.
         variances: of the centre and of the size, of `priors`.
-        clip: whether `priors` are clipped to the picture.
+        clip_priors: whether `priors` are clipped to the picture.
+        clip_boxes: whether boxes are, as TensorFlow's SSD does before it suppresses them.
         bins: of the distributions; 0 where the numbers are the distances.
         unit: `cells`, `pixels` of the input, or `input`: 0..1 of its sides.
         order: `xy` or `yx`, of centres, sizes and corners.
@@ -240,7 +246,8 @@ class BoxCoding:
     size: Literal["exp", "sigmoid", "none"] = "exp"
     squared: bool = False
     variances: tuple[float, float] = (1.0, 1.0)
-    clip: bool = False
+    clip_priors: bool = False
+    clip_boxes: bool = False
     bins: int = 0
     unit: Literal["cells", "pixels", "input"] = "pixels"
     order: Literal["xy", "yx"] = "xy"
@@ -272,6 +279,7 @@ class ScoreCoding:
         powers: FastestDet and YuNet take roots of the two.
         background: where a column that is no class lies among those of the classes.
         first_label: the label of the first class, where the tensors hold labels.
+        exclusive: whether boxes suppress each other whatever their classes.
     """
 
     classes: Literal["sigmoid", "softmax", "none"] = "sigmoid"
@@ -279,6 +287,7 @@ class ScoreCoding:
     powers: tuple[float, float] = (1.0, 1.0)
     background: Literal["first", "last"] | None = None
     first_label: int = 0
+    exclusive: bool = False
 
     def __post_init__(self) -> None:
         _one_of("classes", self.classes, ("sigmoid", "softmax", "none"))

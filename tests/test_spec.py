@@ -41,6 +41,7 @@ contracts = st.builds(
     scale=triple,
     placement=st.sampled_from(("centre", "top left")),
     rounding=st.sampled_from(("down", "nearest")),
+    scaling=st.sampled_from(("sides", "ratio")),
 )
 own_heads = st.builds(
     HeadSpec.of_grid,
@@ -78,7 +79,8 @@ foreign_heads = st.builds(
         size=st.sampled_from(("exp", "sigmoid", "none")),
         squared=st.booleans(),
         variances=st.tuples(finite, finite),
-        clip=st.booleans(),
+        clip_priors=st.booleans(),
+        clip_boxes=st.booleans(),
         unit=st.sampled_from(("cells", "pixels", "input")),
         order=st.sampled_from(("xy", "yx")),
     ),
@@ -89,6 +91,7 @@ foreign_heads = st.builds(
         powers=st.tuples(st.floats(0.1, 2), st.floats(0.1, 2)),
         background=st.sampled_from(("first", "last", None)),
         first_label=st.integers(0, 1),
+        exclusive=st.booleans(),
     ),
 )
 heads = own_heads | foreign_heads
@@ -149,6 +152,7 @@ def test_manifest_survives_json_whole(manifest: Manifest) -> None:
         {"scale": (1 / 255, 1 / 255, 1 / 256)},
         {"placement": "top left"},
         {"rounding": "nearest"},
+        {"scaling": "ratio"},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -162,7 +166,7 @@ def test_every_field_of_the_contract_goes_into_the_digest() -> None:
     object.__setattr__(other, "interpolation", "cubic")
     assert other.digest != CONTRACT.digest
     tested = {"hw", "resize", "pad_value", "channel_order", "mean", "scale", "interpolation"}
-    later = {"placement", "rounding"}
+    later = {"placement", "rounding", "scaling"}
     assert {field.name for field in fields(InputContract)} == tested | later
 
 
@@ -174,7 +178,8 @@ def test_equal_contracts_have_one_digest() -> None:
 
 def test_digest_is_stable_between_processes_and_versions() -> None:
     fields_of_then = asdict(CONTRACT)
-    del fields_of_then["placement"], fields_of_then["rounding"]
+    for later in ("placement", "rounding", "scaling"):
+        del fields_of_then[later]
     canonical = json.dumps(fields_of_then, sort_keys=True, separators=(",", ":"))
     assert CONTRACT.digest == sha256(canonical.encode()).hexdigest()
     assert '"mean":[0.0,0.0,0.0]' in canonical
@@ -278,7 +283,7 @@ def old_head(**changed: Any) -> dict[str, Any]:
 def of_schema_1(**changed: Any) -> str:
     data = json.loads(MANIFEST.to_json()) | {"schema": 1}
     data["spec"]["heads"] = [old_head(**changed)]
-    for later in ("placement", "rounding"):
+    for later in ("placement", "rounding", "scaling"):
         del data["spec"]["contract"][later]
     return json.dumps(data)
 

@@ -21,7 +21,7 @@ from edge.letterbox import Letterbox
 from edge.runtime.ort_nms import kept_by_class
 from edge.spec import BoxCoding, HeadSpec, Holds, InputContract, ModelSpec
 
-__all__ = ["MAX_CANDIDATES", "Decoder", "Preprocessor", "nms", "preprocess"]
+__all__ = ["MAX_CANDIDATES", "Decoder", "Preprocessor", "nms", "preprocess", "tables"]
 
 Array = NDArray[np.float32]
 # exp(20) cells is wider than any image; beyond it float32 overflows to inf.
@@ -225,6 +225,14 @@ class _Head:
             return whole[anchor, :, row], table
         return np.concatenate([view[anchor, :, row] for view in views], axis=1), table
 
+    def columns(self, raw: Sequence[NDArray[Any]]) -> dict[str, Array]:
+        """Raw numbers of every candidate by kind, (anchors * rows, columns)."""
+        self._check(raw)
+        return {
+            kind: self._view(raw, part).transpose(0, 2, 1).reshape(-1, part.width)
+            for kind, part in self._parts.items()
+        }
+
     def _check(self, raw: Sequence[NDArray[Any]]) -> None:
         for number, size, tensor, needed in self._needed:
             given = raw[number].size
@@ -244,6 +252,20 @@ class _Head:
             most = classes.max(axis=1)
             top = top - most - np.log(np.exp(classes - most[:, None]).sum(axis=1))
         return top
+
+
+def tables(spec: ModelSpec, raw: Sequence[NDArray[Any]]) -> list[dict[str, Array]]:
+    """The raw numbers of every head by kind, (candidates, columns), in the candidates' order.
+
+    Raises:
+        ValueError: an output's size is not the spec's.
+    """
+    found, first = [], 0
+    for head in spec.heads:
+        own = _Head(head, first, len(spec.classes), spec.contract)
+        found.append(own.columns(raw))
+        first += len(head.tensors)
+    return found
 
 
 # What a picked candidate's numbers are, in this order.
@@ -278,7 +300,7 @@ def _table(head: HeadSpec, contract: InputContract) -> Array:
         stride = whole / (grid + box.margin) if level.stride is None else np.full(2, level.stride)
         centre = (at + box.shift) * stride
         anchors = np.asarray(level.anchors, np.float64)
-        if box.clip:
+        if box.clip_priors:
             centre, anchors = np.clip(centre, 0, whole), np.clip(anchors, 0, whole)
         step = {"cells": stride, "pixels": np.ones(2), "input": whole}[box.unit]
         if box.form == "grid":
@@ -353,6 +375,14 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def _corners(box: BoxCoding, raw: Array, table: Array | None, whole: Array) -> Array:
+    """`_unclipped`, or with its corners in the input."""
+    corners = _unclipped(box, raw, table, whole)
+    if not box.clip_boxes:
+        return corners
+    return np.clip(corners, 0, np.concatenate((whole, whole)))
+
+
+def _unclipped(box: BoxCoding, raw: Array, table: Array | None, whole: Array) -> Array:
     """Corners (4, M) xyxy in pixels of the network's input, of raw numbers (M, 4 or 4 * bins).
 
     Args:
@@ -520,7 +550,9 @@ class Decoder:
     def suppress(self, found: Detections, iou: float, limit: int) -> Detections:
         """`nms`; what the graph has suppressed itself is only put in order, the best first."""
         if not self.suppressed:
-            return nms(found, iou, limit)
+            if not self._score.exclusive or self._multi_label:
+                return nms(found, iou, limit)
+            return found[_kept(replace(found, class_id=np.zeros_like(found.class_id)), iou, limit)]
         return found[(-found.score).argsort(kind="stable")[:limit]]
 
 
@@ -531,15 +563,23 @@ def nms(found: Detections, iou: float = 0.45, limit: int = 300) -> Detections:
     Boxes of no area are not expected here; `Decoder` leaves them out. Beyond `MAX_CANDIDATES` the
     lowest scores are not looked at.
     """
+    return found[_kept(found, iou, limit)]
+
+
+def _kept(found: Detections, iou: float, limit: int) -> NDArray[np.int64]:
+    """Which boxes stay, the best first."""
+    chosen: NDArray[np.int64] | None = None
     if len(found) > MAX_CANDIDATES:
-        found = found[np.argsort(-found.score, kind="stable")[:MAX_CANDIDATES]]
+        chosen = np.argsort(-found.score, kind="stable")[:MAX_CANDIDATES]
+        found = found[chosen]
     count = len(found)
     if not count:
-        return found
+        return np.zeros(0, np.int64)
     scores = np.zeros((int(found.class_id.max()) + 1, count), np.float32)
     scores[found.class_id, np.arange(count)] = found.score
     kept = kept_by_class(found.xyxy, scores, iou, limit)
     # Equal scores stay in the order of their boxes, whatever their classes.
     kept.sort()
     best = (-found.score[kept]).argsort(kind="stable")[:limit]
-    return found[kept[best]]
+    kept = kept[best]
+    return kept if chosen is None else chosen[kept]
