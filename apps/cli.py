@@ -44,6 +44,7 @@ class Entry(NamedTuple):
 
 _COMMANDS = {
     "export-engine": Entry("export", "turn weights into an engine, writing every file between"),
+    "import": Entry("import_", "recognise a detector of another project and take it over"),
     "detect": Entry("detect", "find objects in pictures"),
     "evaluate": Entry("evaluate", "measure average precision on labelled pictures"),
     "bench": Entry("bench", "measure FPS and latency beside a baseline in the same run"),

@@ -11,6 +11,7 @@ from edge.onnx_metadata import read_manifest as read_onnx_manifest
 from edge.spec import Manifest
 
 __all__ = [
+    "foreign_header",
     "layers_path",
     "manifest_path",
     "read_engine",
@@ -67,12 +68,35 @@ def rebuild_command(engine: Path) -> str:
     return f"export-engine {engine.with_suffix('.onnx')} -o {engine.parent}"
 
 
+def foreign_header(engine: Path) -> str:
+    """What ultralytics put before a plan, and how to strip it; empty for a plain plan.
+
+    Its header is a length of four bytes and so many bytes of JSON.
+    """
+    try:
+        with engine.open("rb") as file:
+            start = file.read(5)
+        size = engine.stat().st_size
+    except OSError:
+        return ""
+    length = int.from_bytes(start[:4], "little", signed=True)
+    if start[4:] != b"{" or not 0 < length < min(_MOST_BYTES, size):
+        return ""
+    return (
+        f"an engine of ultralytics, with {length} bytes of JSON in front of the plan (to strip "
+        f"them: tail -c +{length + 5} {engine.name} > {engine.stem}.plan)"
+    )
+
+
 def _beside(engine: Path) -> Manifest:
     if not engine.is_file():
         raise ArtifactError(f"{engine}: no such file")
     path = manifest_path(engine)
     again = f"; rebuild both: {rebuild_command(engine)}"
     if not path.exists():
+        header = foreign_header(engine)
+        if header:
+            raise ArtifactError(f"{engine}: {header}; build an engine from its ONNX file instead")
         raise ArtifactError(f"{engine}: its manifest {path.name} is missing{again}")
     try:
         return Manifest.from_json(read_file(path, limit=_MOST_BYTES), str(path))

@@ -36,7 +36,7 @@ def read_manifest(path: str | Path) -> Manifest:
     if text is None:
         raise ArtifactError(
             f"{path}: an ONNX file without a manifest of edge, so its classes, anchors and "
-            "pre-processing are unknown; make one from the model's cfg: export-engine MODEL.cfg"
+            f"pre-processing are unknown; import it: edge import {path}"
         )
     return Manifest.from_json(text, str(path))
 

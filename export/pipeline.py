@@ -17,6 +17,7 @@ from edge.runtime.device import driver_facts
 from export.engine.build import Build, built_engine, engine_facts, why_no_builder
 from export.engine.dla import check_dla_options, dla_engine
 from export.engine.options import BuildOptions
+from export.foreign.importing import import_model, is_foreign
 from export.graph.sparsity import check_sparse
 from export.int8.kept_layers import Wanted
 from export.int8.recipe import Recipe
@@ -100,6 +101,10 @@ def export_engine(
     options: Any = (builder, workspace_mib, tuple(targets), sparse, int8_float)
     build = Build(folder, BuildOptions(*options))
     made: Made | None = None
+    if is_foreign(model):
+        imported = import_model(model, names=names, data=accuracy_data, hw=hw, output=folder)
+        result["import"] = imported.to_json()
+        model, names, hw = imported.file, None, None
     ready = _ready(model, precision)
     if ready is not None:
         graph = source = ready

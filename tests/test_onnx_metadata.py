@@ -127,7 +127,7 @@ def test_a_manifest_of_another_form_is_refused(tmp_path: Path, text: str) -> Non
 def test_an_onnx_file_of_others_says_what_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(_model({"author": "somebody"}))
-    with pytest.raises(ArtifactError, match=r"without a manifest.*export-engine"):
+    with pytest.raises(ArtifactError, match=r"without a manifest.*edge import"):
         read_manifest(path)
 
 

@@ -31,6 +31,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--accuracy-data tuning/",
         "export-engine yolo.int8.onnx -o engines    # on the Jetson, from the file made elsewhere",
     ),
+    "import": (
+        "edge import yolo11n.onnx",
+        "edge import nanodet.onnx --names coco.names --data labelled/ -o out",
+    ),
     "detect": ("edge detect out/yolo.int8.onnx photos/ --draw seen/ --json seen.json",),
     "evaluate": (
         "edge evaluate out/yolo.int8.onnx --data labelled/",

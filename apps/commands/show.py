@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -256,6 +257,10 @@ def print_artifact(found: Network | PackageContent | Table) -> None:
     listing(Path(found.file.file).name, ("", ""), rows)
     columns = ("tensors", "candidates", "boxes", "anchors, pixels", "scores")
     listing("heads", columns, map(_head, found.manifest.spec.heads))
+    evidence = dict(found.manifest.arguments).get("evidence")
+    if evidence is not None:
+        rows = [(of, said) for of, _, said in (e.partition(": ") for e in json.loads(evidence))]
+        listing("recognised by", ("from", "what it says"), rows)
     if isinstance(found, PackageContent):
         _print_content(found)
     elif found.layers is None:

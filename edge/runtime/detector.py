@@ -78,6 +78,7 @@ class Detector:
         made_for = backend.manifest.iou
         self.iou = iou if iou is not None else _IOU if made_for is None else made_for
         self.backend, self.limit = backend, limit
+        self._clips = any(head.kind == "foreign" for head in spec.heads)
         self.contract = contract
         self.stages_ms: dict[str, float] = {}
         self._in_use = threading.Lock()
@@ -156,7 +157,8 @@ class Detector:
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
         """Return the detections in one (H, W, 3) BGR uint8 frame, in its pixels, best first.
 
-        Boxes are as the network draws them: they may reach beyond the frame.
+        Boxes of our own networks are as these draw them and may reach beyond the frame; those of
+        imported ones end at its edge, as in the decoders that they come with.
 
         Raises:
             ValueError: the frame is of another shape or type.
@@ -196,6 +198,9 @@ class Detector:
     def _finish(self, raw: Raw) -> Detections:
         found, self.stages_ms = self.pipeline.finish(raw, self.score, self.iou, self.limit)
         xyxy: Any = raw.fit.to_source(found.xyxy)
+        if self._clips:
+            height, width = raw.fit.source_hw
+            np.clip(xyxy, 0, (width, height, width, height), out=xyxy)
         return Detections(xyxy, found.score, found.class_id)
 
     @contextmanager

@@ -22,6 +22,7 @@ def open_session(
     arena: bool = True,
     left_out: tuple[str, ...] = (),
     profile: str | None = None,
+    folded: Path | None = None,
 ) -> Any:
     """Open an ONNX graph on the CPU.
 
@@ -35,6 +36,7 @@ def open_session(
         arena: keep memory from one run to the next; without it peaks are lower and runs slower.
         left_out: names of onnxruntime's optimizers that shall not run.
         profile: prefix of a file that `end_profiling` of the session writes.
+        folded: where to write the graph with its constants folded, in operators of ONNX alone.
 
     Raises:
         ArtifactError: onnxruntime cannot load the graph.
@@ -42,7 +44,8 @@ def open_session(
     """
     ort = require("onnxruntime")
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    # To write a graph is worth a warning to onnxruntime, as it may not fit another machine.
+    options.log_severity_level = 3 if folded is None else 4
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.enable_cpu_mem_arena = arena
     if as_written:
@@ -52,6 +55,9 @@ def open_session(
         options.add_session_config_entry("session.x64quantprecision", "1")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
+    if folded is not None:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(folded)
     try:
         return ort.InferenceSession(
             model,

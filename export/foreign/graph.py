@@ -6,7 +6,7 @@ few lines here, and the outputs before and after are compared on one picture.
 
 from __future__ import annotations
 
-import struct
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,28 +15,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.artifact import foreign_header
 from edge.errors import ArtifactError
 from edge.files import plain_text, read_file
 from edge.optional import require
+from edge.runtime.session import open_session
 
 __all__ = [
+    "CHECKPOINTS",
     "IMAGES",
     "CleanGraph",
     "Output",
     "clean",
-    "header_length",
     "keep_outputs",
     "read_foreign",
     "refuse_other_files",
 ]
 
 IMAGES = "images"
+CHECKPOINTS = (".pt", ".pth", ".ckpt")
 # What edge's own files are written in: FP16 scales need it, TensorRT 10 reads it.
 _OPSET = 19
 _OLDEST = 9
 _DYNAMIC = {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 _INTEGER = {"QLinearConv", "QLinearMatMul", "QLinearAdd", "QGemm"}
-_MOST_HEADER = 1 << 24
 # A graph without an own size may say one in its metadata; nobody trains on larger pictures.
 _MOST_SIDE = 8192
 
@@ -58,6 +60,7 @@ class CleanGraph:
     """A graph that takes one (1, 3, H, W) float32 picture.
 
     Attributes:
+        source: the file, for messages.
         model: onnx `ModelProto`.
         hw: size of its input.
         outputs: in the graph's order.
@@ -68,6 +71,7 @@ class CleanGraph:
         notes: what was done to it, one sentence each.
     """
 
+    source: str
     model: Any
     hw: tuple[int, int]
     outputs: tuple[Output, ...]
@@ -93,7 +97,7 @@ class CleanGraph:
 
     def session(self) -> Any:
         """An onnxruntime session of it on the CPU."""
-        return _session(self.model.SerializeToString(), str(self.hw))
+        return open_session(self.model.SerializeToString(), self.source)
 
 
 def refuse_other_files(path: Path) -> None:
@@ -104,35 +108,19 @@ def refuse_other_files(path: Path) -> None:
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
-    if path.suffix in (".pt", ".pth", ".ckpt"):
+    if path.suffix in CHECKPOINTS:
         raise ArtifactError(
             f"{path}: a checkpoint of torch, which only its own code can read; export it there: "
             f"yolo export model={path.name} format=onnx, or torch.onnx.export, then edge import"
         )
     if path.suffix in (".engine", ".plan", ".trt"):
-        length = header_length(path)
-        if length:
-            raise ArtifactError(
-                f"{path}: an engine of ultralytics, with {length - 4} bytes of JSON in front; "
-                f"import the ONNX file that it was built from, or strip it: "
-                f"tail -c +{length + 1} {path.name} > {path.stem}.plan"
-            )
+        header = foreign_header(path)
         raise ArtifactError(
-            f"{path}: an engine without a manifest of edge; import the ONNX file it was built from"
+            f"{path}: {header or 'an engine without a manifest of edge'}; import the ONNX file "
+            "that it was built from"
         )
     if path.suffix != ".onnx":
         raise ArtifactError(f"{path}: not an .onnx file; export the network to ONNX first")
-
-
-def header_length(path: Path) -> int:
-    """Bytes of the header that ultralytics puts before an engine; 0 where there is none."""
-    with path.open("rb") as file:
-        start = file.read(5)
-    if len(start) < 5:
-        return 0
-    (length,) = struct.unpack("<i", start[:4])
-    whole = path.stat().st_size
-    return int(length) + 4 if start[4:] == b"{" and 0 < length < min(_MOST_HEADER, whole) else 0
 
 
 def read_foreign(path: Path) -> Any:
@@ -236,9 +224,8 @@ def clean(
         )
     outputs = tuple(_output(name, after[name]) for name in names)
     normalises = _normalises(model)
-    clean_graph = CleanGraph(model, hw, outputs, quantized, byte, normalises, metadata, notes)
     _set_output_types(model, after)
-    return clean_graph
+    return CleanGraph(source, model, hw, outputs, quantized, byte, normalises, metadata, notes)
 
 
 def _output(name: str, array: NDArray[Any]) -> Output:
@@ -442,22 +429,11 @@ def _fold(model: Any, source: str, notes: list[str]) -> Any:
 
     Of its basic optimisations only: these give operators of ONNX alone.
     """
-    onnx, ort = require("onnx"), require("onnxruntime")
-    import tempfile
-
+    onnx = require("onnx")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "folded.onnx"
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(target)
-        try:
-            ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-            folded = onnx.load(str(target))
-        except Exception as error:  # onnxruntime's exceptions share no other base
-            raise ArtifactError(f"{source}: onnxruntime cannot load it: {_line(error)}") from error
+        open_session(model.SerializeToString(), source, folded=target)
+        folded = onnx.load(str(target))
     used = {node.domain for node in folded.graph.node}
     if used - {"", "ai.onnx"}:
         notes.append("constants were not folded: onnxruntime would put its own operators in")
@@ -518,7 +494,7 @@ def _feed(hw: tuple[int, int], nhwc: bool, byte: bool) -> NDArray[Any]:
 
 
 def _run(model: Any, name: str, feed: NDArray[Any], source: str) -> dict[str, NDArray[Any]]:
-    session = _session(model.SerializeToString(), source)
+    session = open_session(model.SerializeToString(), source)
     outputs = [output.name for output in session.get_outputs()]
     try:
         arrays = session.run(outputs, {name: feed})
@@ -528,16 +504,6 @@ def _run(model: Any, name: str, feed: NDArray[Any], source: str) -> dict[str, ND
             f"{source}: it does not run on one picture of {height}x{width}: {_line(error)}"
         ) from error
     return dict(zip(outputs, arrays, strict=True))
-
-
-def _session(model: bytes, source: str) -> Any:
-    ort = require("onnxruntime")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no other base
-        raise ArtifactError(f"{source}: onnxruntime cannot load it: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

@@ -21,14 +21,21 @@ from edge.data.items import thin
 from edge.errors import ArtifactError, DataError
 from edge.files import make_folder, sha256_of, write_file, write_json
 from edge.names import read_names
-from edge.onnx_metadata import MANIFEST_KEY
+from edge.onnx_metadata import MANIFEST_KEY, read_metadata
 from edge.optional import require
 from edge.reporting import say
 from edge.runtime.ops_cpu import Decoder
 from edge.spec import InputContract, Manifest, ModelSpec, TensorSpec
 from export.foreign.cutting import finish_outputs
 from export.foreign.forms import KINDS, Hypothesis, Signature, hypotheses
-from export.foreign.graph import IMAGES, CleanGraph, clean, keep_outputs, read_foreign
+from export.foreign.graph import (
+    CHECKPOINTS,
+    IMAGES,
+    CleanGraph,
+    clean,
+    keep_outputs,
+    read_foreign,
+)
 from export.foreign.metadata import Facts, read_facts, refuse_other_tasks
 from export.foreign.trial import Trial, better, scales_of, variants
 from export.foreign.values import Runner, draft, objections
@@ -90,14 +97,15 @@ class ImportResult:
 
 
 def is_foreign(path: str | Path) -> bool:
-    """Whether a file is an ONNX file without a manifest of edge.
+    """Whether a file is an ONNX file without a manifest of edge, or a checkpoint of torch.
 
     Raises:
-        ArtifactError: it is missing or damaged.
+        ArtifactError: an ONNX file that is damaged.
     """
-    from edge.onnx_metadata import read_metadata
-
-    return Path(path).suffix == ".onnx" and MANIFEST_KEY not in read_metadata(path)
+    path = Path(path)
+    if path.suffix in CHECKPOINTS:
+        return path.is_file()
+    return path.suffix == ".onnx" and path.is_file() and MANIFEST_KEY not in read_metadata(path)
 
 
 def import_model(
