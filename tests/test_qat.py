@@ -418,3 +418,20 @@ def test_the_command_judges_by_labels_where_there_are_some(
     assert set(report["map50"]) == {"fp32", "ptq", "qat"}
     assert status == (0 if report["map50"]["qat"] >= report["map50"]["ptq"] else 1)
     assert "mAP@.5 on" in capsys.readouterr().err
+
+
+def test_overlap_is_found_before_the_training_and_nothing_hidden_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.fp32.onnx"
+    module, spec = small()
+    write_onnx(module, replace(spec, classes=CLASSES[:2]), path)
+    command = ["qat", str(path), "--data", LABELLED, "--steps", "2", "-o", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr("export.qat.run.imitate", lambda *_: pytest.fail("it trained"))
+        patch.setattr("export.qat.run.calibrate", lambda *_, **__: pytest.fail("it calibrated"))
+        assert main([*command, "--val", "scenes://?seed=8&count=2"]) == 2
+        assert "1 of the 2 pictures" in capsys.readouterr().err
+        assert main([*command, "--val", str(tmp_path)]) == 2
+    assert main([*command, "--val", "scenes://?seed=8&count=2", "--allow-overlap"]) in (0, 1)
+    assert not [file for file in (tmp_path / "out").iterdir() if file.name.startswith(".")]

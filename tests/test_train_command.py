@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from apps.cli import export_engine, main
+from edge.errors import CalibrationError
 from edge.models.checkpoint import load_safetensors, save_safetensors
 from edge.models.darknet import load_darknet
 from edge.train import epochs
+from edge.train.options import TrainOptions
 from tests.test_train_session import CFG
 
 
@@ -48,7 +50,7 @@ def command(folder, *more):
 
 
 def test_training_writes_all_that_the_next_stages_take(folder, capsys):
-    options = ("--epochs", "2", "--batch", "5", "--val", str(folder))
+    options = ("--epochs", "2", "--batch", "5", "--val", str(folder), "--allow-overlap")
     assert main(command(folder, *options)) == 0
     told = json.loads((folder / "told.json").read_text())
     assert told["steps"] == 4 and told["ended"] == "all steps done"
@@ -73,7 +75,7 @@ def test_training_writes_all_that_the_next_stages_take(folder, capsys):
 def test_tensorboard_gets_losses_rates_figures_and_activations(folder):
     pytest.importorskip("tensorboard")
     options = ("--steps", "1", "--val", str(folder), "--tensorboard", str(folder / "board"))
-    assert main(command(folder, *options)) == 0
+    assert main(command(folder, *options, "--allow-overlap")) == 0
     wanted = {"loss/box", "rate", "dead channels", "validation/map50", "activations/layers.0.act"}
     assert tags(folder / "board") >= wanted
 
@@ -105,14 +107,24 @@ def test_a_resumed_command_ends_with_the_very_weights_of_one_run(folder, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(epochs, "_finish_epoch", cancel_after_two)
-        assert main(command(folder, *options)) == 130
+        assert main(command(folder, *options, "--fresh")) == 130
     assert (folder / "out" / "small.weights").read_bytes() != whole
     assert main(command(folder, *options, "--resume")) == 0
     assert (folder / "out" / "small.weights").read_bytes() == whole
 
 
 def test_training_ends_early_where_validation_gets_no_better(folder):
-    options = ("--epochs", "9", "--batch", "5", "--peak", "0", "--val", str(folder))
+    options = (
+        "--epochs",
+        "9",
+        "--batch",
+        "5",
+        "--peak",
+        "0",
+        "--val",
+        str(folder),
+        "--allow-overlap",
+    )
     assert main(command(folder, *options, "--patience", "1", "--name", "other")) == 0
     told = json.loads((folder / "told.json").read_text())
     assert told["model"] == "other" and told["ended"] == "no better mAP@.5 in 1 epochs"
@@ -212,14 +224,104 @@ def test_quantization_aware_steps_follow_the_training(folder, capsys):
     steps = ("--steps", "4", "--batch", "5", "--augment", "none")
     assert main(command(folder, *steps, "--qat", "3")) == 2
     assert "--val" in capsys.readouterr().err
-    other = folder / "other"
-    shutil.copytree(folder / "labels", other / "labels")
-    (other / "images").mkdir()
-    for path in (folder / "images").iterdir():
-        turned = cv2.rotate(cv2.imread(str(path)), cv2.ROTATE_180)
-        cv2.imwrite(str(other / "images" / path.name), turned)
-    (other / "n.names").write_text("bright\ndark\n")
+    other = turned(folder)
     status = main(command(folder, *steps, "--val", str(other), "--qat", "3"))
     assert status in (0, 1)
     for kind in ("fp32.onnx", "calib.json", "int8.onnx"):
         assert (folder / "out" / f"small.qat.{kind}").is_file()
+
+
+def turned(folder):
+    """The same pictures and labels, the pictures turned by half: another set."""
+    other = folder / "other"
+    shutil.copytree(folder / "labels", other / "labels")
+    (other / "images").mkdir()
+    for path in (folder / "images").iterdir():
+        image = cv2.rotate(cv2.imread(str(path)), cv2.ROTATE_180)
+        cv2.imwrite(str(other / "images" / path.name), image)
+    (other / "n.names").write_text("bright\ndark\n")
+    return other
+
+
+def test_validation_on_training_pictures_is_refused_before_the_training(folder, capsys):
+    other = turned(folder)
+    shutil.copy(folder / "images" / "3.png", other / "images" / "3.png")
+    options = ("--steps", "1", "--batch", "5", "--val", str(other))
+    assert main(command(folder, *options)) == 2
+    said = capsys.readouterr().err
+    assert "1 of the 10 pictures" in said and "1 with the same pixels" in said
+    assert "3.png" in said and "--allow-overlap" in said
+    assert not (folder / "out" / "small.safetensors").exists()
+    assert main(command(folder, *options, "--allow-overlap")) == 0
+    assert "may flatter" in (folder / "out" / "small.log").read_text()
+
+
+def test_pictures_that_look_alike_are_told_and_refused_where_they_are_many(folder, capsys):
+    other = turned(folder)
+    options = ("--steps", "1", "--batch", "5", "--val", str(other))
+    for number in range(5):
+        image = cv2.imread(str(folder / "images" / f"{number}.png"))
+        cv2.imwrite(str(other / "images" / f"{number}.png"), cv2.add(image, 2))
+        assert main(command(folder, *options, "--fresh")) == (2 if number >= 3 else 0), number
+        assert f"{number + 1} of the 10 pictures" in capsys.readouterr().err
+
+
+def test_scenes_are_shared_by_their_seeds(folder, capsys):
+    model = ["train", "tiny-yolo-scenes", "--steps", "1", "--batch", "1", "-o", str(folder / "o")]
+    model += ["--data", "scenes://?seed=300000&count=2"]
+    assert main([*model, "--val", "scenes://?seed=300001&count=2"]) == 2
+    assert "1 of the 2 pictures" in capsys.readouterr().err
+    assert main([*model, "--val", "scenes://?seed=300002&count=2"]) == 0
+
+
+def test_a_training_that_was_done_is_not_lost_to_the_same_command(folder, capsys):
+    options = ("--steps", "2", "--batch", "5")
+    assert main(command(folder, *options)) == 0
+    files = [folder / "out" / f"small{suffix}" for suffix in (".weights", ".log")]
+    before = [path.read_bytes() for path in files]
+    assert main(command(folder, *options)) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in ("--resume", "--fresh", "small.checkpoint.safetensors"))
+    assert [path.read_bytes() for path in files] == before
+    assert main(command(folder, "--steps", "4", "--batch", "5", "--resume")) == 0
+    assert main(command(folder, *options, "--name", "other")) == 0
+    assert main(command(folder, *options, "--fresh")) == 0
+    assert main(command(folder, "--overfit", "2", "--steps", "1")) == 2
+    with pytest.raises(ValueError, match="--fresh"):
+        TrainOptions(resume=True, fresh=True)
+
+
+def test_an_overfit_check_leaves_no_checkpoint_in_the_way(folder):
+    assert main(command(folder, "--overfit", "2", "--steps", "1")) == 1
+    assert not list((folder / "out").glob("*.checkpoint.*"))
+    assert main(command(folder, "--steps", "1")) == 0
+
+
+def test_the_json_of_a_training_with_quantization_holds_both(folder):
+    options = ("--steps", "2", "--batch", "5", "--val", str(turned(folder)), "--qat", "2")
+    status = main(command(folder, *options))
+    told = json.loads((folder / "told.json").read_text())
+    assert told["steps"] == 2 and told["qat"]["steps"] == 2
+    assert set(told["qat"]["map50"]) == {"fp32", "ptq", "qat"}
+    assert status == (0 if told["qat"]["better"] else 1)
+
+
+def test_a_training_is_on_record_even_if_quantization_fails_after_it(folder, monkeypatch):
+    import export.qat.run
+
+    def fail(*_):
+        raise CalibrationError("no")
+
+    monkeypatch.setattr(export.qat.run, "qat", fail)
+    options = ("--steps", "2", "--batch", "5", "--val", str(turned(folder)), "--qat", "2")
+    assert main(command(folder, *options)) == 2
+    told = json.loads((folder / "told.json").read_text())
+    assert told["steps"] == 2 and "qat" not in told
+
+
+def test_a_pytorch_file_gets_advice_that_works(folder, capsys):
+    (folder / "best.pt").write_bytes(b"PK")
+    for command_line in (["train", "--data", str(folder)], ["export-engine", "--fp32"]):
+        words = [command_line[0], str(folder / "best.pt"), *command_line[1:], "-o", str(folder)]
+        assert main(words) == 2
+        assert "yolo export model=best.pt format=onnx" in capsys.readouterr().err

@@ -61,15 +61,16 @@ def run(args: argparse.Namespace) -> int:
     result = train(args.model, args.data, options, command=shlex.join(("edge", *sys.argv[1:])))
     if result.rank:
         return 0
-    write_json(result, args.json)
     print_training(result)
-    if result.overfits is False:
-        return 1
-    if not args.qat:
-        return 0
-    quantized = _quantized(args.data, args.qat, options, result)
-    print_qat(quantized)
-    return int(not quantized.better)
+    facts, failed = result.to_json(), result.overfits is False
+    try:
+        if args.qat and not failed:
+            quantized = _quantized(args.data, args.qat, options, result)
+            print_qat(quantized)
+            facts["qat"], failed = quantized, not quantized.better
+    finally:
+        write_json(facts, args.json)
+    return int(failed)
 
 
 def _quantized(data: str, steps: int, options: TrainOptions, result: TrainResult) -> QatResult:
@@ -77,7 +78,12 @@ def _quantized(data: str, steps: int, options: TrainOptions, result: TrainResult
 
     trained = Path(options.output) / f"{result.model}.safetensors"
     chosen = QatOptions(
-        steps=steps, labels=True, val=options.val, seed=options.seed, output=options.output
+        steps=steps,
+        labels=True,
+        val=options.val,
+        allow_overlap=options.allow_overlap,
+        seed=options.seed,
+        output=options.output,
     )
     return qat(trained, data, chosen)
 

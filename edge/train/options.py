@@ -74,6 +74,9 @@ class TrainOptions:
         epoch_rate: change the learning rate between epochs only
         patience: stop after this many epochs without a better mAP@.5 on --val; 0 never stops early
         resume: continue from the checkpoint in the output folder
+        fresh: start over although the output folder has the checkpoint of an earlier training,
+            which is overwritten
+        allow_overlap: validate although pictures of --val are, or look like, pictures of --data
         loss: ciou uses complete IoU and matches more boxes; published follows the papers
         optimizer: AdamW, or SGD with a momentum of 0.9
         decay: weight decay of the convolutions; more keeps weights smaller
@@ -114,6 +117,8 @@ class TrainOptions:
     epoch_rate: bool = False
     patience: int = option(0, metavar="N", check=count)
     resume: bool = False
+    fresh: bool = False
+    allow_overlap: bool = False
     loss: Literal["ciou", "published"] = "ciou"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     decay: float = option(1e-4, metavar="D")
@@ -139,6 +144,8 @@ class TrainOptions:
             raise ValueError(f"average is {self.average}; it takes a number from 0 to 1")
         if min(self.peak, self.decay, self.warmup or 0) < 0:
             raise ValueError("peak, decay and warmup must not be negative")
+        if self.resume and (self.fresh or self.overfit):
+            raise ValueError("--resume goes neither with --fresh nor with --overfit")
 
 
 @dataclass(frozen=True)

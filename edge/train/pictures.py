@@ -121,6 +121,7 @@ def read_pictures(
     *,
     keep_mib: int = 4096,
     follow: Callable[[Iterable[Item]], Iterable[Item]] = iter,
+    seen: Callable[[Item, NDArray[np.uint8]], None] | None = None,
 ) -> tuple[Pictures, tuple[Problem, ...], tuple[Item, ...]]:
     """Read every picture once, so that a bad one is known before training.
 
@@ -129,6 +130,7 @@ def read_pictures(
         spec: the model.
         keep_mib: memory for pictures in MiB; the others are read again whenever they are needed.
         follow: shows progress over the items.
+        seen: gets each item and its picture as it was read.
 
     Returns:
         The pictures, the labels and images that were changed or left out (those of the data set
@@ -148,6 +150,8 @@ def read_pictures(
         except DataError as error:
             problems.append(Problem("image left out", str(error)))
             continue
+        if seen is not None:
+            seen(item, frame)
         good, found = checked(labelled)
         problems += found
         picture = reader.prepare(frame, good)

@@ -14,8 +14,10 @@ from torch import nn
 
 from edge.data.datasets import Dataset, match_classes, open_dataset
 from edge.data.items import Item, Problem
-from edge.errors import ArtifactError, DataError
+from edge.data.separate import Fingerprints, refuse_shared
+from edge.errors import ArtifactError
 from edge.files import check_name, make_folder
+from edge.measure.accuracy import labelled
 from edge.reporting import track
 from edge.spec import ModelSpec
 from edge.train.distributed import Team, team
@@ -52,6 +54,14 @@ class _Files:
     @property
     def log(self) -> Path:
         return self.path(".log")
+
+    def refuse_finished(self, options: TrainOptions) -> None:
+        """Refuse to overwrite an earlier training that nobody asked to start over."""
+        if self.checkpoint.is_file() and not (options.resume or options.fresh):
+            raise ArtifactError(
+                f"{self.checkpoint}: is the checkpoint of an earlier training; continue it with "
+                "--resume, start over with --fresh, or give another --name or -o"
+            )
 
     def written(self) -> tuple[str, ...]:
         every = sorted((*self.weights, self.checkpoint, self.log))
@@ -91,7 +101,8 @@ def train(
 
     Raises:
         DataError: the labels cannot be learned from, or the loss is no longer a number.
-        ArtifactError: a model, weights or a checkpoint does not fit.
+        ArtifactError: a model, weights or a checkpoint does not fit, or an earlier training would
+            be overwritten.
         MissingDependency: torch, safetensors, pycocotools or tensorboard is needed and absent.
     """
     options = options or TrainOptions()
@@ -120,7 +131,7 @@ def train(
                 watch=journal.watcher(session),
                 step_done=step_done,
                 epoch_done=partial(journal.epoch_done, session, board),
-                checkpoint=files.checkpoint,
+                checkpoint=None if options.overfit else files.checkpoint,
                 patience=options.patience,
             )
             ended = run_epochs(session, hooks)
@@ -143,6 +154,7 @@ def _place(model_name: str, options: TrainOptions, sources: Iterable[str | Path 
             raise ArtifactError(
                 f"{source}: training would overwrite what it begins with; give --name or -o"
             )
+    files.refuse_finished(options)
     return files
 
 
@@ -150,11 +162,7 @@ def _open_validation(options: TrainOptions, spec: ModelSpec) -> Dataset | None:
     """Return the pictures of `--val`; what is wrong with them is known before the training."""
     if options.val is None:
         return None
-    dataset = open_dataset(options.val, spec.classes, options.val_images)
-    if dataset.kind == "images":
-        raise DataError(f"{options.val}: images without labels; there is nothing to compare with")
-    match_classes(dataset.classes, spec.classes)
-    return dataset
+    return labelled(options.val, spec.classes, options.val_images)
 
 
 def _prepare(
@@ -172,10 +180,19 @@ def _prepare(
     def follow(items: Iterable[Item]) -> Iterable[Item]:
         return items if members.rank else track(items, "reading", len(dataset))
 
+    known = Fingerprints()
     pictures, problems, items = read_pictures(
-        dataset, start.spec, keep_mib=options.keep_mib, follow=follow
+        dataset,
+        start.spec,
+        keep_mib=options.keep_mib,
+        follow=follow,
+        seen=None if validation is None or options.overfit else known.add,
     )
     journal.problems(problems)
+    if validation is not None and not options.overfit:
+        note = refuse_shared(known, validation, str(data), allowed=options.allow_overlap)
+        if note is not None:
+            journal.log(note)
     if options.overfit:
         options = for_overfitting(options, len(pictures))
         validation = replace(dataset, items=items)

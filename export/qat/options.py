@@ -26,6 +26,7 @@ class QatOptions:
         labels: learn from the pictures' boxes, as edge train does, in place of the FP32 network's
             outputs; needs --val
         val: labelled pictures on which to measure mAP of FP32, INT8 before and INT8 after
+        allow_overlap: measure although pictures of --val are, or look like, pictures of --data
         keep: convolutions that stay out of INT8, with commas between
         resize: how frames are fitted into the input, where the model's file does not say
         seed: seed of the order of the pictures
@@ -40,6 +41,7 @@ class QatOptions:
     calibrated_scales: bool = False
     labels: bool = False
     val: str | Path | None = option(None, metavar="DIR")
+    allow_overlap: bool = False
     keep: tuple[str, ...] = option((), metavar="NAMES")
     resize: Literal["letterbox", "stretch"] | None = None
     seed: int = 0

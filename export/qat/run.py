@@ -16,8 +16,10 @@ from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN
 from edge.data.datasets import open_dataset
+from edge.data.separate import fingerprints_of, refuse_shared
 from edge.errors import ArtifactError, CalibrationError
 from edge.files import make_folder
+from edge.measure.accuracy import labelled
 from edge.measure.evaluate import evaluate
 from edge.measure.noise import head_noise, heads_of
 from edge.reporting import bar, say
@@ -53,6 +55,7 @@ def qat(model: str | Path, data: str | Path, options: QatOptions | None = None) 
     options = options or QatOptions()
     folder, started = make_folder(options.output), time.monotonic()
     source = _fp32_file(model, folder, options)
+    _check_validation(source, data, options)
     inputs = [array.copy() for _, array in network_inputs(source, data, options.images)]
     learned, held = _split(inputs)
     table = _table(source, data, options)
@@ -92,6 +95,25 @@ def _fp32_file(model: str | Path, folder: Path, options: QatOptions) -> Path:
             raise ArtifactError(f"{model}: {precision}; give the FP32 file it was made from")
         return Path(model)
     return fp32_onnx(model, folder, resize=options.resize)
+
+
+def _check_validation(source: Path, data: str | Path, options: QatOptions) -> None:
+    """Refuse a `val` without labels or with training pictures, before the training.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    if options.val is None:
+        return
+    validation = labelled(options.val, read_manifest(source).spec.classes)
+    known = fingerprints_of(open_dataset(data, limit=options.images).items)
+    if options.table is not None:
+        table = read_table(options.table)
+        known.digests.update(table.images)
+        known.hashes.extend(table.hashes)
+    note = refuse_shared(known, validation, str(data), allowed=options.allow_overlap)
+    if note is not None:
+        say(note)
 
 
 def _split(arrays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
@@ -147,8 +169,9 @@ def _judge(
         if val is None:
             return before, after, None
         graphs = {"fp32": prepared.source, "ptq": calibrated, "qat": trained}
-        return (
-            before,
-            after,
-            {kind: evaluate(graph, val)["map50"] for kind, graph in graphs.items()},
-        )
+        # Overlap was refused before the training, by the same rule.
+        scores = {
+            kind: float(evaluate(graph, val, allow_overlap=True)["map50"])
+            for kind, graph in graphs.items()
+        }
+        return before, after, scores
