@@ -1,190 +1,161 @@
-"""From a set of images to a calibration table."""
+"""From pictures to a calibration table: thresholds, bias correction, adaptive rounding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from calibration.collect import collect
-from calibration.equalise import find_gains
-from calibration.histogram import Histogram
-from calibration.ranges import ChannelRange, channel_ranges
-from calibration.table import CalibrationTable
-from calibration.threshold import threshold
+from calibration.adaround import round_if_better
+from calibration.best import calibrate_best
+from calibration.correction import correct_bias
+from calibration.graph import Graph
+from calibration.recipe import IMAGES, CalibrationRecipe
+from calibration.scales import SCENES, Calibration, inputs_of, measure_scales
+from calibration.table import CalibrationTable, read_table
 from edge import __version__
-from edge.artifact import read_manifest
+from edge.built_in import OF_SCENES
 from edge.data.datasets import open_dataset
 from edge.data.distinct import Seen, pictures
 from edge.data.items import Dataset, thin
 from edge.errors import CalibrationError
-from edge.files import sha256_of
-from edge.optional import require
-from edge.runtime.ops_cpu import Preprocessor
-from edge.spec import InputContract
+from edge.reporting import bar, say
 
-__all__ = [
-    "IMAGES",
-    "SCENES",
-    "Calibration",
-    "calibrate",
-    "calibrate_dataset",
-    "check_readable",
-    "inputs_of",
-    "network_inputs",
-]
+__all__ = ["calibrate", "report_skipped"]
 
-# What the README's table of INT8 accuracy was measured with.
-IMAGES = 200
-# Scenes of the built-in world that no evaluation renders.
-SCENES = "scenes://?seed=500000&count=400"
-# Peaks of single channels steer the gains only; the scales come from all images.
-_RANGE_IMAGES = 64
-Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a calibration gave.
-
-    Attributes:
-        table: the thresholds.
-        histograms: by tensor, for other methods without another run.
-        used: number of images.
-        skipped: one line for each image that could not be read.
-    """
-
-    table: CalibrationTable
-    histograms: dict[str, Histogram]
-    used: int
-    skipped: tuple[str, ...]
+_FEW_IMAGES = 32
+# Each picture gives thousands of pixels to a channel's mean, so few serve.
+_BIAS_IMAGES = 32
 
 
 def calibrate(
-    onnx: str | Path,
-    data: str | Path = SCENES,
+    onnx: Graph | str | Path,
+    data: str | Path | None = None,
+    recipe: CalibrationRecipe | None = None,
     *,
-    images: int = IMAGES,
-    method: str = "mse",
-    equalise: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    known: Path | None = None,
     threads: int | None = None,
 ) -> Calibration:
-    """Run an FP32 graph over images and choose a threshold for each convolution's input.
+    """Measure the INT8 scales of an FP32 graph on pictures.
+
+        table = calibrate("out/yolo.fp32.onnx", "pictures/").table
+        write_table(table, "out/yolo.calib.json")
 
     Args:
         onnx: FP32 ONNX file that edge wrote.
-        data: folder of images, labelled set, or `scenes://`, as `open_dataset` takes it.
-        images: take at most so many, spread evenly over the set.
-        method: mse, percentile, entropy or minmax.
-        equalise: give a tensor's channels like ranges first, where that changes no result.
-        progress: called with (done, of).
+        data: folder of pictures, labelled set or `scenes://`, as `open_dataset` takes it; the
+            built-in scenes where None.
+        recipe: how the scales are made; `CalibrationRecipe()` by default.
+        known: file of a table that is returned as it is where it was made from the same graph,
+            pictures and recipe by the same version; there are no histograms then.
         threads: of onnxruntime; all cores by default.
 
     Raises:
-        CalibrationError: no image could be read, or an activation is not finite.
+        CalibrationError: `onnx` is not FP32, no picture could be read, too few for `best`, or an
+            activation is not finite.
+        ArtifactError: `onnx` is not an ONNX file of edge.
         DataError: `data` is not there.
     """
-    dataset = open_dataset(data, limit=images)
-    return calibrate_dataset(
-        onnx, dataset, method=method, equalise=equalise, progress=progress, threads=threads
-    )
-
-
-def calibrate_dataset(
-    onnx: str | Path,
-    dataset: Dataset,
-    *,
-    method: str = "mse",
-    equalise: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-    threads: int | None = None,
-) -> Calibration:
-    """As `calibrate`, over all images of an opened set."""
-    onnx = Path(onnx)
-    contract = read_manifest(onnx).spec.contract
-    seen = Seen()
-    count = len(dataset.items)
-    try:
-        ranges, gains = _equalised(onnx, dataset, contract, threads) if equalise else ({}, {})
-        histograms = collect(
-            onnx,
-            pictures(dataset, seen),
-            gains=gains,
-            threads=threads,
-            progress=progress and (lambda done: progress(done, count)),
+    graph, recipe = Graph.open(onnx), recipe or CalibrationRecipe()
+    if graph.manifest.precision != "fp32":
+        raise CalibrationError(
+            f"{graph}: {graph.manifest.precision}; scales are measured on the FP32 file"
         )
+    name = graph.manifest.spec.name
+    if data is None and name not in OF_SCENES:
+        say(
+            f"calibrating {name} on the built-in scenes: its scales will fit them, not your "
+            "camera; give its own pictures with --calib FOLDER"
+        )
+    dataset = open_dataset(data or SCENES, limit=recipe.images)
+    table = None if known is None else _reusable(known, graph, dataset, recipe)
+    if table is not None:
+        say(f"{known}: up to date, nothing to measure (edge calibrate --fresh measures again)")
+        return Calibration(table, {}, len(table.images), ())
+    made = _measured(graph, dataset, recipe, threads)
+    report_skipped(made.skipped)
+    if made.used < _FEW_IMAGES:
+        say(f"calibrated on {made.used} images only; {IMAGES} of all conditions are better")
+    return replace(made, table=replace(made.table, recipe=recipe.steps))
+
+
+def _measured(
+    graph: Graph, dataset: Dataset, recipe: CalibrationRecipe, threads: int | None
+) -> Calibration:
+    with bar("calibrating") as advance:
+        if recipe.method == "best":
+            found = calibrate_best(
+                graph,
+                dataset,
+                equalise=recipe.equalise,
+                bias=recipe.bias_correction,
+                progress=advance,
+                threads=threads,
+            )
+            made = found.calibration
+            say(f"best on the images held back: {found.best}, {found.decibel[found.best]:.2f} dB")
+        else:
+            made = measure_scales(
+                graph,
+                dataset,
+                method=recipe.method,
+                equalise=recipe.equalise,
+                progress=advance,
+                threads=threads,
+            )
+    if recipe.bias_correction:
+        few = replace(dataset, items=tuple(thin(dataset.items, _BIAS_IMAGES)))
+        inputs = inputs_of(few, graph.manifest.spec.contract)
+        made = replace(made, table=correct_bias(graph, made.table, inputs))
+    if recipe.adaround:
+        made = replace(made, table=_rounded(graph, made.table, dataset, threads))
+    return made
+
+
+def _rounded(
+    graph: Graph, table: CalibrationTable, dataset: Dataset, threads: int | None
+) -> CalibrationTable:
+    with bar("rounding weights") as advance:
+        found = round_if_better(graph, table, dataset, progress=advance, threads=threads)
+    before, after = dict(found.head_db)["nearest"], dict(found.head_db)["adaround"]
+    kept = "kept" if found.rounding else "not kept"
+    say(f"adaptive rounding: heads {before:.2f} dB before, {after:.2f} dB with it; {kept}")
+    return found
+
+
+def report_skipped(skipped: Sequence[str]) -> None:
+    """Say which pictures cannot be used, the first five by name."""
+    for text in skipped[:5]:
+        say(f"skipped: {text}")
+    if len(skipped) > 5:
+        say(f"skipped: {len(skipped) - 5} more")
+
+
+def _reusable(
+    path: Path, graph: Graph, dataset: Dataset, recipe: CalibrationRecipe
+) -> CalibrationTable | None:
+    """The table at `path`, if it is what `recipe` over `dataset` would give; else None."""
+    try:
+        table = read_table(path)
     except CalibrationError:
-        if seen.digests or not seen.skipped:
-            raise
-        raise _none_readable(dataset, seen) from None
-    table = CalibrationTable(
-        amax=tuple((name, threshold(found, method)) for name, found in histograms.items()),
-        method=method,
-        graph_sha256=sha256_of(onnx),
-        contract_digest=contract.digest,
-        images=tuple(sorted(seen.digests)),
-        gains=tuple((name, tuple(map(_short, gain.tolist()))) for name, gain in gains.items()),
-        low=tuple((name, _low(one, gains.get(name))) for name, one in ranges.items()),
-        hashes=tuple(sorted(seen.hashes)),
-        recipe=("equalise",) if equalise else (),
+        return None
+    asked = CalibrationTable(
+        amax=(),
+        method=recipe.method,
+        graph_sha256=graph.sha256,
+        contract_digest=graph.manifest.spec.contract.digest,
+        images=table.images,
+        recipe=recipe.steps,
         made_by=f"edge {__version__}",
     )
-    return Calibration(table, histograms, len(seen.digests), tuple(seen.skipped))
+    # Pictures are decoded only where all else is the same.
+    if asked.key != table.key or list(table.images) != _digests(dataset):
+        return None
+    return table
 
 
-def check_readable(data: str | Path, images: int = IMAGES) -> None:
-    """Read the first usable image of what `calibrate` would take: a typo shows before the work.
-
-    Raises:
-        CalibrationError: no image can be calibrated on.
-        DataError: `data` is not there.
-    """
-    dataset, seen = open_dataset(data, limit=images), Seen()
-    if next(pictures(dataset, seen), None) is None:
-        raise _none_readable(dataset, seen)
-
-
-def _none_readable(dataset: Dataset, seen: Seen) -> CalibrationError:
-    return CalibrationError(
-        f"{dataset.source}: none of its {len(dataset.items)} images can be calibrated on; "
-        f"the first: {seen.skipped[0]}"
-    )
-
-
-def network_inputs(onnx: str | Path, data: str | Path, images: int) -> Iterator[tuple[str, Array]]:
-    """(name, network input) of at most `images` readable images of `data`; input is reused."""
-    yield from inputs_of(open_dataset(data, limit=images), read_manifest(onnx).spec.contract)
-
-
-def inputs_of(dataset: Dataset, contract: InputContract) -> Iterator[tuple[str, Array]]:
-    """(name, network input) of each readable image; the input is reused."""
-    preprocess = Preprocessor(contract)
-    for name, frame in pictures(dataset, Seen()):
-        yield name, preprocess(frame)[0]
-
-
-def _equalised(
-    onnx: Path, dataset: Dataset, contract: InputContract, threads: int | None
-) -> tuple[dict[str, ChannelRange], dict[str, Array]]:
-    """Each tensor's range and, where it can be equalised, its gains, as the table states them."""
-    few = replace(dataset, items=tuple(thin(dataset.items, _RANGE_IMAGES)))
-    ranges = channel_ranges(onnx, inputs_of(few, contract), threads=threads)
-    peaks = {name: one.peaks for name, one in ranges.items()}
-    gains = find_gains(require("onnx").load(str(onnx)), peaks)
-    rounded = {
-        name: np.asarray([_short(g) for g in gain], np.float32) for name, gain in gains.items()
-    }
-    return ranges, rounded
-
-
-def _short(value: float) -> float:
-    """Five digits: exact as a gain, since what is divided out is what is multiplied in."""
-    return float(f"{value:.5g}")
-
-
-def _low(one: ChannelRange, gain: Array | None) -> float:
-    return float((one.low if gain is None else one.low / gain).min())
+def _digests(dataset: Dataset) -> Sequence[str]:
+    seen = Seen()
+    for _ in pictures(dataset, seen):
+        pass
+    return sorted(seen.digests)

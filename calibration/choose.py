@@ -1,20 +1,21 @@
-"""`edge calibrate --choose`: a folder of calibration images out of many, a video or a camera."""
+"""Choose a folder of calibration pictures out of many, a video or a camera."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.calibrate import inputs_of
 from calibration.candidates import open_candidates
+from calibration.graph import Graph
+from calibration.scales import inputs_of
 from calibration.sets import Coverage, choose, coverage, measure_features
-from edge.artifact import read_manifest
 from edge.data.distinct import Seen, pictures
 from edge.data.hashes import NEAR, distances, near_duplicates
 from edge.data.items import Dataset, Item
@@ -23,7 +24,7 @@ from edge.errors import CalibrationError, DataError
 from edge.reporting import track
 from edge.video.address import public_name
 
-__all__ = ["Choice", "choose_images"]
+__all__ = ["ChosenPictures", "choose_images"]
 
 Array = NDArray[np.float32]
 # So many candidates for each image chosen are run through the network.
@@ -32,16 +33,16 @@ _MOST = 2000
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenPictures:
     """What was chosen, and from what.
 
     Attributes:
-        folder: where the images lie.
-        candidates: images looked at.
-        duplicates, evaluation: left out as alike, and as images of the evaluation set.
+        folder: where the pictures lie.
+        candidates: pictures looked at.
+        duplicates, evaluation: left out as near-duplicates, and as pictures of the evaluation set.
         chosen: names, best first.
-        coverage: of the candidates by the chosen.
-        skipped: a line for each image that cannot be used.
+        coverage: how much of the candidates the chosen pictures cover.
+        skipped: a line for each picture that cannot be used.
     """
 
     folder: Path
@@ -52,30 +53,42 @@ class Choice:
     coverage: Coverage
     skipped: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """The choice as `edge calibrate --json` writes it."""
+        return {
+            "folder": str(self.folder),
+            "candidates": self.candidates,
+            "duplicates": self.duplicates,
+            "evaluation": self.evaluation,
+            "images": list(self.chosen),
+            "skipped": list(self.skipped),
+            "coverage": asdict(self.coverage),
+        }
+
 
 def choose_images(
-    onnx: str | Path,
+    onnx: Graph | str | Path,
     data: str | Path,
     count: int,
     folder: str | Path,
     *,
     not_in: Dataset | None = None,
     threads: int | None = None,
-) -> Choice:
-    """Copy `count` images that reach most ranges and classes to `folder`.
+) -> ChosenPictures:
+    """Copy the `count` pictures that reach most ranges and classes to `folder`.
 
     Args:
         onnx: FP32 ONNX file that edge wrote.
         data: folder, labelled set, `scenes://`, video, or camera as `edge camera --source` takes
             it.
-        folder: made here; must not be there, or be empty.
-        not_in: evaluation images, of which none is chosen.
+        folder: must be missing or empty; it is made.
+        not_in: evaluation pictures, of which none is chosen.
 
     Raises:
         CalibrationError: nothing is left to choose from, or `folder` holds something.
         DataError, CameraError: `data` cannot be opened.
     """
-    folder = Path(folder)
+    graph, folder = Graph.open(onnx), Path(folder)
     _check_free(folder)
     with open_candidates(data, min(count * _CANDIDATES, _MOST), folder) as dataset:
         seen = Seen()
@@ -88,11 +101,11 @@ def choose_images(
         if not left:
             raise CalibrationError(_nothing(data, seen, len(items), len(fresh)))
         pool = replace(dataset, items=tuple(left))
-        inputs = inputs_of(pool, read_manifest(onnx).spec.contract)
-        features = measure_features(onnx, _shown(inputs, len(left)), threads=threads)
+        inputs = inputs_of(pool, graph.manifest.spec.contract)
+        features = measure_features(graph, _shown(inputs, len(left)), threads=threads)
         chosen = choose(features, count)
         _copy([left[i] for i in chosen], dataset, folder)
-    return Choice(
+    return ChosenPictures(
         folder=folder,
         candidates=len(dataset),
         duplicates=len(alike),

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.equalise import apply_gains
+from calibration.graph import Graph
 from calibration.histogram import Histogram
-from edge.artifact import read_manifest
 from edge.errors import ArtifactError, CalibrationError, EdgeError
 from edge.optional import require
 from edge.runtime.ops_cpu import Preprocessor
@@ -24,22 +24,22 @@ Gains = Mapping[str, NDArray[np.float32]]
 
 
 def conv_inputs(model: Any) -> list[str]:
-    """Names of the tensors that convolutions read, once each, in the graph's order."""
+    """Return the names of the tensors that convolutions read, once each, in the graph's order."""
     return list(dict.fromkeys(n.input[0] for n in model.graph.node if n.op_type == "Conv"))
 
 
-def _session(path: Path, tensors: list[str], threads: int | None, gains: Gains) -> Any:
+def _session(graph: Graph, tensors: list[str], threads: int | None, gains: Gains) -> Any:
     try:
-        return _opened(path, tensors, threads, gains)
+        return _tapped(graph, tensors, threads, gains)
     except EdgeError:
         raise
     except Exception as error:  # onnxruntime's and protobuf's exceptions share no other base
-        raise ArtifactError(f"{path}: its graph cannot be read: {first_line(error)}") from error
+        raise ArtifactError(f"{graph}: its graph cannot be read: {first_line(error)}") from error
 
 
-def _opened(path: Path, tensors: list[str], threads: int | None, gains: Gains) -> Any:
+def _tapped(graph: Graph, tensors: list[str], threads: int | None, gains: Gains) -> Any:
     onnx = require("onnx")
-    model = apply_gains(onnx.load(str(path)), gains)
+    model = apply_gains(graph.model, gains)
     present = {output.name for output in model.graph.output}
     model.graph.output.extend(
         onnx.helper.make_empty_tensor_value_info(name)
@@ -47,35 +47,37 @@ def _opened(path: Path, tensors: list[str], threads: int | None, gains: Gains) -
         if name not in present and name != model.graph.input[0].name
     )
     # Without the arena each image's activations are given back before the next one's.
-    return open_session(model.SerializeToString(), path, threads=threads, arena=False)
+    return open_session(model.SerializeToString(), graph.path, threads=threads, arena=False)
 
 
 def collect(
-    path: str | Path,
+    graph: Graph | str | Path,
     frames: Iterable[Frame],
     *,
     gains: Gains | None = None,
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
 ) -> dict[str, Histogram]:
-    """Histograms of every convolution's input over `frames`.
+    """Return a histogram of each convolution's input over `frames`, by tensor name.
 
     Frames go through the artifact's own input contract, the same code as the camera's. Memory
     depends on the network, not on the number of frames.
 
     Args:
-        path: FP32 ONNX file that edge wrote.
+        graph: FP32 ONNX file that edge wrote.
         frames: (name, BGR uint8 image) pairs; the name is for messages.
         gains: of `calibration.equalise`, applied to the graph first.
         progress: called with the number of frames done.
+        threads: of onnxruntime; all cores by default.
 
     Raises:
         CalibrationError: no frame, or an activation that is NaN or infinite (names tensor and
             image).
     """
-    preprocess = Preprocessor(read_manifest(path).spec.contract)
+    graph = Graph.open(graph)
+    preprocess = Preprocessor(graph.manifest.spec.contract)
     arrays = ((name, _input(preprocess, name, image)) for name, image in frames)
-    return collect_arrays(path, arrays, gains=gains, progress=progress, threads=threads)
+    return collect_arrays(graph, arrays, gains=gains, progress=progress, threads=threads)
 
 
 def _input(preprocess: Preprocessor, name: str, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -86,50 +88,49 @@ def _input(preprocess: Preprocessor, name: str, image: NDArray[np.uint8]) -> NDA
 
 
 def collect_arrays(
-    path: str | Path,
+    graph: Graph | str | Path,
     arrays: Iterable[tuple[str, NDArray[np.float32]]],
     *,
     gains: Gains | None = None,
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
 ) -> dict[str, Histogram]:
-    """As `collect`, over (name, network input (1, 3, H, W) float32) pairs."""
-    path = Path(path)
-    onnx = require("onnx")
-    tensors = conv_inputs(onnx.load(str(path)))
+    """Do as `collect`, over (name, network input (1, 3, H, W) float32) pairs."""
+    graph = Graph.open(graph)
+    tensors = conv_inputs(graph.model)
     found = {name: Histogram() for name in tensors}
-    found_by_image = activations(path, tensors, arrays, threads, gains)
+    found_by_image = activations(graph, tensors, arrays, threads, gains)
     for count, (_, values) in enumerate(found_by_image, 1):
         for tensor, value in values:
             found[tensor].add(value)
         if progress:
             progress(count)
     if not any(histogram.seen for histogram in found.values()):
-        raise CalibrationError(f"{path}: no image to calibrate on")
+        raise CalibrationError(f"{graph}: no image to calibrate on")
     return found
 
 
 def activations(
-    path: Path,
+    graph: Graph,
     tensors: list[str],
     arrays: Iterable[tuple[str, NDArray[np.float32]]],
     threads: int | None = None,
     gains: Gains | None = None,
 ) -> Iterator[tuple[str, list[tuple[str, NDArray[np.float32]]]]]:
-    """For each (image name, network input): the name, and the values of `tensors` by name.
+    """Yield, for each (name, network input), the name and the values of `tensors` by name.
 
     Raises:
         CalibrationError: a value is NaN or infinite (names tensor and image), or an input is not
             of the graph's size.
         ArtifactError: the graph is damaged.
     """
-    session = _session(path, tensors, threads, gains or {})
+    session = _session(graph, tensors, threads, gains or {})
     feed, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
     wanted = [name for name in tensors if name != feed]
     for name, array in arrays:
         if list(array.shape) != list(shape):
             raise CalibrationError(
-                f"{path}: its input is {tuple(shape)}, the image {name} came as {array.shape}; "
+                f"{graph}: its input is {tuple(shape)}, the image {name} came as {array.shape}; "
                 "calibrate with the input contract of the artifact"
             )
         values = dict(zip(wanted, session.run(wanted, {feed: array}), strict=True))
@@ -139,7 +140,7 @@ def activations(
             # max hands a NaN on; min sees the one infinity that max does not.
             if not np.isfinite([value.max(), value.min()]).all():
                 raise CalibrationError(
-                    f"{path}: tensor {tensor} holds NaN or infinity for the image {name}; the "
+                    f"{graph}: tensor {tensor} holds NaN or infinity for the image {name}; the "
                     "weights are damaged or the input contract is not the one of the training"
                 )
         yield name, list(values.items())

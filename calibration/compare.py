@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from calibration.table import CalibrationTable
 
-__all__ = ["Change", "TableDiff", "compare_tables"]
+__all__ = ["TableDiff", "ThresholdChange", "compare_tables"]
 
 
 @dataclass(frozen=True)
-class Change:
-    """One tensor's thresholds in two tables, None where a table has none; `ratio` is new to old."""
+class ThresholdChange:
+    """The thresholds of one tensor in two tables, None where a table has none."""
 
     tensor: str
     old: float | None
@@ -20,16 +21,17 @@ class Change:
 
     @property
     def ratio(self) -> float | None:
+        """New to old."""
         return None if self.old is None or self.new is None else self.new / self.old
 
 
 @dataclass(frozen=True)
 class TableDiff:
-    """What differs.
+    """What differs between two tables.
 
     Attributes:
         facts: (what, old, new) of the graph, contract, method, recipe and version.
-        added, removed, common: images.
+        added, removed, common: pictures.
         tensors: thresholds that differ, those that changed most first.
         noise_db: (convolution, new less old) where both tables know it and they differ.
     """
@@ -38,8 +40,17 @@ class TableDiff:
     added: int
     removed: int
     common: int
-    tensors: tuple[Change, ...]
+    tensors: tuple[ThresholdChange, ...]
     noise_db: tuple[tuple[str, float], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The differences as `edge calibrate --diff --json` writes them."""
+        return {
+            "facts": {what: {"old": old, "new": new} for what, old, new in self.facts},
+            "images": {"common": self.common, "added": self.added, "removed": self.removed},
+            "amax": {one.tensor: {"old": one.old, "new": one.new} for one in self.tensors},
+            "noise_db": dict(self.noise_db),
+        }
 
 
 def compare_tables(old: CalibrationTable, new: CalibrationTable) -> TableDiff:
@@ -65,13 +76,13 @@ def compare_tables(old: CalibrationTable, new: CalibrationTable) -> TableDiff:
     )
 
 
-def _tensors(old: dict[str, float], new: dict[str, float]) -> tuple[Change, ...]:
-    changes = [Change(name, old.get(name), new.get(name)) for name in {**old, **new}]
+def _tensors(old: dict[str, float], new: dict[str, float]) -> tuple[ThresholdChange, ...]:
+    changes = [ThresholdChange(name, old.get(name), new.get(name)) for name in {**old, **new}]
     differing = [change for change in changes if change.old != change.new]
     return tuple(sorted(differing, key=lambda change: -_size(change)))
 
 
-def _size(change: Change) -> float:
+def _size(change: ThresholdChange) -> float:
     ratio = change.ratio
     return float("inf") if ratio is None else max(ratio, 1 / ratio)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.collect import activations, conv_inputs
-from edge.optional import require
+from calibration.graph import Graph
 
 __all__ = ["ChannelRange", "channel_ranges"]
 
@@ -31,17 +31,16 @@ class ChannelRange:
 
 
 def channel_ranges(
-    path: str | Path, arrays: Iterable[tuple[str, Array]], *, threads: int | None = None
+    graph: Graph | str | Path, arrays: Iterable[tuple[str, Array]], *, threads: int | None = None
 ) -> dict[str, ChannelRange]:
-    """Ranges by tensor name over (image name, network input) pairs.
+    """Return the range of each tensor, by name, over (name, network input) pairs.
 
     Raises:
-        CalibrationError: an activation is NaN or infinite (names tensor and image).
+        CalibrationError: an activation is NaN or infinite (names tensor and picture).
     """
-    path = Path(path)
-    model = require("onnx").load(str(path))
+    graph = Graph.open(graph)
     found: dict[str, ChannelRange] = {}
-    for _, values in activations(path, conv_inputs(model), arrays, threads):
+    for _, values in activations(graph, conv_inputs(graph.model), arrays, threads):
         for tensor, value in values:
             low, high = value.min(axis=(0, 2, 3)), value.max(axis=(0, 2, 3))
             known = found.get(tensor)

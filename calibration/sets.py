@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.collect import activations, conv_inputs
-from edge.artifact import read_manifest
+from calibration.graph import Graph
 from edge.errors import CalibrationError
-from edge.optional import require
 from edge.runtime.ops_cpu import Decoder
 from edge.spec import ModelSpec
 
@@ -56,24 +55,26 @@ class Coverage:
 
 
 def measure_features(
-    onnx: str | Path,
+    graph: Graph | str | Path,
     arrays: Iterable[tuple[str, Array]],
     *,
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
 ) -> Features:
-    """Run the FP32 graph over (name, network input) pairs.
+    """Run the FP32 graph over (name, network input) pairs and note what each does to it.
 
     Raises:
         CalibrationError: no image, or an activation that is not finite.
     """
-    onnx = Path(onnx)
-    spec = read_manifest(onnx).spec
-    tensors = conv_inputs(require("onnx").load(str(onnx)))
+    graph = Graph.open(graph)
+    spec = graph.manifest.spec
+    tensors = conv_inputs(graph.model)
     heads = list(spec.tensors)
     decode = Decoder(spec, multi_label=True)
     rows: list[tuple[str, list[float], Array, Array]] = []
-    for name, values in activations(onnx, list(dict.fromkeys([*tensors, *heads])), arrays, threads):
+    for name, values in activations(
+        graph, list(dict.fromkeys([*tensors, *heads])), arrays, threads
+    ):
         known = dict(values)
         found = [known[tensor] for tensor in tensors]
         peaks = [float(max(value.max(), -value.min())) for value in found]
@@ -83,7 +84,7 @@ def measure_features(
         if progress:
             progress(len(rows))
     if not rows:
-        raise CalibrationError(f"{onnx}: no image to choose from")
+        raise CalibrationError(f"{graph}: no image to choose from")
     names, peak_rows, pooled_rows, class_rows = zip(*rows, strict=True)
     return Features(
         names, np.array(peak_rows, np.float32), np.stack(pooled_rows), np.stack(class_rows)

@@ -1,23 +1,26 @@
-"""How far the scales depend on which images, and how many, were taken."""
+"""How far the scales depend on which pictures, and how many, were taken."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.collect import collect
+from calibration.graph import Graph
 from calibration.histogram import Histogram
-from calibration.threshold import noise, threshold
+from calibration.table import CalibrationTable
+from calibration.threshold import METHODS, noise, threshold
 from edge.data.distinct import Seen, pictures
 from edge.data.items import Dataset
 from edge.errors import CalibrationError
 
-__all__ = ["GROUPS", "Point", "Stability", "collect_groups", "judge_stability"]
+__all__ = ["GROUPS", "Point", "Stability", "collect_groups", "measure_stability", "stability_of"]
 
 Group = Mapping[str, Histogram]
 # Histograms are kept by group, not by image: memory is bounded whatever the number of images.
@@ -59,9 +62,37 @@ class Stability:
     curve: tuple[Point, ...]
     enough: int | None
 
+    def to_json(self) -> dict[str, Any]:
+        """The figures as `edge calibrate --json` writes them."""
+        curve = [asdict(point) for point in self.curve]
+        return {
+            "images": self.images,
+            "enough": self.enough,
+            "spread": self.spread,
+            "curve": curve,
+        }
+
+
+def measure_stability(
+    graph: Graph | str | Path,
+    dataset: Dataset,
+    table: CalibrationTable,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int | None = None,
+) -> Stability:
+    """Measure how far the scales of `table` depend on which pictures of `dataset` are taken.
+
+    Raises:
+        CalibrationError: as `collect_groups`.
+    """
+    gains = {name: np.asarray(gain, np.float32) for name, gain in table.gains}
+    groups, sizes = collect_groups(graph, dataset, gains, progress=progress, threads=threads)
+    return stability_of(groups, sizes, table.method if table.method in METHODS else "mse")
+
 
 def collect_groups(
-    onnx: str | Path,
+    graph: Graph | str | Path,
     dataset: Dataset,
     gains: Mapping[str, NDArray[np.float32]],
     *,
@@ -70,7 +101,7 @@ def collect_groups(
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> tuple[list[Group], list[int]]:
-    """Histograms of random groups of the images, and how many images are in each.
+    """Return histograms of random groups of the pictures, and how many are in each group.
 
     Raises:
         CalibrationError: fewer than four images, or an activation that is not finite.
@@ -79,23 +110,24 @@ def collect_groups(
         raise CalibrationError(
             f"{dataset.source}: {len(dataset)} images; stability takes four or more"
         )
+    graph = Graph.open(graph)
     order = np.random.default_rng(seed).permutation(len(dataset))
     found: list[Group] = []
     sizes: list[int] = []
     for indices in np.array_split(order, min(groups, len(dataset) // 2)):
         part = replace(dataset, items=tuple(dataset.items[i] for i in indices))
         seen = Seen()
-        found.append(collect(onnx, pictures(part, seen), gains=gains, threads=threads))
+        found.append(collect(graph, pictures(part, seen), gains=gains, threads=threads))
         sizes.append(len(seen.digests))
         if progress:
             progress(sum(sizes), len(dataset))
     return found, sizes
 
 
-def judge_stability(
+def stability_of(
     groups: Sequence[Group], sizes: Sequence[int], method: str = "mse", seed: int = 0
 ) -> Stability:
-    """Bootstrap over the groups, and the curve over growing sets of them.
+    """Return how sure the scales are: a bootstrap over the groups, and the curve of growing sets.
 
     Args:
         groups: histograms by tensor, of disjoint random images.

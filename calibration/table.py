@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
-from math import isfinite
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from edge.decoding import decode, parse_json
 from edge.errors import CalibrationError
-from edge.files import write_json
+from edge.files import read_file, write_json
 
-__all__ = ["CalibrationTable", "is_table", "read_table", "write_table"]
+__all__ = ["CalibrationTable", "find_table", "read_table", "write_table"]
 
 SCHEMA = 1
+_WHAT = "a calibration table"
+# More than any network's rounding takes.
+_LIMIT_BYTES = 256 << 20
+# The largest FP32 number.
+_LARGEST = 3.4028234e38
 _BY_NAME = ("amax", "gains", "low", "bias", "noise_db", "gain_db", "rounding", "head_db")
 
 
@@ -27,19 +33,19 @@ class CalibrationTable:
         method: how the thresholds were chosen.
         graph_sha256: of the FP32 ONNX file that was run.
         contract_digest: of the pre-processing that the images went through.
-        images: sha256 of each decoded image used, sorted.
+        images: sha256 of each decoded picture used, sorted.
         gains: (tensor, gain of each channel) pairs of the equalisation; `amax` holds behind it.
         low: (tensor, lowest value) pairs behind the equalisation, where known.
         bias: (convolution, what to subtract from its bias) pairs.
         noise_db: (convolution, signal to quantization noise of its output) pairs, of its own
             operands' rounding alone.
-        gain_db: (tensor or convolution, less noise than with the default) pairs, on images held
+        gain_db: (tensor or convolution, less noise than with the default) pairs, on pictures held
             back.
         rounding: (convolution, steps of its weights away from the nearest level) pairs, as
-            `export.int8.rounding` packs them.
-        hashes: perceptual hash of each image used, 16 hexadecimal digits, sorted.
+            `calibration.rounding` packs them.
+        hashes: perceptual hash of each picture used, 16 hexadecimal digits, sorted.
         recipe: what was done besides the thresholds: equalise, bias, adaround.
-        head_db: (recipe, signal to noise of the heads on images held back) pairs, where measured.
+        head_db: (recipe, signal to noise of the heads on pictures held back) pairs, where measured.
         made_by: the version that made it.
         schema: of this file.
     """
@@ -63,13 +69,13 @@ class CalibrationTable:
 
     @property
     def key(self) -> str:
-        """sha256 over what the table was made from: two tables of one key say the same."""
+        """sha256 over what the table was made from; two tables with one key say the same."""
         content = (self.graph_sha256, self.contract_digest, sorted(self.images), self.method)
         text = json.dumps([*content, sorted(self.recipe), self.made_by], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check(self, graph_sha256: str, contract_digest: str, source: str = "the table") -> None:
-        """Refuse another graph or another pre-processing.
+        """Refuse another graph or another pre-processing than the table was measured with.
 
         Raises:
             CalibrationError: names which of the two differs.
@@ -86,59 +92,95 @@ class CalibrationTable:
 
 
 def write_table(table: CalibrationTable, target: str | Path) -> None:
-    """Write `table` as JSON, whole or not at all."""
+    """Write `table` as JSON.
+
+    Raises:
+        ArtifactError: `target` cannot be written.
+    """
     data: dict[str, Any] = asdict(table)
     for name in _BY_NAME:
         data[name] = dict(getattr(table, name))
-    document = {"key": table.key, **data}
-    write_json(document, Path(target))
+    write_json({"key": table.key, **data}, Path(target))
+
+
+@dataclass(frozen=True)
+class _TableFile:
+    """A table as its file has it: what a table holds in pairs, by name."""
+
+    amax: Mapping[str, float]
+    method: str
+    graph_sha256: str
+    contract_digest: str
+    images: tuple[str, ...]
+    schema: int
+    gains: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    low: Mapping[str, float] = field(default_factory=dict)
+    bias: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    noise_db: Mapping[str, float] = field(default_factory=dict)
+    gain_db: Mapping[str, float] = field(default_factory=dict)
+    rounding: Mapping[str, str] = field(default_factory=dict)
+    hashes: tuple[str, ...] = ()
+    recipe: tuple[str, ...] = ()
+    head_db: Mapping[str, float] = field(default_factory=dict)
+    made_by: str = ""
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, amax in self.amax.items():
+            if not 0 < amax <= _LARGEST:
+                raise ValueError(f"the threshold of {name} is {amax}; it takes a positive FP32")
+        for name, gain in self.gains.items():
+            if not all(0 < value <= _LARGEST for value in gain):
+                raise ValueError(f"the gains of {name} are not all positive FP32 numbers")
+        for name, shift in self.bias.items():
+            if not all(abs(value) <= _LARGEST for value in shift):
+                raise ValueError(f"the bias of {name} is beyond FP32")
+
+    def table(self) -> CalibrationTable:
+        given = {one.name: getattr(self, one.name) for one in fields(CalibrationTable)}
+        return CalibrationTable(
+            **given | {name: tuple(given[name].items()) for name in _BY_NAME},
+        )
 
 
 def read_table(source: str | Path) -> CalibrationTable:
     """Read what `write_table` wrote.
 
     Raises:
-        CalibrationError: missing, not JSON, of a newer schema, with a threshold or gain that is
-            not a positive number, a bias that is not finite, or a key that is not that of its
-            content.
+        CalibrationError: the file is missing, not JSON or of a newer schema, a field is missing,
+            of another type or out of its range, or the key is not that of the content.
     """
-    try:
-        data = json.loads(Path(source).read_bytes())
-        if data["schema"] > SCHEMA:
-            raise ValueError(f"schema {data['schema']} is newer than {SCHEMA}, which this reads")
-        if "amax" not in data:
-            raise ValueError("it has no amax")
-        known = {f.name for f in fields(CalibrationTable)}
-        key = data.get("key")
-        data = {key: value for key, value in data.items() if key in known}
-        for name in _BY_NAME:
-            data[name] = tuple((str(k), _numbers(v)) for k, v in data.get(name, {}).items())
-        for name, amax in data["amax"]:
-            if not 0 < amax < float("inf"):
-                raise ValueError(f"the threshold of {name} is {amax}")
-        for name, gain in data["gains"]:
-            if not all(0 < value < float("inf") for value in gain):
-                raise ValueError(f"the gains of {name} are not all positive numbers")
-        for name, shift in data["bias"]:
-            if not all(map(isfinite, shift)):
-                raise ValueError(f"the bias of {name} is not finite")
-        for name in ("images", "hashes", "recipe"):
-            data[name] = tuple(map(str, data[name] if name == "images" else data.get(name, ())))
-        table = CalibrationTable(**data)
-        if key not in (None, table.key):
-            raise ValueError("its key is not that of its graph, images and method: edited or stale")
-        return table
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CalibrationError(f"{source}: not a calibration table: {error}") from error
+    return _decoded(read_file(source, limit=_LIMIT_BYTES, error=CalibrationError), str(source))
 
 
-def _numbers(value: Any) -> str | float | tuple[float, ...]:
-    if isinstance(value, str):
-        return value
-    return tuple(float(v) for v in value) if isinstance(value, list) else float(value)
+def find_table(calib: str | Path) -> CalibrationTable | None:
+    """Read `calib` if it is a calibration table; None for a folder, `scenes://` or a COCO file.
 
-
-def is_table(calib: str | Path) -> bool:
-    """A calibration table and no COCO json."""
+    Raises:
+        CalibrationError: as `read_table`.
+    """
     path = Path(calib)
-    return path.suffix == ".json" and path.is_file() and b'"amax"' in path.read_bytes()
+    if path.suffix != ".json" or not path.is_file():
+        return None
+    data = read_file(path, error=CalibrationError)
+    if b'"amax"' not in data and not path.name.endswith(".calib.json"):
+        return None
+    return _decoded(data, str(calib))
+
+
+def _decoded(data: bytes, source: str) -> CalibrationTable:
+    value = parse_json(data, source, _WHAT, CalibrationError)
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise CalibrationError(
+            f"{source}: not {_WHAT}: schema {schema} is newer than {SCHEMA}, which this reads; "
+            "update edge"
+        )
+    file = decode(value, _TableFile, source, _WHAT, CalibrationError)
+    table = file.table()
+    if file.key not in (None, table.key):
+        raise CalibrationError(
+            f"{source}: not {_WHAT}: its key is not that of its graph, images and method: edited "
+            "or stale; calibrate again"
+        )
+    return table

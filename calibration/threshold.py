@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.histogram import BINS, Histogram
 
-__all__ = ["METHODS", "noise", "percentile", "threshold"]
+__all__ = [
+    "CANDIDATES",
+    "METHODS",
+    "ThresholdChoice",
+    "best_thresholds",
+    "candidate",
+    "noise",
+    "percentile",
+    "threshold",
+]
 
 _LEVELS = 127
 _CANDIDATES = 256
@@ -20,16 +30,17 @@ def _minmax(histogram: Histogram) -> float:
 
 
 def percentile(histogram: Histogram, share: float = 0.9999) -> float:
-    """The smallest bin edge below which `share` of the values lie."""
+    """Return the smallest bin edge below which `share` of the values lie."""
     below = np.cumsum(histogram.counts)
     bin_ = int(np.searchsorted(below, share * below[-1]))
     return min((bin_ + 1) * histogram.limit / BINS, histogram.peak)
 
 
 def noise(histogram: Histogram, amax: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean squared error of rounding to 127 levels up to each of `amax` (M,) and clipping above.
+    """Return the mean squared error of rounding to 127 levels up to each of `amax` (M,).
 
-    Within a bin values count as spread evenly, so a step finer than a bin is judged right.
+    Values above `amax` are clipped to it. Within a bin values count as spread evenly, so a step
+    finer than a bin is judged right.
     """
     centres, counts = histogram.centres, histogram.counts.astype(np.float64)
     used = np.flatnonzero(counts)
@@ -100,7 +111,7 @@ METHODS: dict[str, Callable[[Histogram], float]] = {
 
 
 def threshold(histogram: Histogram, method: str = "mse") -> float:
-    """The clipping threshold of `method`: mse, percentile (99.99 %), entropy or minmax.
+    """Return the clipping threshold by `method`: mse, percentile (99.99 %), entropy or minmax.
 
     A tensor of nothing but zeros gets 1, which quantizes it exactly.
 
@@ -114,3 +125,71 @@ def threshold(histogram: Histogram, method: str = "mse") -> float:
     if histogram.peak == 0:
         return 1.0
     return METHODS[method](histogram)
+
+
+# Around the threshold of the least squared error, which is flat there.
+_FACTORS = (0.7, 0.8, 0.9, 1.1, 1.25, 1.5)
+
+
+def _scaled(factor: float) -> Callable[[Histogram], float]:
+    return lambda histogram: min(factor * METHODS["mse"](histogram), histogram.peak)
+
+
+def _share(share: float) -> Callable[[Histogram], float]:
+    return lambda histogram: percentile(histogram, share)
+
+
+CANDIDATES: dict[str, Callable[[Histogram], float]] = {
+    **METHODS,
+    "percentile 99.9": _share(0.999),
+    "percentile 99.999": _share(0.99999),
+    **{f"mse x {factor:g}": _scaled(factor) for factor in _FACTORS},
+}
+
+
+@dataclass(frozen=True)
+class ThresholdChoice:
+    """The threshold that one tensor gets.
+
+    Attributes:
+        name: key of `CANDIDATES`.
+        gain_db: how much less noise than `mse` it has on the images held back; 0 or more.
+    """
+
+    name: str
+    gain_db: float
+
+
+def candidate(histogram: Histogram, name: str) -> float:
+    """Return the threshold of a candidate; a tensor of nothing but zeros gets 1.
+
+    Raises:
+        ValueError: the histogram saw nothing.
+    """
+    return threshold(histogram, "mse") if not histogram.peak else CANDIDATES[name](histogram)
+
+
+def best_thresholds(
+    fit: Mapping[str, Histogram], held: Mapping[str, Histogram]
+) -> dict[str, ThresholdChoice]:
+    """Return for each tensor the candidate measured on `fit` that has the least noise on `held`.
+
+    Noise is the mean squared error of 8-bit rounding and clipping.
+
+    Raises:
+        ValueError: a histogram saw nothing.
+    """
+    return {name: _best(histogram, held[name]) for name, histogram in fit.items()}
+
+
+def _best(fit: Histogram, held: Histogram) -> ThresholdChoice:
+    names = list(CANDIDATES)
+    amax = np.array([candidate(fit, name) for name in names])
+    if not held.peak:
+        return ThresholdChoice("mse", 0.0)
+    errors = noise(held, amax)
+    least, default = errors.min(), errors[names.index("mse")]
+    if default <= least:
+        return ThresholdChoice("mse", 0.0)
+    gain_db = 10 * np.log10(default / max(least, 1e-300))
+    return ThresholdChoice(names[int(errors.argmin())], float(gain_db))

@@ -6,7 +6,7 @@ Wire format: https://protobuf.dev/programming-guides/encoding/; field numbers: o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +14,14 @@ from typing import BinaryIO
 from edge.errors import ArtifactError
 from edge.spec import Manifest
 
-__all__ = ["LOW_KEY", "MANIFEST_KEY", "read_manifest", "read_metadata"]
+__all__ = [
+    "LOW_KEY",
+    "MANIFEST_KEY",
+    "manifest_in",
+    "metadata_in",
+    "read_manifest",
+    "read_metadata",
+]
 
 MANIFEST_KEY = "edge.manifest"
 # JSON: the lowest value of each tensor that convolutions read, for `edge.runtime.ort_lowering`.
@@ -32,13 +39,22 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         ArtifactError: the file is missing, is not ONNX, or has no manifest that can be read.
     """
-    text = read_metadata(path).get(MANIFEST_KEY)
+    return manifest_in(read_metadata(path), str(path))
+
+
+def manifest_in(metadata: Mapping[str, str], source: str) -> Manifest:
+    """Return the manifest in the metadata of the ONNX file `source`.
+
+    Raises:
+        ArtifactError: there is none that can be read.
+    """
+    text = metadata.get(MANIFEST_KEY)
     if text is None:
         raise ArtifactError(
-            f"{path}: an ONNX file without a manifest of edge, so its classes, anchors and "
-            f"pre-processing are unknown; import it: edge import {path}"
+            f"{source}: an ONNX file without a manifest of edge, so its classes, anchors and "
+            f"pre-processing are unknown; import it: edge import {source}"
         )
-    return Manifest.from_json(text, str(path))
+    return Manifest.from_json(text, source)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -56,6 +72,18 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ArtifactError(f"{path}: not an ONNX file, or cut short: {error}") from error
+
+
+def metadata_in(data: bytes, source: str) -> dict[str, str]:
+    """Return `metadata_props` in the bytes of the ONNX file `source`.
+
+    Raises:
+        ArtifactError: the bytes are not ONNX.
+    """
+    try:
+        return _metadata(BytesIO(data), len(data))
+    except ValueError as error:
+        raise ArtifactError(f"{source}: not an ONNX file, or cut short: {error}") from error
 
 
 def _metadata(file: BinaryIO, size: int) -> dict[str, str]:

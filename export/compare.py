@@ -1,115 +1,154 @@
-"""`edge verify A B`: are two artifacts the same detector, and if not, from which layer on."""
+"""Tell whether two artifacts are the same detector, and if not, from which layer on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.graph import Graph
 from edge.artifact import read_manifest
 from edge.data.datasets import load, open_dataset
 from edge.detections import Detections
 from edge.errors import ArtifactError
-from edge.files import write_json
+from edge.letterbox import Letterbox
 from edge.measure.noise import (
     LIMITS_DB,
+    Agreement,
     Network,
+    TensorNoise,
     agreement,
     compare_tensors,
     first_departure,
     open_network,
 )
-from edge.optional import require
+from edge.options import count, option
 from edge.runtime.ops_cpu import Decoder, Preprocessor
 from edge.spec import ModelSpec
 
-__all__ = ["verify"]
+__all__ = ["Verification", "VerifyOptions", "verify"]
 
 _ARTIFACTS = (".onnx", ".engine")
 
 
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What `edge verify` takes besides the two networks.
+
+    Attributes:
+        data: pictures to compare on, whose labels are not needed; left out, built-in scenes
+        images: compare on at most this many pictures, spread evenly
+        limit_db: signal to noise in dB below which a tensor departs; left out, 12 for INT8, 30
+            for FP16 and 80 for FP32, by the lower precision of the two
+        names: class names of a torch model, one on a line
+        resize: how the pictures of a torch model were resized in training
+        threads: CPU threads of onnxruntime; left out, every core
+        score: detections below it are not compared
+    """
+
+    data: str = option("scenes", metavar="DIR")
+    images: int = option(8, metavar="N", check=count)
+    limit_db: float | None = option(None, metavar="DB")
+    names: str | None = option(None, metavar="F")
+    resize: Literal["letterbox", "stretch"] | None = None
+    threads: int | None = option(None, metavar="N", check=count)
+    score: float = option(0.25, hidden=True)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How alike two networks are.
+
+    Attributes:
+        first, second: the two.
+        images: how many pictures they were compared on.
+        limit_db: below it a tensor departs.
+        tensors: noise of each, in the order of the graph.
+        departs: the first tensor below the limit; None where there is none.
+        worst: the tensor where most noise arises.
+        agreement: of the boxes.
+    """
+
+    first: str
+    second: str
+    images: int
+    limit_db: float
+    tensors: tuple[TensorNoise, ...]
+    departs: str | None
+    worst: str
+    agreement: Agreement
+
+    @property
+    def ok(self) -> bool:
+        """Whether no tensor departs."""
+        return self.departs is None
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as `edge verify --json` writes it."""
+        alike = {k: None if v != v else v for k, v in asdict(self.agreement).items()}
+        return {**vars(self), "agreement": alike, "ok": self.ok}
+
+
 def verify(
-    first: str | Path,
-    second: str | Path,
-    data: str | Path = "scenes",
-    *,
-    images: int = 8,
-    limit_db: float | None = None,
-    score: float = 0.25,
-    names: str | Path | None = None,
-    resize: str | None = None,
-    threads: int | None = None,
-    json_path: str | Path | None = None,
-) -> dict[str, Any]:
+    first: str | Path, second: str | Path, options: VerifyOptions | None = None
+) -> Verification:
     """Compare two networks of one model, tensor by tensor and box by box.
 
     Args:
         first, second: .onnx or .engine, or for one of them what torch runs: a zoo name, .cfg,
             .npz or .safetensors.
-        data: images, as `open_dataset` takes them; labels are not needed.
-        images: at most so many, spread evenly.
-        limit_db: signal to noise below which a tensor departs; by default the lower precision's.
-        score: detections below it are not compared.
-        names, resize: of a torch model.
-
-    Returns:
-        `first`, `second`, `images`, `limit_db`, `tensors` (name, db, own_db in the graph's
-        order), `departs` (name or None), `worst` (where most noise arises), `agreement`, `ok`.
 
     Raises:
         ArtifactError: not two networks of one model.
     """
-    spec = _spec(first, second)
-    options = {"names": names, "resize": resize}
-    networks = [_open(one, spec, options, threads) for one in (first, second)]
-    arrays = list(_inputs(spec, data, images))
+    options = options or VerifyOptions()
+    opened = [Graph(one) if Path(one).suffix == ".onnx" else one for one in (first, second)]
+    spec = _spec(opened[0], opened[1])
+    networks = [_open(one, spec, options) for one in opened]
+    arrays = list(_inputs(spec, options.data, options.images))
     noises = compare_tensors(networks[0], networks[1], (array for array, _ in arrays))
+    limit_db = options.limit_db
     if limit_db is None:
         limit_db = min(LIMITS_DB[one.precision] for one in networks)
     departs = first_departure(noises, limit_db)
-    worst = min(noises, key=lambda one: one.own_db)
-    found = [_detect(one, spec, arrays, score) for one in networks]
-    same = agreement(found[0], found[1], score)
-    result = {
-        "first": str(first),
-        "second": str(second),
-        "images": len(arrays),
-        "limit_db": limit_db,
-        "tensors": [asdict(one) for one in noises],
-        "departs": None if departs is None else departs.name,
-        "worst": worst.name,
-        "agreement": {k: v if v == v else None for k, v in asdict(same).items()},
-        "ok": departs is None,
-    }
-    write_json(result, json_path)
-    return result
+    found = [_detect(one, spec, arrays, options.score) for one in networks]
+    return Verification(
+        first=str(first),
+        second=str(second),
+        images=len(arrays),
+        limit_db=limit_db,
+        tensors=tuple(noises),
+        departs=None if departs is None else departs.name,
+        worst=min(noises, key=lambda one: one.own_db).name,
+        agreement=agreement(found[0], found[1], options.score),
+    )
 
 
-def _spec(first: str | Path, second: str | Path) -> ModelSpec:
+def _spec(first: Graph | str | Path, second: Graph | str | Path) -> ModelSpec:
     for one in (first, second):
+        if isinstance(one, Graph):
+            return one.manifest.spec
         if Path(one).suffix in _ARTIFACTS:
             return read_manifest(one).spec
     raise ArtifactError(f"{first}, {second}: one of the two must be an .onnx or an .engine")
 
 
-def _open(
-    model: str | Path, spec: ModelSpec, options: dict[str, Any], threads: int | None
-) -> Network:
+def _open(model: Graph | str | Path, spec: ModelSpec, options: VerifyOptions) -> Network:
     if Path(model).suffix in _ARTIFACTS:
-        return open_network(model, threads)
-    given = {key: value for key, value in options.items() if value is not None}
-    given.setdefault("resize", spec.contract.resize)
-    network: Network = require("export.verify_torch").open_torch(model, **given)
-    return network
+        return open_network(model, options.threads)
+    from export.verify_torch import open_torch
+
+    resize = options.resize or spec.contract.resize
+    return open_torch(Path(model), names=options.names, resize=resize)
 
 
 def _inputs(
     spec: ModelSpec, data: str | Path, images: int
-) -> Iterator[tuple[NDArray[np.float32], Any]]:
+) -> Iterator[tuple[NDArray[np.float32], Letterbox]]:
     preprocess = Preprocessor(spec.contract)
     for item in open_dataset(data, spec.classes, images).items:
         tensor, fit = preprocess(load(item)[0])
@@ -117,7 +156,10 @@ def _inputs(
 
 
 def _detect(
-    network: Network, spec: ModelSpec, arrays: list[tuple[NDArray[np.float32], Any]], score: float
+    network: Network,
+    spec: ModelSpec,
+    arrays: list[tuple[NDArray[np.float32], Letterbox]],
+    score: float,
 ) -> list[Detections]:
     decode = Decoder(spec)
     found = []
@@ -125,5 +167,6 @@ def _detect(
         tensors = network.run(array)
         boxes = decode([tensors[name] for name in spec.tensors], score)
         boxes = decode.suppress(boxes, 0.45, 300)
-        found.append(Detections(fit.to_source(boxes.xyxy), boxes.score, boxes.class_id))
+        xyxy = fit.to_source(boxes.xyxy).astype(np.float32)
+        found.append(Detections(xyxy, boxes.score, boxes.class_id))
     return found

@@ -3,161 +3,195 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from calibration.calibrate import SCENES
-from calibration.table import CalibrationTable, is_table, read_table, write_table
-from edge.artifact import read_manifest
+from calibration.calibrate import calibrate
+from calibration.graph import Graph
+from calibration.recipe import CalibrationRecipe
+from calibration.scales import SCENES
+from calibration.table import CalibrationTable, write_table
 from edge.built_in import OF_SCENES
 from edge.errors import DataError, EdgeError
-from edge.files import sha256_of
 from edge.measure.selection import Selection
 from edge.reporting import say
 from edge.runtime.backend import open_backend
 from edge.runtime.device import driver_facts
 from export.engine.build import Build, built_engine, needed_engine, why_no_builder
-from export.int8.kept_layers import Wanted, kept_layers, note_map
-from export.int8.mixed import write_map, write_mixed
-from export.int8.quantize import write_half
-from export.int8.recipe import Recipe, run_calibration
-from export.int8.score_threshold import refit
+from export.int8.kept_layers import write_quantized
+from export.int8.precision_map import write_map
+from export.int8.quantize import write_half, write_mixed
+from export.int8.score_threshold import FittedScore, fit_score
+from export.options import ExportOptions
 from export.search.facts import half_beside
 from export.search.mixed import IMAGES as SELECTION_IMAGES
-from export.search.mixed import SELECTION_SCENES, record, search_mixed, tell_overlap
+from export.search.mixed import SELECTION_SCENES, SearchResult, record, search_mixed, tell_overlap
 
-__all__ = ["Made", "lower_precision"]
+__all__ = ["Lowered", "TableFacts", "lower_precision"]
 
 
 @dataclass(frozen=True)
-class Made:
-    """A graph of lower precision and what it was made from; a table only for INT8."""
+class TableFacts:
+    """The table that an INT8 graph was made at.
 
-    graph: Path
-    source: Path
+    Attributes:
+        file: of the table.
+        method, images: how and on how many pictures it was made.
+        equalised_tensors, corrected_biases: how many of each.
+        data, skipped: the pictures and what was left out, where the table was made here.
+    """
+
+    file: Path
+    method: str
+    images: int
+    equalised_tensors: int
+    corrected_biases: int
+    data: str | None = None
+    skipped: tuple[str, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as `export-engine --json` writes them."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph of the precision asked for, and what it was made from.
+
+    Attributes:
+        graph, source: the graph, and the FP32 graph behind it.
+        files: what was written besides the two, by kind.
+        table, facts: scales, for INT8 alone.
+        selection: labelled pictures, where they were needed.
+        search: of a mixture within a budget.
+        scores: the score threshold that fits the graph.
+    """
+
+    graph: Graph
+    source: Graph
+    files: dict[str, Path] = field(default_factory=dict)
     table: CalibrationTable | None = None
+    facts: TableFacts | None = None
     selection: Selection | None = None
+    search: SearchResult | None = None
+    scores: FittedScore | None = None
 
 
 def lower_precision(
-    source: Path,
-    precision: str,
-    result: dict[str, Any],
-    calib: str | Path | None,
-    recipe: Recipe,
-    wanted: Wanted,
-    build: Build,
-) -> Made:
-    """Write the graph of `precision` beside `source`; `result` takes files, figures and search.
+    source: Graph, options: ExportOptions, table: CalibrationTable | None, folder: Path
+) -> Lowered:
+    """Write the graph of the precision asked for beside `source`.
+
+    Args:
+        table: what `options.calib` names, where that is a table.
+        folder: takes engines that a search needs.
 
     Raises:
         ArtifactError, CalibrationError, DataError: see `export.pipeline.export_engine`.
     """
+    precision = options.precision or "fp16"
     if precision == "fp32":
-        return Made(source, source)
-    target = source.with_name(source.name.replace(".fp32.onnx", f".{precision}.onnx"))
+        return Lowered(source, source)
+    target = _beside(source, f"{precision}.onnx")
     if precision == "fp16":
-        write_half(source, target)
-        return Made(target, source)
-    table, facts = _table(source, calib, recipe)
-    result["calibration"] = facts
-    result["files"]["calibration"] = facts["file"]
-    selection = _selection(source, calib, wanted)
+        return Lowered(write_half(source, target), source)
+    if table is None:
+        table, facts = _made_table(source, options.calib, options.recipe)
+    else:
+        table.check(source.sha256, source.manifest.spec.contract.digest, str(options.calib))
+        facts = _facts(Path(str(options.calib)), table)
+    files, found = {"calibration": facts.file}, None
+    selection = _selection(source, options, is_table="data" not in facts.to_json())
     if selection is not None:
         tell_overlap(selection, table)
-    if wanted.max_map_drop is not None and selection is not None:
-        write_mixed(source, table, target, {})
-        _search(source, table, target, selection, wanted.max_map_drop, build, result)
+    if options.max_map_drop is not None and selection is not None:
+        graph, found = _searched(source, table, target, selection, options, folder)
+        files["precision_map"] = _beside(source, "precision.json")
     else:
-        write_mixed(source, table, target, kept_layers(source, wanted))
-        note_map(source, target, wanted)
+        graph = write_quantized(source, table, target, options.keep, options.precision_map)
+    scores = None
     if selection is not None:
-        result["scores"] = refit(selection, source, target)
-    return Made(target, source, table, selection)
+        graph, scores = fit_score(selection, source, graph)
+    return Lowered(graph, source, files, table, facts, selection, found, scores)
 
 
-def _selection(source: Path, calib: str | Path | None, wanted: Wanted) -> Selection | None:
-    """Labelled images, where some are given or a budget needs them."""
-    data = wanted.accuracy_data
-    spec = read_manifest(source).spec
+def _beside(source: Graph, end: str) -> Path:
+    return source.path.with_name(source.path.name.replace(".fp32.onnx", f".{end}"))
+
+
+def _selection(source: Graph, options: ExportOptions, *, is_table: bool) -> Selection | None:
+    """Labelled pictures, where some are given or a budget needs them."""
+    data = options.accuracy_data
+    spec = source.manifest.spec
     if data is None:
-        if wanted.max_map_drop is None:
+        if options.max_map_drop is None:
             return None
-        data = SELECTION_SCENES if spec.name in OF_SCENES else calib
-        if data is None or str(data).endswith(".calib.json"):
+        data = SELECTION_SCENES if spec.name in OF_SCENES else options.calib
+        if data is None or (is_table and data == options.calib):
             raise DataError("--max-map-drop needs labelled images: --accuracy-data FOLDER")
     return Selection.open(data, spec.classes, SELECTION_IMAGES)
 
 
-def _cost_engines(source: Path, int8: Path, build: Build) -> tuple[Path, Path] | None:
-    """INT8 and FP16 engine, whose layers are timed; None where none can be built and run here."""
-    half = None if driver_facts() is None else half_beside(source)
-    if half is None or why_no_builder(build.options):
-        return None
-    paths = [Path(built_engine(graph, build).file) for graph in (int8, half)]
-    try:
-        for path in paths:
-            open_backend(path).close()
-    except EdgeError as error:
-        say(f"layers are timed on onnxruntime: {error}")
-        return None
-    return paths[0], paths[1]
-
-
-def _search(
-    source: Path,
+def _searched(
+    source: Graph,
     table: CalibrationTable,
     target: Path,
     selection: Selection,
-    budget: float,
-    build: Build,
-    result: dict[str, Any],
-) -> None:
-    engines = _cost_engines(source, target, build)
-    with tempfile.TemporaryDirectory() as folder:
-        made = partial(needed_engine, build=replace(build, folder=Path(folder)))
-        searched = search_mixed(
+    options: ExportOptions,
+    folder: Path,
+) -> tuple[Graph, SearchResult]:
+    budget = options.max_map_drop or 0.0
+    engines = _cost_engines(source, write_mixed(source, table, target, {}), options, folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        build = partial(needed_engine, build=Build(Path(scratch), options.build))
+        found = search_mixed(
             source,
             table,
             selection,
             budget=budget,
             engines=engines,
-            engine=None if engines is None else made,
+            engine=None if engines is None else build,
         )
-    write_mixed(source, table, target, searched.layers)
-    record(target, searched)
-    path = source.with_name(source.name.replace(".fp32.onnx", ".precision.json"))
-    write_map(path, source, searched.layers, budget=budget)
-    result["search"] = searched.report
-    result["files"]["precision_map"] = str(path)
+    graph = record(write_mixed(source, table, target, found.layers), found)
+    write_map(_beside(source, "precision.json"), source, found.layers, budget=budget)
+    return graph, found
 
 
-def _table(
-    source: Path, calib: str | Path | None, recipe: Recipe
-) -> tuple[CalibrationTable, dict[str, Any]]:
-    if calib is not None and is_table(calib):
-        table = read_table(calib)
-        contract = read_manifest(source).spec.contract
-        table.check(sha256_of(source), contract.digest, str(calib))
-        return table, {
-            "file": str(calib),
-            "method": table.method,
-            "images": len(table.images),
-            "equalised_tensors": len(table.gains),
-            "corrected_biases": len(table.bias),
-        }
-    path = source.with_name(source.name.replace(".fp32.onnx", ".calib.json"))
-    made = run_calibration(source, calib, recipe, known=path)
+def _cost_engines(
+    source: Graph, int8: Graph, options: ExportOptions, folder: Path
+) -> tuple[Path, Path] | None:
+    """INT8 and FP16 engine, whose layers are timed; None where none can be built and run here."""
+    half = None if driver_facts() is None else half_beside(source)
+    if half is None or why_no_builder(options.build):
+        return None
+    build = Build(folder, options.build)
+    engines = [Path(built_engine(graph, build).file) for graph in (int8, half)]
+    try:
+        for path in engines:
+            open_backend(path).close()
+    except EdgeError as error:
+        say(f"layers are timed on onnxruntime: {error}")
+        return None
+    return engines[0], engines[1]
+
+
+def _made_table(
+    source: Graph, calib: str | None, recipe: CalibrationRecipe
+) -> tuple[CalibrationTable, TableFacts]:
+    path = _beside(source, "calib.json")
+    made = calibrate(source, calib, recipe, known=path)
     write_table(made.table, path)
-    facts = {
-        "file": str(path),
-        "method": recipe.method,
-        "images": made.used,
-        "equalised_tensors": len(made.table.gains),
-        "corrected_biases": len(made.table.bias),
-        "data": str(calib or SCENES),
-        "skipped": list(made.skipped),
-    }
-    return made.table, facts
+    facts = _facts(path, made.table)
+    return made.table, replace(
+        facts,
+        method=recipe.method,
+        images=made.used,
+        data=calib or SCENES,
+        skipped=made.skipped,
+    )
+
+
+def _facts(path: Path, table: CalibrationTable) -> TableFacts:
+    return TableFacts(path, table.method, len(table.images), len(table.gains), len(table.bias))

@@ -14,18 +14,20 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from calibration.calibrate import calibrate, network_inputs
+from calibration.adaround import round_adaptively, round_if_better
+from calibration.correction import correct_bias
+from calibration.int8_graph import int8_graph
+from calibration.patches import Geometry, geometry, mean_patch, patches
+from calibration.qdq import convolutions, insert_qdq, quantize_weight
+from calibration.rounding import pack_steps, unpack_steps
+from calibration.rounding_fit import descend
+from calibration.scales import network_inputs
 from calibration.table import read_table, write_table
 from edge.data.datasets import open_dataset
 from edge.errors import CalibrationError
-from export.graph.patches import Geometry, geometry, mean_patch, patches
-from export.graph.precision import convolutions, insert_qdq, quantize_weight
-from export.int8.adaround import round_adaptively, round_if_better
-from export.int8.correction import correct_bias
-from export.int8.quantize import int8_graph, write_int8
-from export.int8.rounding import pack_steps, unpack_steps
-from export.int8.rounding_fit import descend
+from export.int8.quantize import write_int8
 from tests.support.small_models import decibel, picture, run, write_small
+from tests.support.steps import scales
 
 
 def images(folder: Path, count: int = 16, seed: int = 0) -> Path:
@@ -167,7 +169,7 @@ def test_damaged_steps_are_refused(text: str, what: str) -> None:
 
 @pytest.fixture(scope="module")
 def tables(fp32: Path, data: Path):
-    plain = calibrate(fp32, data, threads=1).table
+    plain = scales(fp32, data, threads=1).table
     arrays = [(name, array.copy()) for name, array in network_inputs(fp32, data, 16)]
     return correct_bias(fp32, plain, arrays), round_adaptively(fp32, plain, arrays, threads=1)
 
@@ -213,7 +215,7 @@ def test_a_table_from_its_file_gives_the_int8_file_byte_for_byte(
     again = read_table(tmp_path / "t.calib.json")
     assert again == tables[1]
     write_int8(fp32, tables[1], tmp_path / "a.onnx")
-    manifest = write_int8(fp32, again, tmp_path / "b.onnx")
+    manifest = write_int8(fp32, again, tmp_path / "b.onnx").manifest
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     write_int8(fp32, replace(again, rounding=()), tmp_path / "c.onnx")
     assert (tmp_path / "a.onnx").read_bytes() != (tmp_path / "c.onnx").read_bytes()
@@ -251,7 +253,7 @@ def test_rounding_is_kept_only_where_the_heads_gain(
     judged = dict(found.head_db)
     assert bool(found.rounding) == (judged["adaround"] > judged["nearest"])
     worse = replace(tables[1], bias=tuple((n, tuple(v + 1 for v in b)) for n, b in tables[1].bias))
-    monkeypatch.setattr("export.int8.adaround.round_adaptively", lambda *args, **options: worse)
+    monkeypatch.setattr("calibration.adaround.round_adaptively", lambda *args, **options: worse)
     found = round_if_better(fp32, tables[0], dataset, threads=1)
     assert found.rounding == () and found.bias == tables[0].bias
     assert dict(found.head_db)["adaround"] < dict(found.head_db)["nearest"]

@@ -10,16 +10,17 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.best import CANDIDATES, best_thresholds, candidate
-from calibration.calibrate import calibrate, network_inputs
+from calibration.best import calibrate_best, refine
 from calibration.histogram import Histogram
-from calibration.threshold import METHODS, threshold
+from calibration.int8_graph import int8_graph
+from calibration.scales import network_inputs
+from calibration.threshold import CANDIDATES, METHODS, best_thresholds, candidate, threshold
 from edge.data.datasets import open_dataset
 from edge.errors import CalibrationError
 from edge.measure.reference import head_decibel, reference, session
-from export.int8.best import calibrate_best, refine
-from export.int8.quantize import int8_graph, write_int8
+from export.int8.quantize import write_int8
 from tests.support.small_models import picture, run, write_small
+from tests.support.steps import scales
 
 
 def histogram(values: np.ndarray) -> Histogram:
@@ -82,7 +83,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_heads_noise_is_that_of_the_outputs(fp32: Path, data: Path) -> None:
     model = onnx.load(str(fp32))
-    table = calibrate(fp32, data, threads=1).table
+    table = scales(fp32, data, threads=1).table
     graph = int8_graph(model, table)
     arrays = [(name, a.copy()) for name, a in network_inputs(fp32, data, 3)]
     options = onnxruntime_as_written()
@@ -107,7 +108,7 @@ def test_refined_thresholds_lessen_the_heads_noise_as_a_new_graph_shows(
     fp32: Path, data: Path
 ) -> None:
     model = onnx.load(str(fp32))
-    table = calibrate(fp32, data, method="minmax", threads=1).table
+    table = scales(fp32, data, method="minmax", threads=1).table
     # One threshold far too wide, which nothing but the heads' noise shows.
     wide = {name: amax * (6 if index == 2 else 1) for index, (name, amax) in enumerate(table.amax)}
     table = replace(table, amax=tuple(wide.items()))
@@ -136,7 +137,7 @@ def test_best_is_never_worse_than_the_default_on_the_images_held_back(
     assert dict(table.head_db) == {k: round(v, 3) for k, v in found.decibel.items()}
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1][0] == seen[-1][1]
-    manifest = write_int8(fp32, table, tmp_path / "a.onnx")
+    manifest = write_int8(fp32, table, tmp_path / "a.onnx").manifest
     known = dict(manifest.arguments)
     assert known["method"] == '"best"' and "refined" in known["head_db"]
 

@@ -15,7 +15,6 @@ import pytest
 from onnx import numpy_helper
 
 import calibration.collect
-from calibration.calibrate import calibrate
 from calibration.collect import collect, collect_arrays, conv_inputs
 from calibration.histogram import Histogram
 from calibration.table import read_table, write_table
@@ -26,6 +25,7 @@ from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Preprocessor, preprocess
 from edge.spec import Manifest
 from tests.support.small_models import run, write_small
+from tests.support.steps import scales
 from tests.support.tolerances import CALIBRATION_GROWTH_BYTES
 
 
@@ -58,7 +58,7 @@ def test_each_threshold_is_that_of_the_activations(fp32: Path, images: Path) -> 
         for name, value in zip(tensors, [tensor, *run(model, tensor, tensors[1:])], strict=True):
             wanted[name].add(value)
     for method in METHODS:
-        table = calibrate(fp32, images, method=method, equalise=False, threads=1).table
+        table = scales(fp32, images, method=method, equalise=False, threads=1).table
         assert [name for name, _ in table.amax] == tensors
         for name, amax in table.amax:
             assert amax == pytest.approx(threshold(wanted[name], method), rel=0.02)
@@ -71,7 +71,7 @@ def read(path: Path) -> Manifest:
 
 
 def test_the_table_names_its_graph_contract_and_images(fp32: Path, images: Path) -> None:
-    found = calibrate(fp32, images, threads=1)
+    found = scales(fp32, images, threads=1)
     assert found.table.graph_sha256 == sha256_of(fp32)
     assert found.table.contract_digest == read(fp32).spec.contract.digest
     digests = [hashlib.sha256(cv2.imread(str(p)).tobytes()).hexdigest() for p in images.iterdir()]
@@ -83,7 +83,7 @@ def test_the_table_names_its_graph_contract_and_images(fp32: Path, images: Path)
 def test_the_table_goes_through_its_file_and_refuses_another_graph(
     fp32: Path, images: Path, tmp_path: Path
 ) -> None:
-    table = calibrate(fp32, images, threads=1).table
+    table = scales(fp32, images, threads=1).table
     write_table(table, tmp_path / "a.calib.json")
     assert read_table(tmp_path / "a.calib.json") == table
     other = write_small(tmp_path / "other.onnx", seed=1)
@@ -95,13 +95,13 @@ def test_the_table_goes_through_its_file_and_refuses_another_graph(
 
 
 def test_a_corrupt_image_is_named_skipped_and_counted(fp32: Path, images: Path) -> None:
-    without = calibrate(fp32, images, threads=1)
+    without = scales(fp32, images, threads=1)
     rng = np.random.default_rng(1)
     whole = cv2.imencode(".jpg", rng.integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
     (images / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (images / "a text.jpg").write_bytes(b"no picture")
     (images / "empty.png").write_bytes(b"")
-    found = calibrate(fp32, images, threads=1)
+    found = scales(fp32, images, threads=1)
     assert found.used == 4 and len(found.skipped) == 3
     for name in ("cut.jpg", "a text.jpg", "empty.png"):
         assert sum(name in line for line in found.skipped) == 1
@@ -112,7 +112,7 @@ def test_no_folder_and_no_images_are_refused(fp32: Path, tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     for name in ("gone", "empty"):
         with pytest.raises(DataError, match=name):
-            calibrate(fp32, tmp_path / name, threads=1)
+            scales(fp32, tmp_path / name, threads=1)
 
 
 def test_a_folder_of_which_nothing_can_be_read_is_refused(fp32: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_folder_of_which_nothing_can_be_read_is_refused(fp32: Path, tmp_path: 
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "bad" / name).write_bytes(b"no picture")
     with pytest.raises(CalibrationError, match=r"none of its 2 images .*the first: .*a\.jpg"):
-        calibrate(fp32, tmp_path / "bad", threads=1)
+        scales(fp32, tmp_path / "bad", threads=1)
 
 
 def test_no_frames_at_all_are_refused(fp32: Path) -> None:
@@ -158,7 +158,7 @@ def test_activations_that_are_not_finite_name_tensor_and_image(
 ) -> None:
     tensor = damaged(fp32, tmp_path / "nan.onnx", value)
     with pytest.raises(CalibrationError, match=rf"tensor {tensor} holds NaN .* image .*0\.png"):
-        calibrate(tmp_path / "nan.onnx", images, threads=1)
+        scales(tmp_path / "nan.onnx", images, threads=1)
 
 
 def test_frames_go_through_the_contract_of_the_artifact(
@@ -174,7 +174,7 @@ def test_frames_go_through_the_contract_of_the_artifact(
     # The very class that the Detector uses, by the very contract of its manifest.
     assert calibration.collect.Preprocessor is Preprocessor
     monkeypatch.setattr(calibration.collect, "Preprocessor", Spy)
-    found = calibrate(fp32, images, threads=1, method="minmax")
+    found = scales(fp32, images, threads=1, method="minmax")
     assert contracts == [read(fp32).spec.contract]
     # Bytes times 1/255: the largest level of the noise is near 1, not near 255.
     assert 0.9 < dict(found.table.amax)["images"] <= 1.0
@@ -182,7 +182,7 @@ def test_frames_go_through_the_contract_of_the_artifact(
 
 def test_images_are_limited_and_spread(fp32: Path, images: Path) -> None:
     seen: list[tuple[int, int]] = []
-    found = calibrate(fp32, images, images=2, threads=1, progress=lambda *at: seen.append(at))
+    found = scales(fp32, images, images=2, threads=1, progress=lambda *at: seen.append(at))
     assert found.used == 2 and seen == [(1, 2), (2, 2)]
     wanted = [
         hashlib.sha256(cv2.imread(str(images / f"{i}.png")).tobytes()).hexdigest() for i in (0, 2)
@@ -210,5 +210,5 @@ def test_memory_does_not_depend_on_the_number_of_images(fp32: Path) -> None:
 
 
 def test_the_same_images_give_the_same_table(fp32: Path, images: Path) -> None:
-    one, two = (calibrate(fp32, images, threads=1).table for _ in range(2))
+    one, two = (scales(fp32, images, threads=1).table for _ in range(2))
     assert one == two

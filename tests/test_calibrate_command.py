@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-import export.int8.recipe
+import calibration.calibrate
 from apps.cli import main
-from calibration.calibrate import calibrate
 from calibration.compare import compare_tables
 from calibration.table import read_table
 from tests.support.small_models import picture, write_small
+from tests.support.steps import scales
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def test_a_table_made_from_the_same_things_is_not_made_again(
     command = ["calibrate", str(fp32), "--data", str(data), "-o", str(table)]
     assert main(command) == 0
     first = table.read_bytes()
-    real, calls = export.int8.recipe.calibrate_dataset, []
+    real, calls = calibration.calibrate.measure_scales, []
     monkeypatch.setattr(
-        export.int8.recipe, "calibrate_dataset", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
+        calibration.calibrate, "measure_scales", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
     )
     assert main(command) == 0 and not calls and table.read_bytes() == first
     assert "up to date" in capsys.readouterr().err
@@ -189,9 +189,9 @@ def test_stability_is_told_and_drawn(fp32: Path, data: Path, tmp_path: Path, cap
 def test_grey_and_16_bit_files_are_named_and_left_out(
     fp32: Path, data: Path, tmp_path: Path, image: np.ndarray, what: str, capsys
 ) -> None:
-    without = calibrate(fp32, data, threads=1)
+    without = scales(fp32, data, threads=1)
     cv2.imwrite(str(data / "odd.png"), image)
-    found = calibrate(fp32, data, threads=1)
+    found = scales(fp32, data, threads=1)
     assert found.table == without.table
     assert len(found.skipped) == 1 and f"odd.png: {what}" in found.skipped[0]
     alone = tmp_path / "alone"
@@ -206,7 +206,7 @@ def test_grey_and_16_bit_files_are_named_and_left_out(
 def test_a_picture_with_alpha_is_read_as_colour(fp32: Path, data: Path) -> None:
     image = np.dstack([shot(0), np.full((48, 64), 255, np.uint8)])
     cv2.imwrite(str(data / "0.png"), image)
-    assert calibrate(fp32, data, threads=1).used == 8
+    assert scales(fp32, data, threads=1).used == 8
 
 
 def test_neither_a_graph_nor_a_diff_is_one_line(capsys) -> None:

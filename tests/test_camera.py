@@ -618,9 +618,9 @@ def test_the_command_line_reaches_the_app(artifact: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_the_loop_keeps_97_percent_of_the_engines_speed(tmp_path: Path) -> None:
-    from export.pipeline import export_engine
+    from tests.support.steps import exported
 
-    made = export_engine(
+    made = exported(
         "yolov3-tiny", precision="fp32", random_weights=True, builder="none", output=tmp_path
     )
     held = pictures(8, (720, 1280))

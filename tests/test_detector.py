@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.calibrate import calibrate
 from edge.artifact import read_manifest
 from edge.detections import Detections
 from edge.errors import ArtifactError
@@ -26,6 +25,7 @@ from edge.spec import Manifest
 from export.graph.writer import attach_manifest
 from export.int8.quantize import write_int8
 from tests.support.small_models import run, write_small
+from tests.support.steps import scales
 
 FRAME = np.random.default_rng(0).integers(0, 256, (70, 130, 3), np.uint8)
 
@@ -237,7 +237,7 @@ def test_a_damaged_graph_with_a_whole_manifest_is_one_line(artifact: Path, tmp_p
 def test_a_quantizer_without_its_scale_is_one_line(
     artifact: Path, tmp_path: Path, exact: bool
 ) -> None:
-    write_int8(artifact, calibrate(artifact, images=2).table, tmp_path / "a.onnx")
+    write_int8(artifact, scales(artifact, images=2).table, tmp_path / "a.onnx")
     model = onnx.load(str(tmp_path / "a.onnx"))
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":

@@ -13,16 +13,17 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.calibrate import calibrate, network_inputs
+from calibration.correction import correct_bias
+from calibration.qdq import convolutions, shared_scales
+from calibration.scales import network_inputs
 from calibration.table import CalibrationTable
 from edge.artifact import read_manifest
 from edge.errors import BuildError, CalibrationError
 from edge.files import sha256_of
 from export.engine.dla import build_dla_engine, every_threshold
 from export.engine.legacy_cache import read_cache
-from export.graph.precision import convolutions, shared_scales
-from export.int8.correction import correct_bias
 from tests.support.small_models import run, write_small
+from tests.support.steps import scales
 
 DATA = "scenes://?seed=1&count=8"
 
@@ -36,7 +37,7 @@ def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(fp32: Path) -> CalibrationTable:
-    made = calibrate(fp32, DATA, threads=1).table
+    made = scales(fp32, DATA, threads=1).table
     return correct_bias(fp32, made, network_inputs(fp32, DATA, 4))
 
 
@@ -231,15 +232,15 @@ def test_the_command_says_what_left_the_dla(
     fp32: Path, table: CalibrationTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from apps.commands.export import print_dla
-    from edge.files import to_plain
+    from calibration.graph import Graph
     from export.engine.dla import dla_engine
 
-    report = dla_engine(fp32, table, tmp_path, core=1, calib=DATA)
+    report = dla_engine(Graph(fp32), table, tmp_path, core=1, calib=DATA)
     assert report.engine == tmp_path / "small.int8.dla.engine" and report.dla is not None
-    facts = json.loads(json.dumps(to_plain(report.dla)))
-    assert facts["core"] == 1 and facts["unscaled"] == []
+    facts = report.dla
+    assert facts.core == 1 and facts.unscaled == ()
     print_dla(facts)
     said = capsys.readouterr().err
-    layers = facts["layers"]
+    layers = facts.layers
     assert f"DLA core 1: {layers - 1} of {layers} layers" in said
-    assert f"left to the GPU (1 RESIZE): {facts['left'][0][0]};" in said
+    assert f"left to the GPU (1 RESIZE): {facts.left[0][0]};" in said

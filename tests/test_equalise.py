@@ -8,16 +8,17 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.calibrate import calibrate, network_inputs
+from calibration.correction import correct_bias, measure_noise
 from calibration.equalise import apply_gains, find_gains
+from calibration.qdq import convolutions
 from calibration.ranges import channel_ranges
+from calibration.scales import network_inputs
 from edge.built_in import BUILT_IN
 from edge.models.zoo import load_model
-from export.graph.precision import convolutions
 from export.graph.writer import write_onnx
-from export.int8.correction import correct_bias, measure_noise
 from export.int8.quantize import write_int8
 from tests.support.small_models import decibel, run
+from tests.support.steps import scales
 
 DEPTHWISE = """[net]
 width=64
@@ -135,9 +136,9 @@ def test_gains_of_another_graph_are_refused(fp32: Path) -> None:
 
 def test_equalised_and_corrected_int8_is_nearer_to_fp32(fp32: Path, tmp_path: Path) -> None:
     data = "scenes://?seed=1&count=12"
-    plain = calibrate(fp32, data, equalise=False).table
+    plain = scales(fp32, data, equalise=False).table
     write_int8(fp32, plain, tmp_path / "plain.onnx")
-    table = correct_bias(fp32, calibrate(fp32, data).table, network_inputs(fp32, data, 8))
+    table = correct_bias(fp32, scales(fp32, data).table, network_inputs(fp32, data, 8))
     write_int8(fp32, table, tmp_path / "best.onnx")
     noise = {"plain": 0.0, "best": 0.0}
     for _, image in network_inputs(fp32, "scenes://?seed=50&count=4", 4):
@@ -150,7 +151,7 @@ def test_equalised_and_corrected_int8_is_nearer_to_fp32(fp32: Path, tmp_path: Pa
 
 def test_corrected_biases_leave_no_mean_error(fp32: Path) -> None:
     data = "scenes://?seed=1&count=4"
-    table = calibrate(fp32, data, equalise=False).table
+    table = scales(fp32, data, equalise=False).table
     shifts = dict(correct_bias(fp32, table, network_inputs(fp32, data, 4)).bias)
     model = onnx.load(str(fp32))
     found = measure_noise(model, dict(table.amax), network_inputs(fp32, data, 4))

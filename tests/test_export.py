@@ -11,7 +11,7 @@ import pytest
 
 from edge.artifact import read_manifest
 from export.engine.build import available_builders
-from export.pipeline import export_engine
+from tests.support.steps import exported
 
 FEW = "scenes://?seed=500000&count=6"
 DTYPE = {"fp32": "float", "fp16": "half", "int8": "int8"}
@@ -28,7 +28,7 @@ def rtx() -> None:
 def build_all(model: str | Path, folder: Path, **options: object) -> None:
     """FP32, FP16 and INT8 engines; in each every convolution takes the graph's precision."""
     for precision, dtype in DTYPE.items():
-        result = export_engine(
+        result = exported(
             model, precision=precision, calib=FEW, builder="rtx", output=folder, **options
         )
         engine = result["engine"]
@@ -67,7 +67,7 @@ def test_the_official_yolov3_tiny_becomes_engines_of_each_precision(tmp_path: Pa
 
 @pytest.mark.usefixtures("rtx")
 def test_convolutions_kept_on_purpose_are_the_only_ones_out_of_int8(tmp_path: Path) -> None:
-    result = export_engine(
+    result = exported(
         precision="int8", calib=FEW, keep=["first", "heads"], builder="rtx", output=tmp_path
     )
     spec = read_manifest(result["files"]["fp32"]).spec
@@ -77,7 +77,7 @@ def test_convolutions_kept_on_purpose_are_the_only_ones_out_of_int8(tmp_path: Pa
 
 
 def test_random_weights_are_labelled_in_every_file(tmp_path: Path) -> None:
-    result = export_engine(
+    result = exported(
         "yolov3-tiny",
         precision="int8",
         random_weights=True,
@@ -107,7 +107,7 @@ sys.exit(export_engine(sys.argv[1:]))
 def test_a_device_without_torch_and_onnx_builds_the_engine_of_a_quantized_file(
     tmp_path: Path,
 ) -> None:
-    made = export_engine(precision="int8", calib=FEW, builder="none", output=tmp_path)
+    made = exported(precision="int8", calib=FEW, builder="none", output=tmp_path)
     report = tmp_path / "report.json"
     command = [sys.executable, "-c", DEVICE, made["files"]["int8"], "-o", str(tmp_path / "device")]
     done = subprocess.run(
@@ -122,8 +122,8 @@ def test_a_device_without_torch_and_onnx_builds_the_engine_of_a_quantized_file(
 def test_a_calibration_table_gives_the_same_graph_again(tmp_path: Path) -> None:
     # The noise that a verdict notes is that of the pictures at hand.
     options = {"precision": "int8", "builder": "none", "verdict": False}
-    first = export_engine(calib=FEW, output=tmp_path / "a", **options)
+    first = exported(calib=FEW, output=tmp_path / "a", **options)
     table = first["files"]["calibration"]
-    again = export_engine(calib=table, output=tmp_path / "b", **options)
+    again = exported(calib=table, output=tmp_path / "b", **options)
     files = [Path(one["files"]["int8"]).read_bytes() for one in (first, again)]
     assert files[0] == files[1]

@@ -8,15 +8,16 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.calibrate import calibrate, network_inputs
+from calibration.correction import correct_bias
+from calibration.int8_graph import int8_graph
+from calibration.qdq import convolutions, insert_qdq, quantize_weight
+from calibration.rounding import pack_steps
+from calibration.scales import network_inputs
 from calibration.table import CalibrationTable
 from edge.errors import CalibrationError
-from export.graph.precision import convolutions, insert_qdq, quantize_weight
-from export.int8.correction import correct_bias
 from export.int8.float_graph import float_graph
-from export.int8.quantize import int8_graph
-from export.int8.rounding import pack_steps
 from tests.support.small_models import write_small
+from tests.support.steps import scales
 
 DATA = "scenes://?seed=1&count=4"
 
@@ -25,7 +26,7 @@ DATA = "scenes://?seed=1&count=4"
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto, CalibrationTable]:
     path = tmp_path_factory.mktemp("float") / "a.onnx"
     write_small(path)
-    table = calibrate(path, DATA, threads=1).table
+    table = scales(path, DATA, threads=1).table
     table = correct_bias(path, table, network_inputs(path, DATA, 4))
     proto, rng = onnx.load(str(path)), np.random.default_rng(0)
     shapes = {i.name: tuple(i.dims) for i in proto.graph.initializer}

@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.qdq import convolutions, insert_qdq
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN
@@ -30,13 +31,13 @@ from export.engine.build import EngineReport, build_engine
 from export.engine.float_part import FloatPart, input_peak, write_float_part
 from export.engine.options import BuildOptions
 from export.graph.half_float import half_floats
-from export.graph.precision import convolutions, insert_qdq
+from export.graph.precision import cast_to_half
 from export.graph.value_bounds import value_bounds
 from export.graph.writer import attach_manifest, write_onnx
-from export.int8.kept_layers import quantize_command
-from export.int8.mixed import cast_to_half, layer_names, write_map
-from export.pipeline import export_engine
+from export.int8.kept_layers import QuantizeOptions, quantize
+from export.int8.precision_map import layer_names, write_map
 from tests.support.small_models import CFG, decibel, picture, run, write_small
+from tests.support.steps import exported
 from tests.test_precision import amax_of, constants, makers
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
@@ -465,7 +466,7 @@ def test_an_engine_has_int8_convolutions_and_half_elsewhere(
 @pytest.mark.usefixtures("rtx")
 def test_fp32_is_had_by_asking(file: Callable[..., Path], tmp_path: Path) -> None:
     path = file("tiny-yolo-scenes")
-    facts = export_engine(path, builder="rtx", int8_float="fp32", output=tmp_path / "out")["engine"]
+    facts = exported(path, builder="rtx", int8_float="fp32", output=tmp_path / "out")["engine"]
     assert facts["float_part"] == {"precision": "fp32", "single": [], "reason": ""}
     assert facts["convolutions"] == {"int8": 15}
     manifest = read_manifest(facts["file"])
@@ -503,14 +504,13 @@ def test_a_maps_single_layers_are_noted_for_the_engine_and_those_of_keep_are_not
     table = CalibrationTable(amax, "mse", sha256_of(source), digest, ())
     write_table(table, tmp_path / "t.json")
     write_map(tmp_path / "map.json", source, {names[1]: "fp32", names[2]: "fp16"})
-    path = quantize_command(
-        source,
-        tmp_path / "t.json",
-        keep=[names[3]],
-        precision_map=tmp_path / "map.json",
-        output=tmp_path / "m.int8.onnx",
+    options = QuantizeOptions(
+        keep=(names[3],),
+        precision_map=str(tmp_path / "map.json"),
+        output=str(tmp_path / "m.int8.onnx"),
     )
-    part = write_float_part(path, read_manifest(path), tmp_path / "half.onnx")
+    graph = quantize(source, tmp_path / "t.json", options)
+    part = write_float_part(graph, tmp_path / "half.onnx")
     assert part == FloatPart("fp16", (names[1],))
     half = onnx.load(str(tmp_path / "half.onnx"))
     kinds = {n.name: types_of(half)[n.output[0]] for n in convolutions(half)}
@@ -529,7 +529,7 @@ def test_what_cannot_be_half_is_single_and_says_why(
 
     path = file("tiny-yolo-scenes")
     monkeypatch.setattr("export.engine.float_part.half_floats", missing)
-    facts = export_engine(path, builder="rtx", output=tmp_path / "out")["engine"]
+    facts = exported(path, builder="rtx", output=tmp_path / "out")["engine"]
     assert facts["float_part"]["precision"] == "fp32"
     arguments = dict(read_manifest(facts["file"]).arguments)
     assert "protobuf" in arguments["int8_float_reason"]

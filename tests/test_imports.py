@@ -216,9 +216,9 @@ for artifact in {artifacts!r}:
 @pytest.fixture
 def artifacts(tmp_path: Path) -> list[str]:
     """An FP32 and an INT8 file, made by the build side beforehand."""
+    from calibration.qdq import convolutions
     from calibration.table import CalibrationTable
     from edge.files import sha256_of
-    from export.graph.precision import convolutions
     from export.int8.quantize import write_int8
     from tests.support.small_models import write_small
 

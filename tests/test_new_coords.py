@@ -9,14 +9,15 @@ import onnx
 import pytest
 import torch
 
-from calibration.calibrate import calibrate
+from calibration.graph import Graph
 from edge.models.blocks import SquaredSizes
 from edge.train.quantized_network import float_network
 from export.engine.build import build_engine
 from export.engine.options import BuildOptions
-from export.int8.kept_layers import Wanted, kept_layers
+from export.int8.kept_layers import kept_by_hand
 from export.int8.quantize import write_half, write_int8
 from tests.support.small_models import CFG, decibel, picture, run, small, write_small
+from tests.support.steps import scales
 from tests.support.tolerances import ONNX_ATOL
 from tests.test_channels import assert_same, draw_plan
 from tests.test_qat import heads
@@ -59,7 +60,7 @@ def test_int8_and_half_quantize_its_convolutions_and_leave_the_sizes(
 ) -> None:
     image = picture(HW, seed=1)
     wanted = run(fp32, image)
-    table = calibrate(fp32, "scenes://?seed=500000&count=3", images=3, threads=1).table
+    table = scales(fp32, "scenes://?seed=500000&count=3", images=3, threads=1).table
     write_int8(fp32, table, tmp_path / "int8.onnx")
     write_half(fp32, tmp_path / "half.onnx")
     for name, least in (("int8", 15), ("half", 50)):
@@ -70,7 +71,7 @@ def test_int8_and_half_quantize_its_convolutions_and_leave_the_sizes(
 def test_to_keep_the_heads_keeps_the_convolutions_behind_them(fp32: Path) -> None:
     linear = fp32.with_name("linear.fp32.onnx")
     write_small(linear)
-    kept = [sorted(kept_layers(path, Wanted(["heads"]))) for path in (fp32, linear)]
+    kept = [sorted(kept_by_hand(Graph(path), ["heads"])) for path in (fp32, linear)]
     assert kept[0] == kept[1] and len(kept[0]) == 2
 
 
@@ -86,7 +87,7 @@ def test_tensorrt_rtx_builds_it(fp32: Path, tmp_path: Path, precision: str) -> N
     if precision == "half":
         write_half(fp32, graph := tmp_path / "a.onnx")
     elif precision == "int8":
-        table = calibrate(fp32, "scenes://?seed=500000&count=3", images=3, threads=1).table
+        table = scales(fp32, "scenes://?seed=500000&count=3", images=3, threads=1).table
         write_int8(fp32, table, graph := tmp_path / "a.onnx")
     report = build_engine(graph, tmp_path / "a.engine", BuildOptions("rtx"))
     kinds = {conv.dtype for conv in report.summary.convolutions}

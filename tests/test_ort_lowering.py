@@ -13,11 +13,11 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
+from calibration.qdq import convolutions, insert_qdq
 from edge.models.zoo import load_model
 from edge.runtime.backend_ort import OrtBackend
 from edge.runtime.onnx_proto import model_class
 from edge.runtime.ort_lowering import fold_weights, is_quantized, lower
-from export.graph.precision import convolutions, insert_qdq
 from export.graph.writer import attach_manifest, write_onnx
 from tests.support.small_models import CFG, decibel, picture, run, write_small
 from tests.support.tolerances import (

@@ -145,7 +145,7 @@ def test_the_onnx_file_of_a_package_computes_as_the_one_it_came_from(
         assert np.array_equal(a, b)
     (tmp_path / "out").mkdir()
     exported = fp32_onnx(tmp_path / "m.edgez", tmp_path / "out")
-    assert exported.read_bytes() == target.read_bytes()
+    assert exported.path.read_bytes() == target.read_bytes()
 
 
 def test_a_package_without_a_graph_says_what_to_do(tmp_path: Path, manifest: Manifest) -> None:

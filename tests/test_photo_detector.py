@@ -28,7 +28,7 @@ def test_the_package_is_small_and_says_what_it_is(monkeypatch, tmp_path: Path) -
     assert unfolded == cached_package_onnx(ASSET)
     assert load_dense("squeezedet-photo", tmp_path).spec == spec
     named = fp32_onnx("squeezedet-photo", tmp_path)
-    assert named.read_bytes() == unfolded.read_bytes()
+    assert named.path.read_bytes() == unfolded.read_bytes()
 
 
 def test_it_finds_people_on_photographs(edge_data: Path, monkeypatch, tmp_path: Path) -> None:

@@ -14,16 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.qdq import QMAX, convolutions, insert_qdq, quantize_weight, shared_scales
 from edge.errors import CalibrationError
 from edge.models.zoo import load_model
-from export.graph.precision import (
-    QMAX,
-    convolutions,
-    insert_qdq,
-    quantize_weight,
-    shared_scales,
-    to_half,
-)
+from export.graph.precision import to_half
 from export.graph.writer import write_onnx
 from tests.support.small_models import decibel, picture, run, write_small
 from tests.support.tolerances import HALF_DB, ORT_ATOL

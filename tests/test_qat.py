@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from apps.cli import main
-from calibration.calibrate import calibrate, network_inputs
+from calibration.correction import correct_bias
+from calibration.qdq import convolutions, quantize_weight
+from calibration.scales import network_inputs
 from calibration.table import CalibrationTable, read_table
 from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN
@@ -34,14 +36,13 @@ from edge.train.quantized_network import (
     weight_scale,
 )
 from edge.train.schedule import Schedule
-from export.graph.precision import convolutions, quantize_weight
 from export.graph.writer import write_onnx
-from export.int8.correction import correct_bias
 from export.int8.quantize import write_int8
 from export.qat.course import imitate, learn_labels
 from export.qat.options import QatOptions
 from export.qat.prepare import Prepared, prepare, settled, write_trained
 from tests.support.small_models import CFG, decibel, picture, run, small, write_small
+from tests.support.steps import scales
 from tests.support.tolerances import FLIPPED_DB, HALF_STEP_SHARE, ONNX_ATOL
 
 DATA = "scenes://?seed=1&count=12"
@@ -67,7 +68,7 @@ def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(fp32: Path) -> CalibrationTable:
-    made = calibrate(fp32, DATA, threads=1).table
+    made = scales(fp32, DATA, threads=1).table
     assert made.gains
     return correct_bias(fp32, made, network_inputs(fp32, DATA, 6))
 
@@ -279,7 +280,7 @@ def test_pruned_weights_stay_zero(fp32: Path, table: CalibrationTable, tmp_path:
     array[gone] = 0
     weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
     onnx.save(model, str(tmp_path / "p.fp32.onnx"))
-    made = calibrate(tmp_path / "p.fp32.onnx", DATA, threads=1).table
+    made = scales(tmp_path / "p.fp32.onnx", DATA, threads=1).table
     prepared = prepare(tmp_path / "p.fp32.onnx", made)
     network = imitate(prepared, inputs(fp32), QatOptions(steps=4, batch=1, rate=0.1))
     found = network.weight(convolutions(model)[1].name).detach().numpy()
@@ -293,7 +294,7 @@ def test_kept_layers_stay_in_floating_point(
     prepared = prepare(fp32, table, keep=keep)
     network = imitate(prepared, inputs(fp32), QatOptions(steps=4, batch=1))
     made = write_trained(prepared, network, tmp_path / "a.fp32.onnx", inputs(fp32))
-    manifest = write_int8(tmp_path / "a.fp32.onnx", made, tmp_path / "a.onnx", keep=keep)
+    manifest = write_int8(tmp_path / "a.fp32.onnx", made, tmp_path / "a.onnx", keep=keep).manifest
     assert manifest.precision == "mixed"
     # Sums in floating point before the first rounding: more half steps fall to the other side.
     same_numbers(network, tmp_path / "a.onnx", share=0.3)
@@ -393,7 +394,7 @@ def test_boxes_teach_it_as_well(tmp_path: Path) -> None:
     spec = replace(spec, classes=CLASSES[:2])
     write_onnx(module, spec, path)
     pictures, _, _ = read_pictures(open_dataset(LABELLED, spec.classes), spec)
-    prepared = prepare(path, calibrate(path, LABELLED, threads=1).table)
+    prepared = prepare(path, scales(path, LABELLED, threads=1).table)
     losses: list[float] = []
     options = QatOptions(steps=10, batch=2, rate=0.2)
     network = learn_labels(prepared, pictures, options, lambda step, loss: losses.append(loss))

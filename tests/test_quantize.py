@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
+from calibration.qdq import convolutions
 from calibration.table import CalibrationTable
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError, CalibrationError
 from edge.files import sha256_of
 from edge.runtime.detector import Detector
-from export.graph.precision import convolutions
 from export.graph.writer import attach_manifest
 from export.int8.quantize import write_half, write_int8
 from tests.support.small_models import decibel, picture, run, write_small
@@ -38,7 +38,7 @@ def table_for(path: Path) -> CalibrationTable:
 
 def test_int8_file_tells_where_it_comes_from(fp32: Path, tmp_path: Path) -> None:
     target = tmp_path / "a.int8.onnx"
-    manifest = write_int8(fp32, table_for(fp32), target)
+    manifest = write_int8(fp32, table_for(fp32), target).manifest
     assert read_manifest(target) == manifest
     before = read_manifest(fp32)
     assert (manifest.precision, manifest.parent_sha256) == ("int8", sha256_of(fp32))
@@ -52,14 +52,14 @@ def test_int8_file_tells_where_it_comes_from(fp32: Path, tmp_path: Path) -> None
 
 def test_kept_layers_make_it_mixed(fp32: Path, tmp_path: Path) -> None:
     keep = [convolutions(onnx.load(str(fp32)))[i].name for i in (3, 0)]
-    manifest = write_int8(fp32, table_for(fp32), tmp_path / "b.onnx", keep=keep)
+    manifest = write_int8(fp32, table_for(fp32), tmp_path / "b.onnx", keep=keep).manifest
     assert manifest.precision == "mixed"
     assert json.loads(dict(manifest.arguments)["keep"]) == sorted(keep)
 
 
 def test_half_file_is_close_to_its_parent(fp32: Path, tmp_path: Path) -> None:
     target = tmp_path / "a.fp16.onnx"
-    manifest = write_half(fp32, target)
+    manifest = write_half(fp32, target).manifest
     assert read_manifest(target) == manifest
     assert (manifest.precision, manifest.parent_sha256) == ("fp16", sha256_of(fp32))
     image = picture((48, 64), seed=2)
@@ -75,8 +75,8 @@ def test_labels_of_the_parent_are_repeated(fp32: Path, tmp_path: Path) -> None:
         write_int8(fp32, table_for(fp32), tmp_path / "b.onnx"),
         write_half(fp32, tmp_path / "c.onnx"),
     ):
-        assert found.labels == ("random weights",)
-        assert found.made_by == manifest.made_by
+        assert found.manifest.labels == ("random weights",)
+        assert found.manifest.made_by == manifest.made_by
 
 
 def test_every_file_opens_as_a_detector(fp32: Path, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from edge.measure.evaluate import evaluate
 from edge.measure.scores import THRESHOLDS, best_threshold, f1_by_class, f1_curve, score_shift
 from edge.measure.selection import COPIES, Selection, moved, paired_drop
 from edge.measure.slices import SIZES, compare_slices, sized
-from export.pipeline import export_engine
 from export.search import search
 from export.search import trials as mixed_trials
+from tests.support.steps import exported
 
 SCENES = "scenes://?seed=700000&count=6"
 TWO = "scenes://?seed=700000&count=2"
@@ -151,7 +151,7 @@ def test_export_with_labels_fits_a_threshold_and_keeps_the_budget(
 ) -> None:
     for module in (mixed_trials, search):
         monkeypatch.setattr(module, "FEW_PICTURES", 4)
-    result = export_engine(
+    result = exported(
         precision="int8",
         calib="scenes://?seed=500000&count=6",
         images=6,
@@ -167,7 +167,7 @@ def test_export_with_labels_fits_a_threshold_and_keeps_the_budget(
     assert 0.02 < arguments["score"] < 0.98
     assert result["search"]["holds"] and arguments["precision_search"]["budget"] == 0.9
     assert arguments["precision_search"]["drop_upper"] <= 0.9
-    again = export_engine(
+    again = exported(
         precision="int8",
         calib=result["files"]["calibration"],
         precision_map=result["files"]["precision_map"],
@@ -183,7 +183,7 @@ def test_export_with_labels_fits_a_threshold_and_keeps_the_budget(
 
 
 def test_the_selection_is_what_evaluation_measures(tmp_path: Path) -> None:
-    made = export_engine(precision="fp32", builder="none", output=tmp_path)
+    made = exported(precision="fp32", builder="none", output=tmp_path)
     classes = read_manifest(made["files"]["fp32"]).spec.classes
     selection = Selection.open(SCENES, classes, None, threads=1)
     wanted = evaluate(made["files"]["fp32"], SCENES, threads=1)["map50"]

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.calibrate import calibrate
+from calibration.qdq import convolutions
 from calibration.table import CalibrationTable
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError
 from edge.measure.noise import decibel, head_noise, heads_of, noise_share
 from export.graph.half_range import beyond_half
-from export.graph.precision import convolutions
-from export.int8.mixed import annotate, layer_names, read_map, write_map, write_mixed
+from export.int8.precision_map import layer_names, read_map, write_map
+from export.int8.quantize import annotate, write_mixed
 from export.search.layer_cost import attribute, onnx_layer_ms
 from export.search.search import (
-    Found,
+    SearchTrials,
     Trial,
     fastest,
     fits,
@@ -35,6 +35,7 @@ from export.search.search import (
     worth_timing,
 )
 from tests.support.small_models import picture, run, write_small
+from tests.support.steps import scales
 
 NAMES = [f"layer {i}" for i in range(6)]
 
@@ -48,7 +49,7 @@ def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(fp32: Path) -> CalibrationTable:
-    return calibrate(fp32, "scenes://?seed=500000&count=3", images=3, threads=1).table
+    return scales(fp32, "scenes://?seed=500000&count=3", images=3, threads=1).table
 
 
 def trial(
@@ -144,7 +145,7 @@ def test_the_fastest_graph_that_fits_is_chosen_and_of_equals_the_one_that_keeps_
 
 def test_both_ends_are_timed_whatever_the_estimate_says() -> None:
     trials = [trial(NAMES[:size], 0.1 * (6 - size), size) for size in range(7)]
-    timed = worth_timing(Found(trials[3], tuple(trials)), lambda one: one.drop < 0.35, 2)
+    timed = worth_timing(SearchTrials(trials[3], tuple(trials)), lambda one: one.drop < 0.35, 2)
     assert timed == [trials[3], trials[4], trials[0], trials[6]]
 
 
@@ -153,7 +154,7 @@ def test_kept_layers_compute_in_half_and_the_others_as_before(
 ) -> None:
     names = layer_names(fp32)
     target = tmp_path / "m.onnx"
-    manifest = write_mixed(fp32, table, target, {names[0]: "fp16", names[2]: "fp32"})
+    manifest = write_mixed(fp32, table, target, {names[0]: "fp16", names[2]: "fp32"}).manifest
     model = onnx.load(str(target))
     onnx.checker.check_model(model)
     types = {one.name: one.data_type for one in model.graph.initializer}
@@ -242,6 +243,8 @@ def test_a_map_gives_the_same_file_again(
     ("text", "what"),
     [
         ("{", "not a precision map"),
+        ('{"layers": {"layers.0.conv": 8}}', "layers.layers.0.conv: takes text, not 8"),
+        ('{"layers": {}, "schema": 9}', "schema 9 is newer"),
         ("[]", "not a precision map"),
         ('{"layers": {"layers.0.conv": "int4"}}', "precision 'int4'; known: int8, fp16, fp32"),
         ('{"layers": {"other": "fp16"}}', "names 'other', which .* does not have"),
@@ -256,9 +259,9 @@ def test_a_foreign_map_is_one_line(fp32: Path, tmp_path: Path, text: str, what: 
 def test_facts_are_added_to_a_manifest_and_nothing_else_changes(
     fp32: Path, table: CalibrationTable, tmp_path: Path
 ) -> None:
-    before = write_mixed(fp32, table, tmp_path / "m.onnx", {})
+    before = write_mixed(fp32, table, tmp_path / "m.onnx", {}).manifest
     graph = onnx.load(str(tmp_path / "m.onnx")).graph
-    manifest = annotate(tmp_path / "m.onnx", score=0.31)
+    manifest = annotate(tmp_path / "m.onnx", score=0.31).manifest
     assert dict(manifest.arguments) == dict(before.arguments) | {"score": "0.31"}
     assert onnx.load(str(tmp_path / "m.onnx")).graph == graph
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from apps.commands.search import print_search, search_command
+from apps.commands.search import print_search
+from calibration.graph import Graph
 from calibration.table import read_table
 from edge.artifact import read_manifest
 from edge.measure.selection import Drop, Selection
 from edge.measure.turns import Quick
-from export.int8.mixed import layer_names, read_map
-from export.pipeline import export_engine
+from export.int8.precision_map import layer_names, read_map
 from export.search import trials as mixed_trials
-from export.search.mixed import search_mixed
+from export.search.mixed import SearchOptions, search_layers, search_mixed
+from tests.support.steps import exported
 
 SCENES = "scenes://?seed=700000&count=2"
 BUDGET = 0.02
@@ -26,7 +27,7 @@ BUDGET = 0.02
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The built-in detector in FP32 and a table of it."""
-    files: dict[str, str] = export_engine(
+    files: dict[str, str] = exported(
         precision="int8",
         calib="scenes://?seed=500000&count=4",
         images=4,
@@ -38,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return files
 
 
-def kept_in(graph: Path) -> int:
+def kept_in(graph: Graph | Path) -> int:
     arguments = dict(read_manifest(graph).arguments)
     return len(json.loads(arguments["keep"]))
 
@@ -48,14 +49,14 @@ def judged(monkeypatch: pytest.MonkeyPatch, made: dict[str, str]) -> None:
     """Each layer in INT8 costs a thousandth of mAP; layers' milliseconds are all alike."""
     names = layer_names(made["fp32"])
 
-    def judge(selection: Selection, before: Path, now: Path, budget: float) -> Drop:
+    def drop(selection: Selection, before: Graph, now: Graph, budget: float) -> Drop:
         lost = 0.003 * (len(names) - kept_in(now))
         return Drop(0.9, 0.9 - lost, 0.0, 1000)
 
-    def layers(path: Path, *_: Any, **__: Any) -> dict[str, float]:
-        return dict.fromkeys(names, 1.0 if path.name == "int8.onnx" else 2.0)
+    def layers(graph: Graph, *_: Any, **__: Any) -> dict[str, float]:
+        return dict.fromkeys(names, 1.0 if graph.path.name == "int8.onnx" else 2.0)
 
-    monkeypatch.setattr(mixed_trials, "judged", judge)
+    monkeypatch.setattr(mixed_trials, "measure_drop", drop)
     monkeypatch.setattr(mixed_trials, "onnx_layer_ms", layers)
 
 
@@ -63,9 +64,9 @@ def clocked(monkeypatch: pytest.MonkeyPatch, ms: Callable[[int], float]) -> list
     """Time graphs by the number of layers that they keep; the numbers of those timed."""
     seen: list[int] = []
 
-    def timed(paths: Sequence[Path], *_: Any, **__: Any) -> dict[Path, Quick]:
-        seen.extend(kept_in(path) for path in paths)
-        return {path: Quick(ms(kept_in(path)), 99.0, "a clock") for path in paths}
+    def timed(graphs: Sequence[Graph | Path], *_: Any, **__: Any) -> dict[Path, Quick]:
+        seen.extend(kept_in(one) for one in graphs)
+        return {Path(one): Quick(ms(kept_in(one)), 99.0, "a clock") for one in graphs}
 
     monkeypatch.setattr(mixed_trials, "quick_ms", timed)
     return seen
@@ -80,20 +81,19 @@ def test_a_mixture_slower_than_no_int8_at_all_is_not_chosen(
 ) -> None:
     every = len(layer_names(made["fp32"]))
     seen = clocked(monkeypatch, lambda kept: {0: 10.0, every: 12.0}.get(kept, 15.0))
-    result = search_command(
+    result = search_layers(
         made["fp32"],
         made["calibration"],
         SCENES,
-        budget=BUDGET,
-        threads=1,
-        output=tmp_path / "m.onnx",
+        SearchOptions(max_map_drop=BUDGET, threads=1, output=str(tmp_path / "m.onnx")),
     )
     assert {0, every} < set(seen)
-    assert result["holds"] and result["chosen"]["kept"] == every
-    assert (result["chosen"]["ms"], result["costs"]) == (12.0, "whole graphs in turns, a clock")
+    assert result.holds and result.chosen.kept == every
+    assert (result.chosen.ms, result.costs) == (12.0, "whole graphs in turns, a clock")
     # What is slower and less accurate is on no front.
-    assert [(one["kept"], one["ms"]) for one in result["pareto"]] == [(0, 10.0), (every, 12.0)]
-    layers = read_map(result["files"]["precision_map"], Path(made["fp32"]))
+    assert [(one.kept, one.ms) for one in result.pareto] == [(0, 10.0), (every, 12.0)]
+    assert result.files is not None
+    layers = read_map(result.files["precision_map"], Path(made["fp32"]))
     assert len(layers) == every == kept_in(tmp_path / "m.onnx")
     print_search(result)
     assert "ship the FP16 graph" in capsys.readouterr().err
@@ -108,11 +108,10 @@ def test_of_the_graphs_that_fit_the_fastest_is_chosen(
     selection = Selection.open(SCENES, read_manifest(source).spec.classes, 2, threads=1)
     searched = search_mixed(source, read_table(made["calibration"]), selection, budget=BUDGET)
     needed = next(kept for kept in range(every) if 0.003 * (every - kept) <= BUDGET)
-    assert searched.report["chosen"]["kept"] == needed == len(searched.layers)
-    assert searched.report["chosen"]["ms"] == 10.0 + needed
+    assert searched.chosen.kept == needed == len(searched.layers)
+    assert searched.chosen.ms == 10.0 + needed
     assert len(seen) == len(set(seen)) <= 14
-    front = searched.report["pareto"]
-    assert [one["ms"] for one in front] == [10.0 + one["kept"] for one in front]
+    assert [one.ms for one in searched.pareto] == [10.0 + one.kept for one in searched.pareto]
 
 
 def test_on_a_gpu_whole_engines_are_timed(
@@ -120,11 +119,11 @@ def test_on_a_gpu_whole_engines_are_timed(
 ) -> None:
     every, built = len(layer_names(made["fp32"])), []
 
-    def engine(graph: Path) -> Path:
+    def engine(graph: Graph) -> Path:
         """Stands for the engine; a copy, as no graph outlives the next trial's."""
-        built.append(graph.name)
-        target = tmp_path / f"engine {graph.name}"
-        target.write_bytes(graph.read_bytes())
+        built.append(graph.path.name)
+        target = tmp_path / f"engine {graph.path.name}"
+        target.write_bytes(graph.path.read_bytes())
         return target
 
     timed: list[str] = []

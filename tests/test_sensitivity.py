@@ -12,16 +12,17 @@ import pytest
 
 from apps.charts.sensitivity import chart
 from apps.commands.sensitivity import print_sensitivity
-from calibration.calibrate import calibrate
+from calibration.qdq import insert_qdq
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import read_manifest
 from edge.errors import CalibrationError
+from edge.files import write_json
 from edge.measure.noise import head_noise, heads_of
 from edge.optional import require
-from export.graph.precision import insert_qdq
-from export.int8.mixed import layer_names
-from export.search.sensitivity import measure_sensitivity, sensitivity
+from export.int8.precision_map import layer_names
+from export.search.sensitivity import SensitivityOptions, measure_sensitivity, sensitivity
 from tests.support.small_models import picture, run, write_small
+from tests.support.steps import scales
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def table(fp32: Path) -> CalibrationTable:
     scenes = "scenes://?seed=500000&count=3"
-    return calibrate(fp32, scenes, images=3, equalise=False, threads=1).table
+    return scales(fp32, scenes, images=3, equalise=False, threads=1).table
 
 
 def test_figures_are_those_of_graphs_written_by_hand(fp32: Path, table: CalibrationTable) -> None:
@@ -77,7 +78,7 @@ def test_map_is_asked_of_every_graph(fp32: Path, table: CalibrationTable) -> Non
         judged.append(read_manifest(path).precision)
         return len(judged) / 100
 
-    found = measure_sensitivity(fp32, table, [picture((48, 64))], judge=judge, threads=1)
+    found = measure_sensitivity(fp32, table, [picture((48, 64))], measure_map=judge, threads=1)
     assert judged[0] == "int8" and judged[-1] == "fp32"
     assert judged[1:-1] == ["mixed"] * (2 * len(layer_names(fp32)))
     assert (found.int8_map50, found.layers[0].alone_map50, found.layers[0].kept_map50) == (
@@ -95,16 +96,18 @@ def test_command_prints_writes_and_draws(
         fp32,
         tmp_path / "a.calib.json",
         "scenes://?seed=700000&count=2",
-        with_map=False,
-        threads=1,
-        json_path=tmp_path / "s.json",
+        SensitivityOptions(with_map=False, threads=1),
     )
-    assert json.loads((tmp_path / "s.json").read_text()) == result
-    assert result["images"] == 0 and len(result["layers"]) == len(layer_names(fp32))
+    write_json(result, tmp_path / "s.json")
+    told = json.loads((tmp_path / "s.json").read_text())
+    keys = {"model", "data", "images", "noise_images", "int8_db", "fp32_map50", "int8_map50"}
+    assert set(told) == keys | {"layers"}
+    assert [one["name"] for one in told["layers"]] == layer_names(fp32)
+    assert result.images == 0 and len(result.measured.layers) == len(layer_names(fp32))
     (tmp_path / "s.svg").write_text(chart(result))
     ElementTree.parse(tmp_path / "s.svg")
     drawing = (tmp_path / "s.svg").read_text()
-    worst = min(result["layers"], key=lambda layer: layer["alone_db"])["name"]
+    worst = min(result.measured.layers, key=lambda layer: layer.alone_db).name
     assert f">{worst}</text>" in drawing and ">all but it in INT8</text>" in drawing
     assert drawing.count("<circle") == 2 * len(layer_names(fp32)) + 2  # and the key
     print_sensitivity(result)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from calibration.calibrate import calibrate, network_inputs
+from calibration.scales import network_inputs
 from calibration.sets import Features, choose, coverage, measure_features
 from edge.data.datasets import open_dataset
 from edge.data.distinct import Seen, pictures
@@ -21,6 +21,7 @@ from edge.errors import CalibrationError
 from edge.runtime.detector import Detector
 from export.int8.quantize import write_int8
 from tests.support.small_models import picture, write_small
+from tests.support.steps import scales
 
 
 def photo(seed: int, hw: tuple[int, int] = (120, 160)) -> np.ndarray:
@@ -107,8 +108,8 @@ def test_overlap_finds_copies_and_re_encoded_ones_and_nothing_else(tmp_path: Pat
 def test_an_int8_file_tells_its_calibration_images(tmp_path: Path) -> None:
     write_small(tmp_path / "a.onnx")
     data = folder_of(tmp_path / "images", {f"{i}.png": photo(i) for i in range(4)})
-    table = calibrate(tmp_path / "a.onnx", data, threads=1).table
-    manifest = write_int8(tmp_path / "a.onnx", table, tmp_path / "a.int8.onnx")
+    table = scales(tmp_path / "a.onnx", data, threads=1).table
+    manifest = write_int8(tmp_path / "a.onnx", table, tmp_path / "a.int8.onnx").manifest
     hashes, digests = calibrated_on(manifest)
     assert len(hashes) == len(digests) == 4
     again = match("x", photo(3), hashes, digests)
@@ -176,7 +177,7 @@ def test_features_are_those_of_the_activations(tmp_path: Path) -> None:
     data = folder_of(tmp_path / "images", images)
     found = measure_features(tmp_path / "a.onnx", network_inputs(tmp_path / "a.onnx", data, 3))
     assert found.names == tuple(str(data / f"{i}.png") for i in range(3))
-    table = calibrate(tmp_path / "a.onnx", data, method="minmax", equalise=False, threads=1).table
+    table = scales(tmp_path / "a.onnx", data, method="minmax", equalise=False, threads=1).table
     np.testing.assert_allclose(found.peaks.max(axis=0), [a for _, a in table.amax], rtol=1e-6)
     assert found.classes.shape == (3, len(manifest.spec.classes))
     with Detector.open(tmp_path / "a.onnx", threads=1, score=0.05, multi_label=True) as detector:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from apps.commands.show import print_artifact, show_artifact
-from calibration.calibrate import calibrate
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import layers_path, manifest_path, read_manifest
 from edge.edgez.codebook import Codebook
@@ -29,6 +28,7 @@ from edge.models.zoo import LoadedModel, load_model
 from export.graph import layers
 from export.graph.writer import write_onnx
 from export.int8.quantize import write_half, write_int8
+from tests.support.steps import scales
 
 CFG = """[net]
 width=64
@@ -136,7 +136,7 @@ def test_precision_of_each_convolution_is_told(
     net: tuple[LoadedModel, Path], tmp_path: Path
 ) -> None:
     _, path = net
-    table = calibrate(path, "scenes://?seed=1&count=1").table
+    table = scales(path, "scenes://?seed=1&count=1").table
     int8, half = tmp_path / "q.onnx", tmp_path / "h.onnx"
     write_int8(path, table, int8, keep=["layers.0.conv"])
     write_half(path, half)

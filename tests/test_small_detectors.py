@@ -11,7 +11,7 @@ from edge.edgez.graph import cached_package_onnx
 from edge.edgez.package import read_package
 from edge.measure.evaluate import evaluate
 from edge.models.dense import load_dense
-from export.pipeline import export_engine
+from tests.support.steps import exported
 
 IMAGES = 60
 DEEP = [name for name in PACKAGED if name.endswith("-deep")]
@@ -30,7 +30,7 @@ def full_map50(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     folder = tmp_path_factory.mktemp("full")
     found = {}
     for full in BUILT_IN:
-        made = export_engine(full, precision="fp32", builder="none", output=folder)
+        made = exported(full, precision="fp32", builder="none", output=folder)
         score = evaluate(made["files"]["fp32"], "scenes", images=IMAGES, threads=1)["map50"]
         found[full] = float(score)
     return found
@@ -74,6 +74,6 @@ def test_half_of_the_time_is_a_dense_network_of_fewer_weights(name: str, tmp_pat
 def test_its_int8_is_calibrated_on_scenes_without_a_warning(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = export_engine(name, precision="int8", builder="none", output=tmp_path, verdict=False)
+    made = exported(name, precision="int8", builder="none", output=tmp_path, verdict=False)
     assert Path(made["files"]["int8"]).name == f"{name}.int8.onnx"
     assert "your camera" not in capsys.readouterr().err

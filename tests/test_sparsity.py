@@ -21,6 +21,7 @@ from export.engine.options import BuildOptions
 from export.graph.sparsity import check_sparse, sparse_convolutions
 from export.int8.quantize import write_half
 from export.pipeline import export_engine
+from tests.support.steps import exported, flat_options
 
 onnx = pytest.importorskip("onnx")
 
@@ -100,11 +101,11 @@ def test_an_int8_engine_of_sparse_weights_says_so(
 ) -> None:
     path, names = pruned
     options = {"calib": FEW, "builder": "rtx", "verdict": False, "output": tmp_path}
-    result = export_engine(path, precision="int8", sparse=True, **options)  # type: ignore[arg-type]
+    result = export_engine(path, flat_options(precision="int8", sparse=True, **options))
     # Equalisation, rounding and bias correction have left every zero where it was.
-    assert result["engine"]["sparse"] == names
-    assert set(result["engine"]["convolutions"]) == {"int8"}
-    arguments = dict(read_manifest(result["engine"]["file"]).arguments)
+    assert result.engine is not None and list(result.engine.sparse) == names
+    assert set(result.engine.convolutions) == {"int8"}
+    arguments = dict(read_manifest(result.engine.file).arguments)
     assert arguments["sparse"] == "true"
     print_export(result)
     said = " ".join(capsys.readouterr().err.split())
@@ -122,7 +123,7 @@ def test_without_the_option_no_manifest_speaks_of_it(
 
 def test_dense_weights_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"two zero weights.*--two-four") as caught:
-        export_engine(precision="int8", sparse=True, calib=FEW, output=tmp_path)
+        exported(precision="int8", sparse=True, calib=FEW, output=tmp_path)
     assert "tiny-yolo-scenes.fp32.onnx" in str(caught.value) and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-yolo-scenes.fp32.onnx"]
     with pytest.raises(ArtifactError, match="two zero weights"):
@@ -132,7 +133,7 @@ def test_dense_weights_are_refused_before_any_work(tmp_path: Path) -> None:
 
 def test_a_dla_takes_no_sparse_weights(pruned: tuple[Path, list[str]], tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="--sparse"):
-        export_engine(pruned[0], precision="int8", dla=0, sparse=True, output=tmp_path)
+        exported(pruned[0], precision="int8", dla=0, sparse=True, output=tmp_path)
 
 
 def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:

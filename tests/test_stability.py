@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from apps.charts.stability import stability_svg
-from calibration.calibrate import calibrate
 from calibration.histogram import Histogram
-from calibration.stability import Group, collect_groups, judge_stability
+from calibration.stability import Group, collect_groups, stability_of
 from edge.data.datasets import open_dataset
 from edge.errors import CalibrationError
 from tests.support.small_models import picture, write_small
+from tests.support.steps import scales
 
 
 def groups(scales: list[float], count: int = 4000, seed: int = 0) -> list[Group]:
@@ -29,7 +29,7 @@ def groups(scales: list[float], count: int = 4000, seed: int = 0) -> list[Group]
 
 
 def test_images_alike_give_sure_scales_and_few_are_enough() -> None:
-    found = judge_stability(groups([1.0] * 12, 40_000), [5] * 12)
+    found = stability_of(groups([1.0] * 12, 40_000), [5] * 12)
     assert found.images == 60 and found.spread["a"] < 0.03
     assert found.enough is not None and found.enough <= 20
     last = found.curve[-1]
@@ -38,7 +38,7 @@ def test_images_alike_give_sure_scales_and_few_are_enough() -> None:
 
 
 def test_images_unlike_give_unsure_scales_and_none_are_enough() -> None:
-    found = judge_stability(groups([1.0] * 11 + [30.0]), [5] * 12)
+    found = stability_of(groups([1.0] * 11 + [30.0]), [5] * 12)
     assert found.spread["a"] > 0.2
     assert found.curve[0].loss_db > 0.5
     assert found.enough is None or found.enough > 20
@@ -46,7 +46,7 @@ def test_images_unlike_give_unsure_scales_and_none_are_enough() -> None:
 
 def test_the_spread_is_that_of_new_samples() -> None:
     rng = np.random.default_rng(0)
-    own = judge_stability(groups(list(rng.uniform(1, 2, 12)), 500), [1] * 12, "minmax").spread["a"]
+    own = stability_of(groups(list(rng.uniform(1, 2, 12)), 500), [1] * 12, "minmax").spread["a"]
     peaks = []
     for seed in range(40):
         merged = groups(list(np.random.default_rng(seed).uniform(1, 2, 12)), 500, seed)
@@ -66,7 +66,7 @@ def test_groups_hold_every_image_once(tmp_path: Path) -> None:
     dataset = open_dataset(folder)
     found, sizes = collect_groups(tmp_path / "a.onnx", dataset, {}, groups=4, threads=1)
     assert sum(sizes) == 9 and len(found) == 4 and min(sizes) >= 2
-    whole = calibrate(tmp_path / "a.onnx", folder, equalise=False, threads=1).histograms
+    whole = scales(tmp_path / "a.onnx", folder, equalise=False, threads=1).histograms
     for name, histogram in whole.items():
         merged = found[0][name]
         for other in found[1:]:
@@ -80,7 +80,7 @@ def test_groups_hold_every_image_once(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_drawn_as_valid_svg() -> None:
-    found = judge_stability(groups([1.0] * 8, 20_000), [3] * 8)
+    found = stability_of(groups([1.0] * 8, 20_000), [3] * 8)
     root = ElementTree.fromstring(stability_svg(found))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     dots = [e for e in root.iter("{http://www.w3.org/2000/svg}circle") if e.get("class") == "dot"]

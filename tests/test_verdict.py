@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from apps.commands.export import print_export
-from calibration.calibrate import calibrate
+from calibration.graph import Graph
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError
 from edge.measure.noise import decibel
@@ -19,12 +19,14 @@ from edge.measure.turns import Quick
 from export import pipeline as exporting
 from export.engine.build import EngineFacts
 from export.engine.layer_report import LayerInfo
-from export.int8.mixed import layer_names, write_mixed
+from export.int8.precision_map import layer_names
+from export.int8.quantize import write_mixed
 from export.pipeline import export_engine
 from export.search import facts as judging
 from export.search.loss import noisiest
 from export.search.verdict import Facts, decide, int8_share, off_grid
 from tests.support.small_models import picture, write_small
+from tests.support.steps import exported, flat_options, scales
 
 FEW = "scenes://?seed=500000&count=4"
 FACTS = Facts(
@@ -158,7 +160,7 @@ def test_a_layer_that_no_scale_serves_is_named_and_keeping_it_mends_the_heads(
 ) -> None:
     source = tmp_path / "a.fp32.onnx"
     write_small(source)
-    table = calibrate(source, FEW, images=3, equalise=False, threads=1).table
+    table = scales(source, FEW, images=3, equalise=False, threads=1).table
     # A threshold a thousand times too low clips all that the first layer reads.
     amax = tuple((n, v / 1000 if n == "images" else v) for n, v in table.amax)
     broken = replace(table, amax=amax)
@@ -175,15 +177,16 @@ def test_export_says_the_verdict_and_what_was_not_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judging, "_SECONDS", 0.05)
-    result = export_engine(precision="int8", calib=FEW, images=4, builder="none", output=tmp_path)
-    verdict = result["verdict"]
-    assert verdict["choice"] in ("INT8", "FP16")
-    assert set(verdict["facts"]["engine_ms"]) == {"int8", "fp16", "fp32"}
-    assert verdict["facts"]["head_db"] > 12
-    assert read_manifest(result["files"]["fp16"]).precision == "fp16"
+    options = flat_options(precision="int8", calib=FEW, images=4, builder="none", output=tmp_path)
+    result = export_engine(options=options)
+    verdict = result.verdict
+    assert verdict is not None and verdict.choice in ("INT8", "FP16")
+    assert set(verdict.facts.engine_ms) == {"int8", "fp16", "fp32"}
+    assert verdict.facts.head_db is not None and verdict.facts.head_db > 12
+    assert read_manifest(result.files["fp16"]).precision == "fp16"
     print_export(result)
     said = " ".join(capsys.readouterr().err.split())
-    assert f"verdict: {verdict['choice']} on this CPU:" in said
+    assert f"verdict: {verdict.choice} on this CPU:" in said
     assert "no TensorRT engine was measured" in said
     assert "a GPU has other speeds" in said
 
@@ -205,9 +208,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A GPU on which INT8 takes 2 ms and FP16 3 ms; the names of the engines built for it."""
     built: list[str] = []
 
-    def build(graph: Path, made: Any) -> EngineFacts:
-        built.append(graph.name)
-        file = str(graph.with_suffix(".engine"))
+    def build(graph: Graph, made: Any) -> EngineFacts:
+        built.append(graph.path.name)
+        file = str(graph.path.with_suffix(".engine"))
         return EngineFacts(file, "rtx", "1", "asked for", 1.0, 1, 1, 2, 1, {}, (), (), (), None)
 
     def timed(paths: list[Path], frames: Any, seconds: float) -> dict[Path, Quick]:
@@ -234,14 +237,14 @@ def test_a_graph_brought_to_its_gpu_is_judged_there_by_what_was_measured_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], gpu: list[str]
 ) -> None:
     options = {"calib": FEW, "images": 4, "builder": "none", "output": tmp_path / "pc"}
-    pc = export_engine(precision="int8", **options)
+    pc = exported(precision="int8", **options)
     brought = tmp_path / "jetson"
     brought.mkdir()
     for kind in ("int8", "fp16"):
         shutil.copy(pc["files"][kind], brought)
     del gpu[:]
     name = Path(pc["files"]["int8"]).name
-    found = export_engine(brought / name, output=brought)["verdict"]
+    found = exported(brought / name, output=brought)["verdict"]
     assert gpu == [name, name.replace("int8", "fp16")]
     assert found["choice"] == "INT8"
     assert found["sentence"].startswith(f"INT8: it keeps {found['facts']['head_db']:.1f} dB")
@@ -250,12 +253,12 @@ def test_a_graph_brought_to_its_gpu_is_judged_there_by_what_was_measured_before(
     assert "1 of 2 layers only move data (25% of the time)" in found["sentence"]
     # Without its FP16 file, or with that of another network, nothing is compared.
     shutil.copy(pc["files"]["fp32"], brought / name.replace("int8", "fp16"))
-    assert export_engine(brought / name, output=brought)["verdict"] is None
+    assert exported(brought / name, output=brought)["verdict"] is None
     assert "no verdict: it takes the FP16 file" in capsys.readouterr().err
 
 
 def test_without_a_verdict_nothing_else_is_made(tmp_path: Path) -> None:
-    result = export_engine(
+    result = exported(
         precision="int8", calib=FEW, images=4, builder="none", verdict=False, output=tmp_path
     )
     assert result["verdict"] is None
@@ -268,5 +271,5 @@ def test_contradicting_options_are_one_line(tmp_path: Path) -> None:
         ({"precision": "int8", "keep": ["first"]}, "leave out --keep"),
     ):
         with pytest.raises(ArtifactError, match=what):
-            export_engine(max_map_drop=0.01, builder="none", output=tmp_path, **options)
+            exported(max_map_drop=0.01, builder="none", output=tmp_path, **options)
     assert decibel(np.inf) < 0

@@ -17,7 +17,7 @@ from edge.artifact import read_manifest
 from edge.detections import Detections
 from edge.errors import ArtifactError
 from edge.measure.noise import agreement, compare_tensors, first_departure, open_network
-from export.compare import verify
+from export.compare import VerifyOptions, verify
 from export.graph.writer import attach_manifest
 from export.int8.quantize import write_half
 from tests.support.painted import write_painted, write_painted_int8, write_pictures
@@ -73,11 +73,13 @@ def test_own_noise_is_what_the_inputs_did_not_bring(files: Path) -> None:
 def test_the_first_layer_that_departs_is_named(
     files: Path, second: str, departs: str | None
 ) -> None:
-    result = verify(files / "fp32.onnx", files / second, files / "set", threads=1)
-    assert (result["departs"], result["ok"]) == (departs, departs is None)
-    assert result["images"] == 6
-    assert result["agreement"]["boxes"][0] > 10
-    assert (result["agreement"]["share"] > 0.9) == (departs is None)
+    result = verify(
+        files / "fp32.onnx", files / second, VerifyOptions(data=str(files / "set"), threads=1)
+    )
+    assert (result.departs, result.ok) == (departs, departs is None)
+    assert result.images == 6
+    assert result.agreement.boxes[0] > 10
+    assert (result.agreement.share > 0.9) == (departs is None)
 
 
 def test_a_changed_weight_is_found_where_it_is(files: Path, tmp_path: Path) -> None:
@@ -116,13 +118,14 @@ def test_gains_of_an_equalisation_are_no_noise(files: Path, tmp_path: Path) -> N
         if one.name == "layers.2.conv.weight":
             one.CopyFrom(numpy_helper.from_array(values / gains[None, :, None, None], one.name))
     manifest = read_manifest(files / "fp32.onnx")
+    options = VerifyOptions(data=str(files / "set"), threads=1)
     for count, departs in (("0", "layers.0.conv"), ("1", None)):
         told = replace(manifest, arguments=(("equalised_tensors", count),))
         attach_manifest(model, told)
         onnx.save(model, tmp_path / "b.onnx")
-        result = verify(files / "fp32.onnx", tmp_path / "b.onnx", files / "set", threads=1)
-        assert result["departs"] == departs
-        assert result["agreement"]["share"] == 1
+        result = verify(files / "fp32.onnx", tmp_path / "b.onnx", options)
+        assert result.departs == departs
+        assert result.agreement.share == 1
 
 
 def test_torch_and_its_onnx_are_one_network(tmp_path: Path) -> None:
@@ -137,18 +140,18 @@ def test_torch_and_its_onnx_are_one_network(tmp_path: Path) -> None:
     header = np.array([0, 2, 0, 0, 0], np.int32).tobytes()
     cfg.with_suffix(".weights").write_bytes(header + values.astype(np.float32).tobytes())
     onnx_file = fp32_onnx(cfg, tmp_path)
-    result = verify(cfg, onnx_file, "scenes://?count=2", threads=1)
-    assert result["ok"]
-    assert {one["name"] for one in result["tensors"]} >= {"layers.0.conv", "layers.1.conv"}
-    assert min(one["db"] for one in result["tensors"]) > 100
+    result = verify(cfg, onnx_file.path, VerifyOptions(data="scenes://?count=2", threads=1))
+    assert result.ok
+    assert {one.name for one in result.tensors} >= {"layers.0.conv", "layers.1.conv"}
+    assert min(one.db for one in result.tensors) > 100
 
 
 def test_two_models_are_not_compared(files: Path, tmp_path: Path) -> None:
     write_small(tmp_path / "other.onnx")
     with pytest.raises(ArtifactError, match="two artifacts of one model"):
-        verify(files / "fp32.onnx", tmp_path / "other.onnx", files / "set")
+        verify(files / "fp32.onnx", tmp_path / "other.onnx")
     with pytest.raises(ArtifactError, match="must be an"):
-        verify("yolov3", "yolov4", files / "set")
+        verify("yolov3", "yolov4")
 
 
 def boxes(*rows: tuple[float, float, float, float, float, int]) -> Detections:

@@ -22,7 +22,9 @@ from edge.measure.host import fingerprint
 from edge.reporting import say
 from edge.runtime.detector import Detector
 from edge.video.draw import draw
-from export.pipeline import export_engine
+from export.engine.options import BuildOptions
+from export.options import ExportOptions, Precision, SourceOptions
+from export.pipeline import ExportResult, export_engine
 
 __all__ = ["arguments", "demo", "run"]
 
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 _BASELINE = "yolov3"
-_PLAN = (
+_PLAN: tuple[tuple[str, Precision], ...] = (
     ("tiny-yolo-scenes", "fp32"),
     ("tiny-yolo-scenes", "fp16"),
     ("tiny-yolo-scenes", "int8"),
@@ -78,13 +80,17 @@ def demo(
     """
     folder = Path(output)
     exported = [_export(name, precision, folder) for name, precision in _PLAN]
-    artifacts = [Path(one["files"][one["precision"]]) for one in exported]
+    artifacts = [Path(one.files[one.precision]) for one in exported]
     say(f"writing {_BASELINE} at the same input size, with random weights")
     hw = read_manifest(artifacts[0]).spec.contract.hw
-    full = export_engine(
-        _BASELINE, precision="fp32", random_weights=True, hw=hw, builder="none", output=folder
+    options = ExportOptions(
+        precision="fp32",
+        model=SourceOptions(random_weights=True, hw=hw),
+        build=BuildOptions(builder="none"),
+        output=str(folder),
     )
-    baseline = Path(full["files"]["fp32"])
+    full = export_engine(_BASELINE, options)
+    baseline = Path(full.files["fp32"])
     accuracy = [_accuracy(path, images, threads) for path in artifacts]
     timed = bench(artifacts, baseline, seconds=seconds, threads=threads)
     rows = [_row(timed["rows"][0], None, full)]
@@ -100,9 +106,9 @@ def demo(
     return result
 
 
-def _export(name: str, precision: str, folder: Path) -> dict[str, Any]:
+def _export(name: str, precision: Precision, folder: Path) -> ExportResult:
     say(f"{name}: {precision}")
-    return export_engine(name, precision=precision, output=folder)
+    return export_engine(name, ExportOptions(precision=precision, output=str(folder)))
 
 
 def _accuracy(path: Path, images: int, threads: int) -> dict[str, Any]:
@@ -111,9 +117,9 @@ def _accuracy(path: Path, images: int, threads: int) -> dict[str, Any]:
 
 
 def _row(
-    timed: dict[str, Any], accuracy: dict[str, Any] | None, exported: dict[str, Any]
+    timed: dict[str, Any], accuracy: dict[str, Any] | None, exported: ExportResult
 ) -> dict[str, Any]:
-    engine = exported["engine"]
+    engine = None if exported.engine is None else exported.engine.to_json()
     return {
         **timed,
         "map50": None if accuracy is None else accuracy["map50"],

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge.artifact import read_manifest
 from edge.detections import Detections, iou_matrix
 from edge.errors import ArtifactError
+from edge.onnx_file import OnnxFile
 from edge.runtime.backend import Backend, open_backend
 from edge.runtime.onnx_proto import model_class
 from edge.runtime.ort_lowering import fold_weights, is_quantized
@@ -111,20 +112,21 @@ class Agreement:
     boxes: tuple[int, int]
 
 
-def open_network(artifact: str | Path, threads: int | None = None) -> Network:
+def open_network(artifact: str | Path | OnnxFile, threads: int | None = None) -> Network:
     """An ONNX file of edge with all its tensors, or an engine with its heads.
 
     Raises:
         ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
     """
     path = Path(artifact)
-    manifest = read_manifest(path)
+    file = artifact if isinstance(artifact, OnnxFile) else OnnxFile(artifact)
+    manifest = file.manifest if path.suffix == ".onnx" else read_manifest(path)
     equalised = dict(manifest.arguments).get("equalised_tensors", "0") != "0"
     heads = [tensor.name for tensor in manifest.outputs]
     digest = manifest.spec.contract.digest
     facts = (manifest.inputs[0].shape, digest, frozenset(heads), equalised)
     if path.suffix == ".onnx":
-        run, inputs = _onnx(path, threads)
+        run, inputs = _onnx(file, threads)
         return Network(str(path), manifest.precision, run, inputs, *facts)
     backend = open_backend(path)
 
@@ -135,10 +137,10 @@ def open_network(artifact: str | Path, threads: int | None = None) -> Network:
 
 
 def _onnx(
-    path: Path, threads: int | None
+    file: OnnxFile, threads: int | None
 ) -> tuple[Callable[[NDArray[np.float32]], Tensors], dict[str, tuple[str, ...]]]:
     try:
-        data = path.read_bytes()
+        data = file.data
         model = model_class().FromString(fold_weights(data) if is_quantized(data) else data)
         inputs = {name: tuple(n.input) for n in model.graph.node for name in n.output if name}
         present = {output.name for output in model.graph.output}
@@ -147,8 +149,8 @@ def _onnx(
                 model.graph.output.add(name=name)
         shown = model.SerializeToString()
     except Exception as error:  # protobuf's exceptions share no other base
-        raise ArtifactError(f"{path}: not a readable ONNX graph: {first_line(error)}") from error
-    session = open_session(shown, path, threads=threads)
+        raise ArtifactError(f"{file}: not a readable ONNX graph: {first_line(error)}") from error
+    session = open_session(shown, file.path, threads=threads)
     feed = session.get_inputs()[0].name
     names = list(inputs)
 
@@ -280,14 +282,14 @@ def _pairs(a: Detections, b: Detections) -> Iterable[tuple[int, int, float]]:
 
 
 def heads_of(
-    artifact: str | Path | Backend, arrays: Iterable[Array], threads: int | None = None
+    artifact: str | Path | OnnxFile | Backend, arrays: Iterable[Array], threads: int | None = None
 ) -> Heads:
     """The raw heads of each network input (1, 3, H, W); a Q/DQ graph runs as it is written.
 
     Raises:
         ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
     """
-    if isinstance(artifact, (str, Path)):
+    if isinstance(artifact, (str, Path, OnnxFile)):
         with open_backend(artifact, threads=threads, exact=True) as backend:
             return heads_of(backend, arrays)
     return [[np.array(head) for head in artifact.run(array)] for array in arrays]

@@ -23,6 +23,7 @@ from edge.errors import DataError
 from edge.measure.accuracy import OPTIONS, clip, labelled
 from edge.measure.results import ClassResults, by_class
 from edge.measure.statistics import mean_precision, resample
+from edge.onnx_file import OnnxFile
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Preprocessor
 from edge.spec import InputContract
@@ -108,7 +109,7 @@ class Selection:
             raise DataError(f"{data}: none of its {len(items)} images shows a labelled object")
         return Selection(dataset, frames, tuple(classes), threads)
 
-    def matches(self, artifact: Path, copy: int = 0) -> tuple[ImageMatches, ...]:
+    def matches(self, artifact: Path | OnnxFile, copy: int = 0) -> tuple[ImageMatches, ...]:
         """How detections of `artifact` fared in a copy of every image."""
         found, items = [], []
         with Detector.open(artifact, **OPTIONS, threads=self.threads, exact=True) as detector:
@@ -124,7 +125,7 @@ class Selection:
         preprocess = Preprocessor(contract)
         return [preprocess(frame)[0].copy() for frame in thin(self.frames, count)]
 
-    def reference(self, artifact: Path, copy: int) -> tuple[ImageMatches, ...]:
+    def reference(self, artifact: Path | OnnxFile, copy: int) -> tuple[ImageMatches, ...]:
         """`matches`, kept for the next comparison."""
         key = (str(artifact), copy)
         if key not in self._matches:
@@ -140,7 +141,7 @@ class Selection:
         )
         return [one for one in found if one is not None]
 
-    def map50(self, artifact: Path) -> float:
+    def map50(self, artifact: Path | OnnxFile) -> float:
         """mAP@.5 on the images themselves."""
         results = by_class(self.matches(artifact), len(self.frames))
         return float(mean_precision(results, np.ones((1, len(self.frames))))[0])

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.measure.sensors import Watch, memory_bytes, spent_energy
+from edge.onnx_file import OnnxFile
 from edge.reporting import track
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import preprocess
@@ -282,7 +283,7 @@ class Quick:
 
 
 def quick_ms(
-    artifacts: Sequence[str | Path],
+    artifacts: Sequence[str | Path | OnnxFile],
     frames: Sequence[NDArray[np.uint8]],
     *,
     seconds: float = 1.0,
@@ -297,16 +298,18 @@ def quick_ms(
     Raises:
         ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
     """
-    paths = list(dict.fromkeys(Path(one) for one in artifacts))
+    opened = {Path(one): one for one in artifacts}
     with ExitStack() as stack:
         if threads is not None:
             stack.enter_context(opencv_threads(threads))
-        detectors = [stack.enter_context(Detector.open(path, threads=threads)) for path in paths]
+        detectors = [
+            stack.enter_context(Detector.open(one, threads=threads)) for one in opened.values()
+        ]
         for detector in detectors:
             detector(frames[0])
         rounds = _rounds(detectors, frames, seconds, least)
         found = {}
-        for index, path in enumerate(paths):
+        for index, path in enumerate(opened):
             engine = [one[index]["engine"] for one in rounds]
             whole = [sum(one[index].values()) for one in rounds]
             name = detectors[index].backend.name

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge.detections import Detections
 from edge.errors import ArtifactError
 from edge.letterbox import Letterbox
+from edge.onnx_file import OnnxFile
 from edge.spec import Manifest
 
 __all__ = ["Backend", "Pipeline", "Prepared", "Raw", "open_backend"]
@@ -98,7 +99,7 @@ class Pipeline(Protocol):
 
 
 def open_backend(
-    artifact: str | Path,
+    artifact: str | Path | OnnxFile,
     *,
     threads: int | None = None,
     exact: bool = False,
@@ -120,7 +121,8 @@ def open_backend(
     if path.suffix == ".onnx":
         from edge.runtime.backend_ort import OrtBackend
 
-        return OrtBackend(path, threads=threads, exact=exact, rearrange=rearrange)
+        file = artifact if isinstance(artifact, OnnxFile) else path
+        return OrtBackend(file, threads=threads, exact=exact, rearrange=rearrange)
     if path.suffix == ".engine":
         from edge.runtime.backend_trt import TrtBackend
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import read_manifest
 from edge.decoding import decode_json
 from edge.errors import ArtifactError, EdgeError
-from edge.onnx_metadata import LOW_KEY, read_metadata
+from edge.onnx_file import OnnxFile
+from edge.onnx_metadata import LOW_KEY
 from edge.optional import require
 from edge.runtime.cpu import int8_flags, int8_sums_overflow
 from edge.runtime.ort_lowering import fold_weights, is_quantized, lower
@@ -24,7 +24,7 @@ class OrtBackend:
     """One ONNX file in an onnxruntime session.
 
     Args:
-        path: an ONNX file that edge wrote.
+        file: an ONNX file that edge wrote, or its path.
         threads: of the session; all cores by default.
         exact: run a Q/DQ graph as it is written, which is what TensorRT computes, on float
             kernels; the default rearranges it for INT8 kernels (`edge.runtime.ort_lowering`).
@@ -39,7 +39,7 @@ class OrtBackend:
 
     def __init__(
         self,
-        path: Path,
+        file: Path | OnnxFile,
         *,
         threads: int | None = None,
         exact: bool = False,
@@ -47,12 +47,13 @@ class OrtBackend:
         profile: str | None = None,
     ) -> None:
         ort = require("onnxruntime")
-        self.manifest = read_manifest(path)
-        self._path, threads = path, threads or os.cpu_count() or 1
-        model, kernels = _prepared(path, exact) if rearrange else (path.read_bytes(), "")
+        opened = file if isinstance(file, OnnxFile) else OnnxFile(file)
+        self.manifest = opened.manifest
+        self._path, threads = opened.path, threads or os.cpu_count() or 1
+        model, kernels = _prepared(opened, exact) if rearrange else (opened.data, "")
         self._session = open_session(
             model,
-            path,
+            opened.path,
             threads=threads,
             as_written=exact,
             safe_sums=rearrange and int8_sums_overflow(),
@@ -92,22 +93,22 @@ class OrtBackend:
         self.close()
 
 
-def _prepared(path: Path, exact: bool) -> tuple[bytes, str]:
+def _prepared(file: OnnxFile, exact: bool) -> tuple[bytes, str]:
     """The model to load and, for the backend's name, which kernels a quantized one gets."""
     try:
-        model = path.read_bytes()
+        model = file.data
         if not is_quantized(model):
             return model, ""
         if exact:
             return fold_weights(model), ", Q/DQ as written"
         low = decode_json(
-            read_metadata(path).get(LOW_KEY, "{}"), dict[str, float], str(path), f"its {LOW_KEY}"
+            file.metadata.get(LOW_KEY, "{}"), dict[str, float], str(file), f"its {LOW_KEY}"
         )
         return lower(model, low), f", INT8 kernels{_instructions()}"
     except EdgeError:
         raise
     except Exception as error:  # protobuf's exceptions share no other base
-        raise ArtifactError(f"{path}: onnxruntime cannot load it: {first_line(error)}") from error
+        raise ArtifactError(f"{file}: onnxruntime cannot load it: {first_line(error)}") from error
 
 
 def _instructions() -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge.detections import Detections
 from edge.errors import ArtifactError
+from edge.onnx_file import OnnxFile
 from edge.reporting import say
 from edge.runtime.backend import Backend, Pipeline, Prepared, Raw, open_backend
 from edge.runtime.pipeline_cpu import HostPipeline
@@ -104,7 +105,7 @@ class Detector:
 
     @staticmethod
     def open(
-        artifact: str | Path,
+        artifact: str | Path | OnnxFile,
         *,
         score: float | None = None,
         iou: float | None = None,

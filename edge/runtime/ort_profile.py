@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ArtifactError
+from edge.onnx_file import OnnxFile
 from edge.runtime.backend_ort import OrtBackend
 
 __all__ = ["node_ms"]
@@ -23,7 +24,11 @@ _WARM = 2
 
 
 def node_ms(
-    onnx: str | Path, tensor: NDArray[np.float32], *, runs: int = 12, threads: int | None = None
+    onnx: str | Path | OnnxFile,
+    tensor: NDArray[np.float32],
+    *,
+    runs: int = 12,
+    threads: int | None = None,
 ) -> dict[str, float]:
     """Median milliseconds of the nodes that onnxruntime runs, by name, in its order.
 
@@ -38,10 +43,11 @@ def node_ms(
         ArtifactError: onnxruntime cannot load the file, or its profile cannot be read.
         MissingDependency: onnxruntime is not installed.
     """
+    file = onnx if isinstance(onnx, OnnxFile) else OnnxFile(onnx)
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")
-        with OrtBackend(Path(onnx), threads=threads, profile=prefix) as backend:
+        with OrtBackend(file, threads=threads, profile=prefix) as backend:
             for _ in range(runs + _WARM):
                 backend.run(tensor)
             profile = Path(backend.end_profiling())

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from calibration.calibrate import SCENES
+from calibration.scales import SCENES
 from edge.compress.options import NoiseOptions, model_options
 from edge.compress.weights.noise import NoiseSearch
 from edge.compress.weights.sizes import entropy_bytes

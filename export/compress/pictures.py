@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from calibration.calibrate import network_inputs
+from calibration.scales import network_inputs
 from edge.errors import CompressionError
 from edge.measure.accuracy import labelled
 from edge.models.dense import Dense

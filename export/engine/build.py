@@ -18,7 +18,7 @@ import edge
 from edge.artifact import layers_path, manifest_path
 from edge.errors import ArtifactError, BuildError
 from edge.files import make_folder, sha256_of, to_plain, write_file, write_json
-from edge.onnx_metadata import read_manifest
+from edge.onnx_file import OnnxFile
 from edge.reporting import phases, say
 from edge.spec import Manifest
 from export.engine.float_part import FloatPart, is_quantized, write_float_part
@@ -69,7 +69,7 @@ class DlaRequest:
 
     core: int
     amax: Mapping[str, float]
-    source: Path
+    source: OnnxFile
 
 
 @dataclass(frozen=True)
@@ -177,13 +177,13 @@ def why_no_builder(options: BuildOptions) -> str:
     return ""
 
 
-def built_engine(graph: Path, build: Build) -> EngineFacts:
+def built_engine(graph: OnnxFile, build: Build) -> EngineFacts:
     """Build the engine of `graph`, with progress and a line where it is not as asked for.
 
     Raises:
         BuildError, ArtifactError, MissingDependency: as `build_engine`.
     """
-    target = build.folder / f"{graph.name.removesuffix('.onnx')}.engine"
+    target = build.folder / f"{graph.path.name.removesuffix('.onnx')}.engine"
     with phases("building") as progress:
         report = build_engine(graph, target, build.options, progress=progress)
     part = report.float_part
@@ -198,7 +198,7 @@ def built_engine(graph: Path, build: Build) -> EngineFacts:
     return engine_facts(report)
 
 
-def needed_engine(graph: Path, build: Build) -> Path:
+def needed_engine(graph: OnnxFile, build: Build) -> Path:
     """Build the engine of `graph` for work that cannot do without one, and return its path.
 
     Raises:
@@ -206,7 +206,7 @@ def needed_engine(graph: Path, build: Build) -> Path:
     """
     reason = why_no_builder(build.options)
     if reason:
-        raise BuildError(f"{graph.name}: no engine can be built here: {reason}")
+        raise BuildError(f"{graph.path.name}: no engine can be built here: {reason}")
     return Path(built_engine(graph, build).file)
 
 
@@ -233,7 +233,7 @@ def engine_facts(report: EngineReport) -> EngineFacts:
 
 
 def build_engine(
-    onnx: str | Path,
+    onnx: OnnxFile | str | Path,
     target: str | Path,
     options: BuildOptions | None = None,
     *,
@@ -258,26 +258,27 @@ def build_engine(
         MissingDependency: the builder asked for is not installed.
         ValueError: the name of `target`, or a builder `none`.
     """
-    onnx, target, options = Path(onnx), Path(target), options or BuildOptions()
+    graph = onnx if isinstance(onnx, OnnxFile) else OnnxFile(onnx)
+    target, options = Path(target), options or BuildOptions()
     if target.suffix != ".engine":
         raise ValueError(f"target is {target}; an engine's name ends in .engine")
-    source, parent_sha256 = read_manifest(onnx), sha256_of(onnx)
-    found = check_sparse(onnx) if options.sparse else ()
+    source, parent_sha256 = graph.manifest, graph.sha256
+    found = check_sparse(graph) if options.sparse else ()
     with _folder_beside(target) as folder:
         plan, cache, half = (Path(folder, name) for name in ("plan", "calib", "half.onnx"))
-        request = _request(options, onnx, plan)
+        request = _request(options, graph.path, plan)
         part = None
         if dla is not None:
-            source, parent_sha256 = replace(source, precision="int8"), sha256_of(dla.source)
+            source, parent_sha256 = replace(source, precision="int8"), dla.source.sha256
             scales = DlaScales(dla.core, dict(dla.amax), str(cache.resolve()))
             request = replace(request, dla=scales)
         elif is_quantized(source):
             wanted = options.int8_float == "fp16"
-            part = write_float_part(onnx, source, half) if wanted else FloatPart("fp32")
+            part = write_float_part(graph, half) if wanted else FloatPart("fp32")
         try:
             built, part = _built(request, part, half, progress, timeout_s)
         except BuildError as error:
-            raise BuildError(f"{dla.source if dla else onnx}: {error}") from error
+            raise BuildError(f"{dla.source if dla else graph}: {error}") from error
         if part is not None:
             source = _with(source, part)
         manifest = _manifest(source, sha256_of(plan), parent_sha256, request, built)

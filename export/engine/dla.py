@@ -15,20 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.calibrate import SCENES, network_inputs
 from calibration.collect import activations
+from calibration.graph import Graph
 from calibration.histogram import Histogram
+from calibration.qdq import shared_scales
+from calibration.scales import SCENES, network_inputs
 from calibration.table import CalibrationTable
 from calibration.threshold import METHODS, threshold
-from edge.artifact import read_manifest
 from edge.errors import ArtifactError
-from edge.files import make_folder, sha256_of, write_file
-from edge.optional import require
+from edge.files import make_folder
 from edge.reporting import phases
 from export.engine.build import DlaRequest, EngineReport, build_engine
 from export.engine.options import BuildOptions
-from export.graph.precision import shared_scales
-from export.graph.writer import attach_manifest
+from export.graph.writer import save_graph
 from export.int8.float_graph import float_graph
 
 __all__ = ["build_dla_engine", "check_dla_options", "dla_engine", "every_threshold"]
@@ -39,7 +38,7 @@ _MOVES = ("MaxPool", "Resize", "Slice")
 
 
 def every_threshold(
-    source: str | Path,
+    source: Graph | str | Path,
     table: CalibrationTable,
     arrays: Iterable[tuple[str, Array]],
     *,
@@ -55,10 +54,9 @@ def every_threshold(
         CalibrationError: the table belongs to another graph or contract, or an activation is not
             finite.
     """
-    source = Path(source)
-    contract = read_manifest(source).spec.contract
-    table.check(sha256_of(source), contract.digest, str(source))
-    model = require("onnx").load(str(source))
+    source = Graph.open(source)
+    table.check(source.sha256, source.manifest.spec.contract.digest, str(source))
+    model = source.model
     known = _carried(model, shared_scales(model, dict(table.amax)))
     missing = [n for node in model.graph.node for n in node.output if n not in known]
     gains = {name: np.asarray(gain, np.float32) for name, gain in table.gains}
@@ -82,7 +80,7 @@ def _carried(model: Any, amax: dict[str, float]) -> dict[str, float]:
 
 
 def build_dla_engine(
-    source: str | Path,
+    source: Graph | str | Path,
     table: CalibrationTable,
     target: str | Path,
     *,
@@ -115,15 +113,13 @@ def build_dla_engine(
     """
     if core < 0:
         raise ValueError(f"core is {core}; the cores of a DLA count from 0")
-    source, target = Path(source), Path(target)
+    source, target = Graph.open(source), Path(target)
     amax = every_threshold(source, table, arrays)
-    model = float_graph(require("onnx").load(str(source)), table)
-    attach_manifest(model, read_manifest(source))
+    model = float_graph(source.model, table)
     options = BuildOptions("tensorrt", workspace_mib)
     make_folder(target.parent)
     with tempfile.TemporaryDirectory(prefix="edge-dla-") as folder, phases("building") as progress:
-        graph = Path(folder) / source.name
-        write_file(graph, model.SerializeToString())
+        graph = save_graph(model, source.manifest, Path(folder) / source.path.name)
         request = DlaRequest(core, amax, source)
         return build_engine(graph, target, options, progress=progress, dla=request)
 
@@ -160,7 +156,7 @@ def check_dla_options(
 
 
 def dla_engine(
-    source: Path,
+    source: Graph,
     table: CalibrationTable,
     folder: Path,
     *,
@@ -178,7 +174,8 @@ def dla_engine(
         BuildError, CalibrationError, DataError, MissingDependency: as `build_dla_engine`.
     """
     data = SCENES if calib is None or str(calib).endswith(".json") else calib
-    target = folder / f"{source.name.removesuffix('.onnx').removesuffix('.fp32')}.int8.dla.engine"
+    stem = source.path.name.removesuffix(".onnx").removesuffix(".fp32")
+    target = folder / f"{stem}.int8.dla.engine"
     arrays = network_inputs(source, data, _IMAGES)
     return build_dla_engine(
         source, table, target, core=core, arrays=arrays, workspace_mib=workspace_mib

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge.errors import ArtifactError, MissingDependency
 from edge.files import write_file
+from edge.onnx_file import OnnxFile
 from edge.spec import InputContract, Manifest
 from export.graph.half_float import half_floats
 
@@ -42,20 +43,19 @@ def is_quantized(manifest: Manifest) -> bool:
     return manifest.precision in ("int8", "mixed")
 
 
-def write_float_part(onnx: Path, manifest: Manifest, target: Path) -> FloatPart:
+def write_float_part(onnx: OnnxFile, target: Path) -> FloatPart:
     """Write `target`, the INT8 graph with FP16 between its quantizers, where that is possible.
 
     Args:
         onnx: an INT8 or mixed graph of edge. Layers that its precision map keeps in FP32 stay so.
-        manifest: of `onnx`.
 
     Raises:
         ArtifactError: a node reads what no node makes.
     """
-    layers = manifest.argument("layers", dict[str, str]) or {}
+    layers = onnx.manifest.argument("layers", dict[str, str]) or {}
     keep = [name for name, kind in layers.items() if kind == "fp32"]
     try:
-        model, single = half_floats(onnx.read_bytes(), input_peak(manifest.spec.contract), keep)
+        model, single = half_floats(onnx.data, input_peak(onnx.manifest.spec.contract), keep)
     except MissingDependency:
         return FloatPart("fp32", reason="protobuf is not installed: pip install protobuf")
     except ValueError as error:

@@ -205,13 +205,14 @@ def read_network(model: str | Path, hw: tuple[int, int] | None = None) -> Networ
     if path.suffix in (".engine", ".plan"):
         raise ArtifactError(f"{model}: an engine shows no graph; give the ONNX file it is from")
     # Imported here: only what must be converted first needs torch.
+    from export.options import SourceOptions
     from export.source import fp32_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         # What a cfg and a name of the zoo leave to a file of weights costs no time.
         drawn = path.suffix == ".cfg" or not (path.suffix or str(model) in PACKAGED)
-        written = fp32_onnx(model, Path(folder), random_weights=drawn, hw=hw)
-        return _network(str(model), read_operators(written))
+        written = fp32_onnx(model, Path(folder), SourceOptions(random_weights=drawn, hw=hw))
+        return _network(str(model), read_operators(written.path))
 
 
 def _network(name: str, operators: Sequence[Operator]) -> Network:

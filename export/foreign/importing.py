@@ -21,7 +21,8 @@ from edge.data.items import thin
 from edge.errors import ArtifactError, DataError
 from edge.files import make_folder, sha256_of, write_file, write_json
 from edge.names import read_names
-from edge.onnx_metadata import MANIFEST_KEY, read_metadata
+from edge.onnx_file import OnnxFile
+from edge.onnx_metadata import MANIFEST_KEY
 from edge.optional import require
 from edge.reporting import say
 from edge.runtime.ops_cpu import Decoder
@@ -96,16 +97,19 @@ class ImportResult:
         }
 
 
-def is_foreign(path: str | Path) -> bool:
+def is_foreign(model: OnnxFile | str | Path) -> bool:
     """Whether a file is an ONNX file without a manifest of edge, or a checkpoint of torch.
 
     Raises:
         ArtifactError: an ONNX file that is damaged.
     """
-    path = Path(path)
+    path = Path(model)
     if path.suffix in CHECKPOINTS:
         return path.is_file()
-    return path.suffix == ".onnx" and path.is_file() and MANIFEST_KEY not in read_metadata(path)
+    if path.suffix != ".onnx" or not path.is_file():
+        return False
+    file = model if isinstance(model, OnnxFile) else OnnxFile(model)
+    return MANIFEST_KEY not in file.metadata
 
 
 def import_model(

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.graph import Graph
+from calibration.qdq import convolutions
 from edge.measure.noise import open_network
 from edge.optional import require
-from export.graph.precision import convolutions
 
 __all__ = ["beyond_half"]
 
@@ -19,7 +20,7 @@ _LIMIT = 32752.0
 
 
 def beyond_half(
-    onnx: str | Path, arrays: Sequence[NDArray[np.float32]], threads: int | None = None
+    onnx: Graph | str | Path, arrays: Sequence[NDArray[np.float32]], threads: int | None = None
 ) -> frozenset[str]:
     """Convolutions of a floating-point ONNX file whose weights, input or output are too large.
 
@@ -30,9 +31,10 @@ def beyond_half(
         ArtifactError: not an ONNX file of edge.
     """
     to_array = require("onnx.numpy_helper").to_array
-    model = require("onnx").load(str(onnx))
+    graph = Graph.open(onnx)
+    model = graph.model
     peaks = {one.name: _peak(to_array(one)) for one in model.graph.initializer}
-    network = open_network(onnx, threads)
+    network = open_network(graph, threads)
     for array in arrays:
         for name, value in network.run(array).items():
             peaks[name] = max(peaks.get(name, 0.0), _peak(value))

@@ -1,164 +1,23 @@
-"""Precision as a property of the graph: Q/DQ pairs for INT8, half tensors for FP16.
-
-Q/DQ stands directly on each convolution's own input, behind activation, concat and resize: there
-TensorRT fuses it into the producer's epilogue; anywhere else the next convolution falls back.
-"""
+"""FP16 as a property of the graph: of all of it, or of single convolutions of an INT8 graph."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge.errors import CalibrationError
 from edge.optional import require
 
-__all__ = ["FIXED_INPUTS", "QMAX", "convolutions", "insert_qdq", "quantize_weight", "to_half"]
+__all__ = ["FIXED_INPUTS", "cast_to_half", "to_half"]
 
-QMAX = 127
-# A residual or a concat reads tensors of several ranges; one scale for all saves a requantization
-# and costs log2(ratio) bits, so only ranges that differ by less share it.
-_SHARED_RATIO = 1.5
-_TINY = float(np.finfo(np.float32).tiny)
-_PASS_THROUGH = ("MaxPool", "Resize", "Slice")
-
-
-def convolutions(model: Any) -> list[Any]:
-    """The Conv nodes of an onnx `ModelProto`, in the graph's order."""
-    return [node for node in model.graph.node if node.op_type == "Conv"]
-
-
-def quantize_weight(
-    weight: NDArray[np.float32],
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric INT8 weights (O, I, kH, kW) and their scale (O,) per output channel."""
-    peak = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    # The scale of a channel next to nothing would underflow to 0; its levels are 0 with any scale.
-    scale = np.where(peak > QMAX * _TINY, peak / QMAX, 1).astype(np.float32)
-    levels = np.rint(weight / scale[:, None, None, None])
-    return np.clip(levels, -QMAX, QMAX).astype(np.int8), scale
-
-
-def shared_scales(model: Any, amax: Mapping[str, float]) -> dict[str, float]:
-    """`amax` with one value for tensors that are quantized twice for want of a common scale.
-
-    Joined are the input and the output of an operation that only moves values, and the inputs of
-    a concat or an addition with each other and the output; those joined to any of them come
-    along, as long as all their own ranges are near.
-    """
-    group = {name: frozenset((name,)) for name in amax}
-    for node in model.graph.node:
-        if node.op_type in _PASS_THROUGH:
-            names = [node.input[0], node.output[0]]
-        elif node.op_type in ("Concat", "Add"):
-            names = [*node.input, node.output[0]]
-        else:
-            continue
-        joined = frozenset().union(*(group[name] for name in names if name in group))
-        ranges = [amax[name] for name in joined]
-        if ranges and max(ranges) <= _SHARED_RATIO * min(ranges):
-            group.update(dict.fromkeys(joined, joined))
-    return {name: max(amax[other] for other in group[name]) for name in amax}
-
-
-def insert_qdq(
-    model: Any,
-    amax: Mapping[str, float],
-    *,
-    keep: Collection[str] = (),
-) -> Any:
-    """A copy of an FP32 `ModelProto` whose convolutions run in INT8.
-
-    Symmetric, weights per output channel, activations per tensor, scales in FP32, bias in FP32.
-
-    Args:
-        model: as `write_onnx` makes it.
-        amax: clipping threshold by tensor name, for each quantized convolution's input.
-        keep: names of convolutions that stay in floating point.
-
-    Raises:
-        CalibrationError: a convolution's input has no threshold.
-        ValueError: `keep` names no convolution.
-    """
-    unknown = set(keep) - {node.name for node in convolutions(model)}
-    if unknown:
-        raise ValueError(f"no such convolution: {', '.join(sorted(unknown))}")
-    onnx = require("onnx")
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    weights = {i.name: i for i in graph.initializer}
-    amax = shared_scales(model, amax)
-    added: dict[str, list[Any]] = {}
-    for node in convolutions(result):
-        if node.name in keep:
-            continue
-        source, weight = node.input[0], node.input[1]
-        if source not in amax:
-            raise CalibrationError(f"{node.name}: no threshold for its input {source}; recalibrate")
-        if source not in added:
-            added[source] = _activation_pair(graph, source, amax[source])
-        node.input[0] = f"{source}.dequantized"
-        if weight in weights:
-            added[weight] = _weight_node(graph, weights.pop(weight))
-        node.input[1] = f"{weight}.dequantized"
-    _insert(graph, added)
-    return result
-
-
-def _activation_pair(graph: Any, name: str, amax: float) -> list[Any]:
-    helper, numpy_helper = require("onnx.helper"), require("onnx.numpy_helper")
-    scale, zero = f"{name}.scale", f"{name}.zero_point"
-    graph.initializer.extend(
-        [
-            numpy_helper.from_array(np.float32(max(amax / QMAX, _TINY)), scale),
-            numpy_helper.from_array(np.int8(0), zero),
-        ]
-    )
-    levels, values = f"{name}.quantized", f"{name}.dequantized"
-    return [
-        helper.make_node("QuantizeLinear", [name, scale, zero], [levels], name=levels),
-        helper.make_node("DequantizeLinear", [levels, scale, zero], [values], name=values),
-    ]
-
-
-def _weight_node(graph: Any, initializer: Any) -> list[Any]:
-    helper, numpy_helper = require("onnx.helper"), require("onnx.numpy_helper")
-    name = initializer.name
-    levels, scale = quantize_weight(numpy_helper.to_array(initializer))
-    graph.initializer.remove(initializer)
-    for suffix, array in (
-        ("quantized", levels),
-        ("scale", scale),
-        ("zero_point", np.zeros(len(scale), np.int8)),
-    ):
-        graph.initializer.append(numpy_helper.from_array(array, f"{name}.{suffix}"))
-    inputs = [f"{name}.{suffix}" for suffix in ("quantized", "scale", "zero_point")]
-    values = f"{name}.dequantized"
-    return [helper.make_node("DequantizeLinear", inputs, [values], name=values, axis=0)]
-
-
-def _insert(graph: Any, added: Mapping[str, list[Any]]) -> None:
-    """Put each tensor's new nodes behind its producer; those of inputs and weights first."""
-    produced = {output for node in graph.node for output in node.output}
-    ordered = [new for name, nodes in added.items() if name not in produced for new in nodes]
-    for node in graph.node:
-        ordered.append(node)
-        for output in node.output:
-            ordered.extend(added.get(output, ()))
-    copies = [type(node).FromString(node.SerializeToString()) for node in ordered]
-    del graph.node[:]
-    graph.node.extend(copies)
-
+_HALF_MAX = float(np.finfo(np.float16).max)
 
 # Inputs that an operation takes in FP32 or int64 whatever its data type.
 FIXED_INPUTS = {"Resize": (1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4)}
 
 
 def to_half(model: Any) -> Any:
-    """A copy of an FP32 `ModelProto` that computes in FP16; its inputs and outputs stay FP32.
+    """Return a copy of an FP32 `ModelProto` that computes in FP16 between FP32 inputs and outputs.
 
     Raises:
         ValueError: a weight does not fit FP16's range of 65504 (names it).
@@ -218,3 +77,52 @@ def _rename(graph: Any, old: str, new: str, *, outputs: bool) -> None:
             for index, name in enumerate(names):
                 if name == old:
                     names[index] = new
+
+
+def cast_to_half(model: Any, names: list[str]) -> None:
+    """Make the convolutions `names` of an onnx `ModelProto` compute in FP16, in place.
+
+    Raises:
+        ValueError: a weight lies beyond FP16's range.
+    """
+    helper, kinds = require("onnx.helper"), require("onnx").TensorProto
+    graph = model.graph
+    constants = {initializer.name: initializer for initializer in graph.initializer}
+    nodes: list[Any] = []
+    for node in graph.node:
+        if node.op_type != "Conv" or node.name not in names:
+            nodes.append(node)
+            continue
+        inside, outside = f"{node.name}.half_input", node.output[0]
+        nodes.append(helper.make_node("Cast", [node.input[0]], [inside], inside, to=kinds.FLOAT16))
+        node.input[0] = inside
+        for index in range(1, len(node.input)):
+            node.input[index] = _half(graph, constants[node.input[index]])
+        node.output[0] = f"{node.name}.half"
+        name = f"{node.name}.float"
+        nodes.append(node)
+        nodes.append(helper.make_node("Cast", [node.output[0]], [outside], name, to=kinds.FLOAT))
+    _replace(graph, nodes)
+
+
+def _half(graph: Any, constant: Any) -> str:
+    """Name of the FP16 twin of a constant; the FP32 one goes where nothing else reads it."""
+    numpy_helper = require("onnx.numpy_helper")
+    value = numpy_helper.to_array(constant)
+    if np.abs(value).max(initial=0) > _HALF_MAX:
+        raise ValueError(f"{constant.name} reaches {np.abs(value).max():.3g}, FP16 ends at 65504")
+    name = f"{constant.name}.half"
+    if all(initializer.name != name for initializer in graph.initializer):
+        graph.initializer.append(numpy_helper.from_array(value.astype(np.float16), name))
+    return name
+
+
+def _replace(graph: Any, nodes: list[Any]) -> None:
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    read = {name for node in graph.node for name in node.input}
+    used = [initializer for initializer in graph.initializer if initializer.name in read]
+    kept = [type(initializer).FromString(initializer.SerializeToString()) for initializer in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ArtifactError
+from edge.onnx_file import OnnxFile
 from edge.runtime.onnx_proto import model_class
 
 __all__ = ["check_sparse", "sparse_convolutions"]
@@ -21,7 +22,7 @@ __all__ = ["check_sparse", "sparse_convolutions"]
 _TYPES: dict[int, str] = {1: "<f4", 3: "<i1", 10: "<f2"}
 
 
-def sparse_convolutions(onnx: str | Path) -> tuple[str, ...]:
+def sparse_convolutions(onnx: OnnxFile | str | Path) -> tuple[str, ...]:
     """Return the names of the convolutions whose weights, plain or quantized, have the pattern.
 
     Raises:
@@ -40,7 +41,7 @@ def sparse_convolutions(onnx: str | Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def check_sparse(onnx: str | Path) -> tuple[str, ...]:
+def check_sparse(onnx: OnnxFile | str | Path) -> tuple[str, ...]:
     """Return `sparse_convolutions`, and refuse a file that has none.
 
     Raises:
@@ -55,9 +56,10 @@ def check_sparse(onnx: str | Path) -> tuple[str, ...]:
     return found
 
 
-def _graph(onnx: str | Path) -> Any:
+def _graph(onnx: OnnxFile | str | Path) -> Any:
+    file = onnx if isinstance(onnx, OnnxFile) else OnnxFile(onnx)
     try:
-        return model_class().FromString(Path(onnx).read_bytes()).graph
+        return model_class().FromString(file.data).graph
     except Exception as error:  # protobuf's exceptions share no other base
         raise ArtifactError(f"{onnx}: not an ONNX file: {error}") from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edge
+from calibration.graph import Graph
 from edge.errors import ArtifactError
 from edge.files import write_file
 from edge.onnx_metadata import MANIFEST_KEY
@@ -22,7 +23,7 @@ from export.graph.modules import convolution, module_emitters
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["IMAGES", "OPSET", "attach_manifest", "write_onnx"]
+__all__ = ["IMAGES", "OPSET", "attach_manifest", "save_graph", "write_onnx"]
 
 # 19 brings FP16 scales to QuantizeLinear; TensorRT 10.3 (JetPack 6) and onnxruntime 1.17 read it.
 OPSET = 19
@@ -158,3 +159,15 @@ def attach_manifest(model: Any, manifest: Manifest) -> None:
     helper = require("onnx.helper")
     kept = {p.key: p.value for p in model.metadata_props if p.key != MANIFEST_KEY}
     helper.set_model_props(model, {**kept, MANIFEST_KEY: manifest.to_json()})
+
+
+def save_graph(model: Any, manifest: Manifest, target: str | Path) -> Graph:
+    """Write an onnx `ModelProto` with `manifest` to `target`; return it as an opened graph.
+
+    Raises:
+        ArtifactError: `target` cannot be written.
+    """
+    attach_manifest(model, manifest)
+    data = model.SerializeToString()
+    write_file(Path(target), data)
+    return Graph(target, data, model)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from calibration.equalise import apply_gains
+from calibration.int8_graph import subtract_shifts
+from calibration.qdq import QMAX, convolutions, quantize_weight
+from calibration.rounding import unpack_steps
 from calibration.table import CalibrationTable
 from edge.errors import CalibrationError
 from edge.optional import require
-from export.graph.precision import QMAX, convolutions, quantize_weight
-from export.int8.quantize import subtract_shifts
-from export.int8.rounding import unpack_steps
 
 __all__ = ["float_graph"]
 

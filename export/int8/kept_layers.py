@@ -1,67 +1,88 @@
-"""What stays out of INT8: layers named by hand, of an earlier search, or within a budget."""
+"""What stays out of INT8: layers named by hand, or those of an earlier search."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from calibration.table import read_table
-from edge.artifact import read_manifest
+from calibration.graph import Graph
+from calibration.table import CalibrationTable, read_table
 from edge.errors import ArtifactError
-from edge.optional import require
-from edge.reporting import say
-from export.graph.precision import convolutions
-from export.int8.mixed import annotate, read_map, write_mixed
+from edge.options import option
+from export.int8.precision_map import read_map
+from export.int8.quantize import annotate, write_mixed
 
-__all__ = ["Wanted", "kept_layers", "note_map", "quantize_command"]
+__all__ = ["QuantizeOptions", "quantize", "write_quantized"]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What may stay out of INT8, and how accurate the rest must be: see `export_engine`."""
+class QuantizeOptions:
+    """What `edge quantize` takes besides the graph and its table.
 
-    keep: Sequence[str] = ()
-    max_map_drop: float | None = None
-    accuracy_data: str | Path | None = None
-    precision_map: str | Path | None = None
+    Attributes:
+        keep: convolutions that stay out of INT8; first, heads or names, with commas between
+        precision_map: keep the layers that an earlier search kept
+        output: the INT8 graph to write (NAME.int8.onnx beside the FP32 graph)
+    """
 
-    def check(self, precision: str | None) -> None:
-        """Refuse options that contradict each other.
-
-        Raises:
-            ArtifactError: a budget with layers chosen by hand, or without INT8.
-        """
-        if self.max_map_drop is None:
-            return
-        if self.keep or self.precision_map is not None:
-            raise ArtifactError(
-                "--max-map-drop chooses the layers itself; leave out --keep and --precision-map"
-            )
-        if precision != "int8":
-            raise ArtifactError("--max-map-drop bounds what INT8 loses; add --int8")
+    keep: tuple[str, ...] = option((), metavar="NAMES")
+    precision_map: str | None = option(None, metavar="F")
+    output: str | None = option(None, hidden=True)
 
 
-def kept_layers(source: Path, wanted: Wanted) -> dict[str, str]:
-    """The layers that the user keeps out of INT8, by hand in FP32 or by an earlier search."""
-    layers = {} if wanted.precision_map is None else read_map(wanted.precision_map, source)
-    return dict.fromkeys(_kept(source, wanted.keep), "fp32") | layers
+def quantize(
+    onnx: Graph | str | Path,
+    table: CalibrationTable | str | Path,
+    options: QuantizeOptions | None = None,
+) -> Graph:
+    """Write the INT8 graph of an FP32 ONNX file at the scales of a table; return it.
+
+    Args:
+        onnx: the FP32 ONNX file that the table was measured on.
+        table: a table, or its file.
+
+    Raises:
+        ArtifactError: `onnx` is not FP32, or has no such layer to keep.
+        CalibrationError: the table is damaged, or of another graph.
+    """
+    source, options = Graph.open(onnx), options or QuantizeOptions()
+    if not isinstance(table, CalibrationTable):
+        table = read_table(table)
+    stem = source.path.name.removesuffix(".onnx").removesuffix(".fp32")
+    target = Path(options.output or source.path.with_name(f"{stem}.int8.onnx"))
+    return write_quantized(source, table, target, options.keep, options.precision_map)
 
 
-def note_map(source: Path, target: Path, wanted: Wanted) -> None:
-    """The engine keeps a map's FP32 layers in FP32; those of --keep only have to leave INT8."""
-    if wanted.precision_map is not None:
-        annotate(target, layers=read_map(wanted.precision_map, source))
+def write_quantized(
+    source: Graph,
+    table: CalibrationTable,
+    target: Path,
+    keep: Sequence[str],
+    precision_map: str | Path | None,
+) -> Graph:
+    """Write the INT8 graph, with the layers out of INT8 that `keep` or a precision map names.
+
+    Raises:
+        ArtifactError, CalibrationError: as `quantize`.
+    """
+    layers = {} if precision_map is None else read_map(precision_map, source)
+    by_hand = dict.fromkeys(kept_by_hand(source, keep), "fp32")
+    graph = write_mixed(source, table, target, by_hand | layers)
+    # An engine keeps a map's FP32 layers in FP32; those named by hand only have to leave INT8.
+    return graph if precision_map is None else annotate(graph, layers=layers)
 
 
-def _kept(source: Path, keep: Sequence[str]) -> list[str]:
-    """Names of the convolutions that `keep` speaks of, `first` and `heads` among them."""
+def kept_by_hand(source: Graph, keep: Sequence[str]) -> list[str]:
+    """Return the names of the convolutions that `keep` speaks of, `first` and `heads` among them.
+
+    Raises:
+        ArtifactError: there is no such convolution.
+    """
     if not keep:
         return []
-    model = require("onnx").load(str(source))
-    found = [node.name for node in convolutions(model)]
-    heads = _makers(model, set(read_manifest(source).spec.tensors))
+    found = [node.name for node in source.convolutions]
+    heads = _makers(source, set(source.manifest.spec.tensors))
     kept: list[str] = []
     for word in keep:
         if word == "first":
@@ -77,33 +98,16 @@ def _kept(source: Path, keep: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(kept))
 
 
-def _makers(model: Any, tensors: set[str]) -> set[str]:
+def _makers(graph: Graph, tensors: set[str]) -> set[str]:
     """The convolutions that the values of `tensors` come from, across what lies between."""
-    nodes = {name: node for node in model.graph.node for name in node.output}
-    found, pending = set(), set(tensors)
+    nodes = {name: node for node in graph.model.graph.node for name in node.output}
+    found, pending, seen = set(), set(tensors), set()
     while pending:
-        node = nodes.get(pending.pop())
+        name = pending.pop()
+        seen.add(name)
+        node = nodes.get(name)
         if node is not None and node.op_type == "Conv":
             found.add(node.name)
         elif node is not None:
-            pending |= set(node.input)
+            pending |= set(node.input) - seen
     return found
-
-
-def quantize_command(
-    onnx: str | Path,
-    table: str | Path,
-    *,
-    keep: Sequence[str] = (),
-    precision_map: str | Path | None = None,
-    output: str | Path | None = None,
-) -> Path:
-    """`edge quantize`: write the INT8 graph of an FP32 ONNX file at a table's scales; its path."""
-    source = Path(onnx)
-    stem = source.name.removesuffix(".onnx").removesuffix(".fp32")
-    target = Path(output) if output else source.with_name(f"{stem}.int8.onnx")
-    layers = kept_layers(source, Wanted(keep, precision_map=precision_map))
-    write_mixed(source, read_table(table), target, layers)
-    note_map(source, target, Wanted(precision_map=precision_map))
-    say(f"wrote {target}")
-    return target

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edge
+from calibration.qdq import convolutions, shared_scales
 from calibration.ranges import channel_ranges
 from calibration.table import CalibrationTable
 from edge.artifact import read_manifest
@@ -23,7 +24,6 @@ from edge.errors import ArtifactError, CalibrationError
 from edge.files import sha256_of, write_file
 from edge.optional import require
 from edge.train.quantized_network import QuantizedNetwork, float_network
-from export.graph.precision import convolutions, shared_scales
 from export.graph.writer import attach_manifest
 from export.int8.float_graph import float_graph
 

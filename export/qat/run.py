@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.calibrate import calibrate, network_inputs
+from calibration.calibrate import calibrate
+from calibration.recipe import CalibrationRecipe
+from calibration.scales import network_inputs
 from calibration.table import CalibrationTable, read_table, write_table
 from edge.artifact import read_manifest
 from edge.built_in import BUILT_IN
@@ -24,8 +26,8 @@ from edge.measure.evaluate import evaluate
 from edge.measure.noise import head_noise, heads_of
 from edge.reporting import bar, say
 from edge.train.pictures import read_pictures
-from export.int8.correction import correct_bias
 from export.int8.quantize import write_int8
+from export.options import SourceOptions
 from export.qat.course import imitate, learn_labels
 from export.qat.options import QatOptions, QatResult
 from export.qat.prepare import Prepared, prepare, write_trained
@@ -34,7 +36,6 @@ from export.source import fp32_onnx
 __all__ = ["qat"]
 
 _HELD_ONE_IN = 8
-_BIAS_IMAGES = 32
 _FEW_IMAGES = 64
 Array = NDArray[np.float32]
 
@@ -94,7 +95,7 @@ def _fp32_file(model: str | Path, folder: Path, options: QatOptions) -> Path:
         if precision != "fp32":
             raise ArtifactError(f"{model}: {precision}; give the FP32 file it was made from")
         return Path(model)
-    return fp32_onnx(model, folder, resize=options.resize)
+    return fp32_onnx(model, folder, SourceOptions(resize=options.resize)).path
 
 
 def _check_validation(source: Path, data: str | Path, options: QatOptions) -> None:
@@ -131,9 +132,7 @@ def _table(source: Path, data: str | Path, options: QatOptions) -> CalibrationTa
     """Return the table to start from: the one given, or one calibrated on the pictures."""
     if options.table is not None:
         return read_table(options.table)
-    table = calibrate(source, data, images=options.images).table
-    few = network_inputs(source, data, min(options.images, _BIAS_IMAGES))
-    return correct_bias(source, table, few)
+    return calibrate(source, data, CalibrationRecipe(images=options.images)).table
 
 
 def _write(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import read_manifest
+from calibration.graph import Graph
+from edge.decoding import decode_json
 from edge.errors import ArtifactError, BuildError, DeviceError, MissingDependency
-from edge.files import sha256_of
 from edge.measure.frames import hold_frames
 from edge.measure.turns import Quick, quick_ms
 from edge.runtime.backend import open_backend
@@ -25,15 +24,15 @@ from export.search.verdict import Facts, Verdict, decide, int8_share
 __all__ = ["half_beside", "half_twin", "verdict_of"]
 
 Frames = Sequence[NDArray[np.uint8]]
-# From an FP16 graph to its engine; None where no engine can be built.
-Builder = Callable[[Path], Path | None]
+# From a graph to its engine; None where no engine can be built.
+Builder = Callable[[Graph], Path | None]
 _FRAMES = 4
 _SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """Times by precision, and what the engine's layers tell."""
+class _Timed:
+    """Times by precision, and what the layers of the engine tell."""
 
     target: str
     times: dict[str, Quick]
@@ -41,59 +40,59 @@ class _Measured:
     reformats: tuple[int, int] | None = None
 
 
-def half_beside(source: Path) -> Path | None:
-    """The FP16 twin of an FP32 ONNX file, written where it is missing or stale.
+def half_beside(source: Graph) -> Graph | None:
+    """Return the FP16 twin of an FP32 graph, written where it is missing or stale.
 
     None where a weight lies beyond FP16's range.
     """
-    target = source.with_name(source.name.replace(".fp32.onnx", ".fp16.onnx"))
-    if _parent(target) == sha256_of(source):
-        return target
+    name = source.path.name.replace(".fp32.onnx", ".fp16.onnx")
+    twin = Graph(source.path.with_name(name))
+    if _parent(twin) == source.sha256:
+        return twin
     try:
-        write_half(source, target)
+        return write_half(source, twin.path)
     except ArtifactError:
         return None
-    return target
 
 
-def half_twin(graph: Path) -> Path | None:
-    """The FP16 file beside a quantized one that was made from the same FP32 file, if it is there.
+def half_twin(graph: Graph) -> Graph | None:
+    """Return the FP16 file beside a quantized one, where both come from the same FP32 file.
 
     It takes no package that a device does not have.
     """
-    stem = graph.name.removesuffix(".onnx").removesuffix(".int8").removesuffix(".mixed")
-    half = graph.with_name(f"{stem}.fp16.onnx")
+    stem = graph.path.name.removesuffix(".onnx").removesuffix(".int8").removesuffix(".mixed")
+    half = Graph(graph.path.with_name(f"{stem}.fp16.onnx"))
     parent = _parent(half)
     return half if parent is not None and parent == _parent(graph) else None
 
 
-def _parent(onnx: Path) -> str | None:
+def _parent(graph: Graph) -> str | None:
     try:
-        return read_manifest(onnx).parent_sha256
+        return graph.manifest.parent_sha256
     except ArtifactError:
         return None
 
 
 def verdict_of(
-    graph: Path,
-    half: Path | None,
+    graph: Graph,
+    half: Graph | None,
     loss: Loss,
     *,
-    source: Path | None = None,
+    source: Graph | None = None,
     frames: Frames = (),
     engine: Path | None = None,
     build: Builder | None = None,
     threads: int | None = None,
 ) -> Verdict:
-    """Time an INT8 or mixed graph beside FP16 and say, with what it loses, which to ship.
+    """Time an INT8 or mixed graph beside FP16 and return which to ship, given what INT8 loses.
 
     Args:
         half: FP16 twin of `graph`.
-        loss: of `graph`.
-        source: its FP32 file, a further rival on a CPU.
-        frames: to time on; by default of the built-in world.
-        engine: of `graph`; where its GPU is here, that is what is measured.
-        build: makes the FP16 engine beside it.
+        loss: what `graph` loses against FP32.
+        source: its FP32 graph, a further rival on a CPU.
+        frames: pictures to time on; by default of the built-in world.
+        engine: engine of `graph`; where its GPU is here, that is what is measured.
+        build: builds the FP16 engine beside it.
 
     Raises:
         ArtifactError: as `open_backend`; or there is nothing to compare with.
@@ -117,21 +116,21 @@ def verdict_of(
     )
 
 
-def _kept(graph: Path) -> list[str]:
-    kept: list[str] = json.loads(dict(read_manifest(graph).arguments).get("keep", "[]"))
-    return kept
+def _kept(graph: Graph) -> list[str]:
+    text = dict(graph.manifest.arguments).get("keep", "[]")
+    return decode_json(text, list[str], f"{graph}: keep in its manifest", "a list of names")
 
 
 def _measure(
-    graph: Path,
-    half: Path | None,
-    source: Path | None,
+    graph: Graph,
+    half: Graph | None,
+    source: Graph | None,
     frames: Frames,
     engine: Path | None,
     build: Builder | None,
     threads: int | None,
-) -> _Measured:
-    rivals = {kind: path for kind, path in (("fp16", half), ("fp32", source)) if path is not None}
+) -> _Timed:
+    rivals = {kind: one for kind, one in (("fp16", half), ("fp32", source)) if one is not None}
     why = "no TensorRT engine was measured"
     if engine is not None and driver_facts() is None:
         why = "no TensorRT engine was measured, for want of a GPU"
@@ -140,17 +139,17 @@ def _measure(
             return _on_engine(engine, rivals, build, frames)
         except (DeviceError, ArtifactError, MissingDependency, BuildError) as error:
             why = f"no TensorRT engine was measured: {' '.join(str(error).split())[:120]}"
-    paths = {"int8": graph, **rivals}
+    every = {"int8": graph, **rivals}
     if not rivals:
         raise ArtifactError(f"{graph}: no FP16 or FP32 file beside it to compare with; {why}")
-    times = quick_ms(list(paths.values()), frames, seconds=_SECONDS, threads=threads)
-    name = times[graph].backend
-    return _Measured(f"{name}; {why}", {kind: times[path] for kind, path in paths.items()})
+    times = quick_ms(list(every.values()), frames, seconds=_SECONDS, threads=threads)
+    name = times[graph.path].backend
+    return _Timed(f"{name}; {why}", {kind: times[one.path] for kind, one in every.items()})
 
 
 def _on_engine(
-    engine: Path, rivals: Mapping[str, Path], build: Builder | None, frames: Frames
-) -> _Measured:
+    engine: Path, rivals: Mapping[str, Graph], build: Builder | None, frames: Frames
+) -> _Timed:
     """The engine beside that of the first rival: FP16, or FP32 where FP16 cannot hold a weight."""
     kind = next(iter(rivals), "")
     rival = None if build is None or not kind else build(rivals[kind])
@@ -160,7 +159,7 @@ def _on_engine(
         layer_ms: Mapping[str, float] = dict(backend.layer_times())  # type: ignore[attr-defined]
     times = quick_ms([engine, rival], frames, seconds=_SECONDS)
     layers, summary = engine_layers(engine)
-    return _Measured(
+    return _Timed(
         times[engine].backend,
         {"int8": times[engine], kind: times[rival]},
         int8_share(layer_ms, layers),

@@ -15,20 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.graph import Graph
 from edge.artifact import layers_path
 from edge.errors import ArtifactError
 from edge.runtime.backend import open_backend
 from edge.runtime.ort_profile import node_ms
 from export.engine.layer_report import LayerInfo
-from export.int8.mixed import layer_names
+from export.int8.precision_map import layer_names
 
 __all__ = ["attribute", "engine_layer_ms", "engine_layers", "onnx_layer_ms"]
 
 
 def onnx_layer_ms(
-    onnx: str | Path, tensor: NDArray[np.float32], *, runs: int = 12, threads: int | None = None
+    onnx: Graph | str | Path,
+    tensor: NDArray[np.float32],
+    *,
+    runs: int = 12,
+    threads: int | None = None,
 ) -> dict[str, float]:
-    """Median milliseconds of each convolution of an ONNX file on onnxruntime's CPU kernels.
+    """Return the median milliseconds of each convolution of an ONNX file on onnxruntime.
 
     Args:
         tensor: a network input; quantized kernels take the same time whatever it holds.
@@ -37,6 +42,7 @@ def onnx_layer_ms(
     Raises:
         ArtifactError: onnxruntime cannot load the file.
     """
+    onnx = Graph.open(onnx)
     return attribute(layer_names(onnx), node_ms(onnx, tensor, runs=runs, threads=threads))
 
 
@@ -68,7 +74,7 @@ def _owner(node: str, modules: Mapping[str, str]) -> str | None:
 
 
 def engine_layer_ms(engine: str | Path, runs: int = 20) -> dict[str, float]:
-    """Median milliseconds of each convolution of an engine, on its GPU.
+    """Return the median milliseconds of each convolution of an engine, on its GPU.
 
     Convolutions that one layer computes share its time.
 
@@ -87,7 +93,7 @@ def engine_layer_ms(engine: str | Path, runs: int = 20) -> dict[str, float]:
 
 
 def engine_layers(engine: str | Path) -> tuple[list[LayerInfo], dict[str, Any]]:
-    """The layers of the report beside an engine, and its summary as JSON values.
+    """Return the layers of the report beside an engine, and its summary.
 
     Raises:
         ArtifactError: not there, or damaged.

@@ -5,7 +5,6 @@ A verdict needs it beside the times of the target, where neither the FP32 file n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -15,18 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.calibrate import SCENES, network_inputs
+from calibration.graph import Graph
+from calibration.scales import SCENES, network_inputs
 from calibration.table import CalibrationTable
-from edge.artifact import read_manifest
-from edge.errors import ArtifactError
+from edge.decoding import decode_json
 from edge.measure.noise import decibel, heads_of, noise_share
 from edge.measure.selection import Selection
 from edge.reporting import bar
-from edge.spec import Manifest
-from export.int8.mixed import annotate
+from export.int8.quantize import annotate
 from export.search.search import FEW_PICTURES
 from export.search.sensitivity import measure_sensitivity
-from export.search.trials import judged
+from export.search.trials import measure_drop
 from export.search.verdict import DROP, FLOOR_DB, off_grid
 
 __all__ = ["Loss", "known_loss", "measure_loss", "noisiest", "note_loss"]
@@ -40,8 +38,18 @@ _MARGIN_DB = 3.0
 
 @dataclass(frozen=True)
 class Loss:
-    """Accuracy lost, as in `export.search.verdict.Facts`; all but `off_grid` None where not
-    measured."""
+    """What INT8 loses; all but `off_grid` is None where it was not measured.
+
+    Attributes:
+        head_db: signal to noise of the heads against FP32.
+        noisy: the fewest convolutions that must stay out of INT8 for sound heads, each with the
+            heads' dB when it alone is quantized.
+        drop: mAP lost against FP32 and the bounds of its 95 % interval.
+        fp32_map50: FP32's own mAP on the same pictures.
+        pictures: that `drop` was measured on, copies counted.
+        budget: mAP that may be lost.
+        off_grid: share of convolutions whose channels are no multiple of 32, 0..1.
+    """
 
     head_db: float | None = None
     noisy: tuple[tuple[str, float], ...] = ()
@@ -53,8 +61,8 @@ class Loss:
 
 
 def measure_loss(
-    source: Path,
-    graph: Path,
+    source: Graph,
+    graph: Graph,
     table: CalibrationTable,
     *,
     calib: str | Path | None = None,
@@ -62,7 +70,7 @@ def measure_loss(
     budget: float | None = None,
     threads: int | None = None,
 ) -> Loss:
-    """Noise at the heads, the layers behind it, and with labelled images mAP.
+    """Measure noise at the heads, the layers behind it, and with labelled pictures mAP.
 
     Args:
         source: the FP32 ONNX file that `graph` was made from.
@@ -78,7 +86,7 @@ def measure_loss(
     head_db, noisy = noisiest(source, graph, table, arrays, threads)
     facts: dict[str, Any] = {}
     if selection is not None:
-        drop = judged(selection, source, graph, DROP if budget is None else budget)
+        drop = measure_drop(selection, source, graph, DROP if budget is None else budget)
         facts = {
             "drop": tuple(round(value, 6) for value in drop.interval),
             "fp32_map50": round(drop.before, 6),
@@ -93,49 +101,44 @@ def measure_loss(
     )
 
 
-def note_loss(graph: Path, loss: Loss) -> Manifest:
-    """Write it into the manifest of `graph`, for the machine that the graph goes to."""
+def note_loss(graph: Graph, loss: Loss) -> Graph:
+    """Write `loss` into the manifest of `graph`, for the machine that the graph goes to."""
     return annotate(graph, **{_KEY: asdict(loss)})
 
 
-def known_loss(graph: Path) -> Loss:
-    """What `note_loss` wrote; nothing measured where it did not.
+def known_loss(graph: Graph) -> Loss:
+    """Return what `note_loss` wrote; nothing measured where it did not.
 
     Raises:
         ArtifactError: not an ONNX file of edge.
     """
-    try:
-        noted = json.loads(dict(read_manifest(graph).arguments)[_KEY])
-        noted["noisy"] = tuple((str(name), float(db)) for name, db in noted["noisy"])
-        if noted["drop"] is not None:
-            noted["drop"] = tuple(map(float, noted["drop"]))
-        return Loss(**noted)
-    except KeyError:
+    text = dict(graph.manifest.arguments).get(_KEY)
+    if text is None:
         return Loss()
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{graph}: {_KEY} in its manifest is damaged: {error}") from error
+    return decode_json(text, Loss, f"{graph}: {_KEY} in its manifest", "a measured loss")
 
 
-def _arrays(source: Path, calib: str | Path | None, selection: Selection | None) -> list[Array]:
+def _arrays(source: Graph, calib: str | Path | None, selection: Selection | None) -> list[Array]:
     if selection is not None:
-        return selection.arrays(read_manifest(source).spec.contract, _NOISE_IMAGES)
+        return selection.arrays(source.manifest.spec.contract, _NOISE_IMAGES)
     data = SCENES if calib is None or Path(calib).is_file() else calib
     inputs = islice(network_inputs(source, data, _NOISE_IMAGES), _NOISE_IMAGES)
     return [array.copy() for _, array in inputs]
 
 
 def noisiest(
-    source: Path,
-    graph: Path,
+    source: Graph | str | Path,
+    graph: Graph | str | Path,
     table: CalibrationTable,
     arrays: Sequence[Array],
     threads: int | None = None,
 ) -> tuple[float, tuple[tuple[str, float], ...]]:
-    """Noise of a graph's heads in dB, and the layers that bring them under the floor.
+    """Return the noise of a graph's heads in dB, and the layers that bring them under the floor.
 
     These are the fewest that must stay out of INT8 for the heads to come back to `FLOOR_DB`, each
     with the heads' dB when it alone is quantized; none where the heads are sound as they are.
     """
+    source, graph = Graph.open(source), Graph.open(graph)
     share = noise_share(heads_of(source, arrays, threads), heads_of(graph, arrays, threads))
     if decibel(share) >= FLOOR_DB:
         return decibel(share), ()

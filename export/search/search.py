@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "FEW_PICTURES",
-    "Found",
+    "SearchTrials",
     "Trial",
     "fastest",
     "fits",
@@ -72,7 +72,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchTrials:
     """The cheapest trial that fits, and every trial."""
 
     chosen: Trial
@@ -115,7 +115,7 @@ def search(
     measure: Callable[[frozenset[str]], Trial],
     good: Callable[[Trial], bool],
     tries: int = 6,
-) -> Found:
+) -> SearchTrials:
     """The set of kept layers that is `good` and cheapest by the estimate, and every trial made.
 
     All layers kept is tried too where some must be: a mixture may turn out slower than none.
@@ -142,7 +142,7 @@ def search(
             best = at(without)
     if best.kept:
         at(order)
-    return Found(best, tuple(trials.values()))
+    return SearchTrials(best, tuple(trials.values()))
 
 
 def _shortest(
@@ -161,7 +161,7 @@ def _shortest(
     return at(order[:high])
 
 
-def worth_timing(found: Found, good: Callable[[Trial], bool], most: int) -> list[Trial]:
+def worth_timing(found: SearchTrials, good: Callable[[Trial], bool], most: int) -> list[Trial]:
     """The trials that may end on the front or be chosen: at most `most` and the two ends.
 
     Those that fit come first, by the estimate of their cost, then the estimated front.

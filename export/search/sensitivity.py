@@ -11,20 +11,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.calibrate import network_inputs
+from calibration.graph import Graph
+from calibration.scales import network_inputs
 from calibration.table import CalibrationTable, read_table
-from edge.artifact import read_manifest
 from edge.data.datasets import open_dataset
-from edge.files import sha256_of, write_json
 from edge.measure.noise import decibel, heads_of, noise_share
 from edge.measure.selection import Selection
+from edge.options import count, option
 from edge.reporting import bar, say
-from export.int8.mixed import layer_names, write_mixed
+from export.int8.precision_map import layer_names
+from export.int8.quantize import write_mixed
 
-__all__ = ["LayerSensitivity", "Sensitivities", "measure_sensitivity", "sensitivity"]
+__all__ = [
+    "LayerSensitivity",
+    "Sensitivities",
+    "SensitivityOptions",
+    "SensitivityResult",
+    "measure_sensitivity",
+    "sensitivity",
+]
 
 Array = NDArray[np.float32]
-Judge = Callable[[Path], float]
+MeasureMap = Callable[[Graph], float]
 Progress = Callable[[int, int], None]
 
 
@@ -68,11 +76,11 @@ class Sensitivities:
 
 
 def measure_sensitivity(
-    source: str | Path,
+    source: Graph | str | Path,
     table: CalibrationTable,
     arrays: Sequence[Array],
     *,
-    judge: Judge | None = None,
+    measure_map: MeasureMap | None = None,
     kept: bool = True,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -82,7 +90,7 @@ def measure_sensitivity(
     Args:
         source: FP32 ONNX file of the table.
         arrays: network inputs (1, 3, H, W), better not those of the calibration.
-        judge: mAP of an artifact.
+        measure_map: measures the mAP of a graph.
         kept: False leaves the second half out; `kept_db` is then what is left when the noise of
             `alone_db` goes, taking noises for independent.
         progress: called with (layers done, of).
@@ -90,6 +98,7 @@ def measure_sensitivity(
     Raises:
         CalibrationError, ArtifactError: as `write_int8`.
     """
+    source = Graph.open(source)
     names, known = layer_names(source), dict(table.noise_db)
     reference = heads_of(source, arrays, threads)
     layers = []
@@ -97,9 +106,9 @@ def measure_sensitivity(
         target = Path(folder) / "candidate.onnx"
 
         def tried(floating: Sequence[str]) -> tuple[float, float | None]:
-            write_mixed(source, table, target, dict.fromkeys(floating, "fp32"))
-            share = noise_share(reference, heads_of(target, arrays, threads))
-            return share, None if judge is None else judge(target)
+            graph = write_mixed(source, table, target, dict.fromkeys(floating, "fp32"))
+            share = noise_share(reference, heads_of(graph, arrays, threads))
+            return share, None if measure_map is None else measure_map(graph)
 
         whole, whole_map = tried(())
         for done, name in enumerate(names):
@@ -118,75 +127,99 @@ def measure_sensitivity(
             )
             if progress is not None:
                 progress(done + 1, len(names))
-    fp32_map = None if judge is None else judge(Path(source))
+    fp32_map = None if measure_map is None else measure_map(source)
     return Sensitivities(tuple(layers), decibel(whole), fp32_map, whole_map)
 
 
 _NOISE_IMAGES = 8
 
 
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """What `edge sensitivity` takes besides the graph, its table and pictures.
+
+    Attributes:
+        images: measure mAP on at most this many pictures, spread evenly; noise needs few
+        with_map: measure noise alone, which takes seconds
+        threads: CPU threads of onnxruntime; left out, every core
+    """
+
+    images: int = option(50, metavar="N", check=count)
+    with_map: bool = option(True, flag="--no-map")
+    threads: int | None = option(None, metavar="N", check=count)
+
+
+@dataclass(frozen=True)
+class SensitivityResult:
+    """What quantizing each layer costs, and on which pictures that was measured.
+
+    Attributes:
+        model: its name.
+        data: the pictures.
+        images: how many mAP was measured on; 0 without mAP.
+        noise_images: how many noise was measured on.
+        measured: the layers.
+    """
+
+    model: str
+    data: str
+    images: int
+    noise_images: int
+    measured: Sensitivities
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as `edge sensitivity --json` writes it."""
+        return {
+            "model": self.model,
+            "data": self.data,
+            "images": self.images,
+            "noise_images": self.noise_images,
+            **asdict(self.measured),
+        }
+
+
 def sensitivity(
-    onnx: str | Path,
-    table: str | Path,
+    onnx: Graph | str | Path,
+    table: CalibrationTable | str | Path,
     data: str | Path,
-    *,
-    images: int = 50,
-    with_map: bool = True,
-    threads: int | None = None,
-    json_path: str | Path | None = None,
-) -> dict[str, Any]:
-    """Quantize each convolution alone, then every one but it; noise at the heads, and mAP.
+    options: SensitivityOptions | None = None,
+) -> SensitivityResult:
+    """Quantize each convolution alone, then every one but it; measure noise and mAP.
 
     Args:
         onnx: FP32 ONNX file of the table.
+        table: a table, or its file.
         data: pictures, better not those of the calibration; mAP needs labels.
-        images: for mAP, at most so many, spread evenly; noise needs few.
-        with_map: False measures noise alone.
-        plot: SVG file of the layers' noise.
-
-    Returns:
-        `model`, `data`, `images` (0 without mAP), `int8_db`, `fp32_map50`, `int8_map50`, `layers`
-        in the graph's order: `name`, `own_db`, `alone_db`, `kept_db`, `alone_map50`, `kept_map50`.
 
     Raises:
-        ArtifactError, CalibrationError: as `write_int8`, before anything is run.
+        ArtifactError, CalibrationError: as `write_mixed`, before anything is run.
         DataError: nothing to read there.
     """
-    source, calibrated = Path(onnx), read_table(table)
-    spec = read_manifest(source).spec
-    calibrated.check(sha256_of(source), spec.contract.digest, str(table))
-    selection = _selection(data, spec.classes, images, threads) if with_map else None
-    arrays = _arrays(source, data)
+    source, options = Graph.open(onnx), options or SensitivityOptions()
+    named = "the table" if isinstance(table, CalibrationTable) else str(table)
+    scales = table if isinstance(table, CalibrationTable) else read_table(table)
+    spec = source.manifest.spec
+    scales.check(source.sha256, spec.contract.digest, named)
+    selection = _selection(data, spec.classes, options) if options.with_map else None
+    arrays = [array.copy() for _, array in network_inputs(source, data, _NOISE_IMAGES)]
     with bar("layers") as advance:
-        found = measure_sensitivity(
+        measured = measure_sensitivity(
             source,
-            calibrated,
+            scales,
             arrays,
-            judge=None if selection is None else selection.map50,
-            threads=threads,
+            measure_map=None if selection is None else selection.map50,
+            threads=options.threads,
             progress=advance,
         )
-    result = {
-        "model": spec.name,
-        "data": str(data),
-        "images": 0 if selection is None else len(selection.frames),
-        "noise_images": len(arrays),
-        **{key: value for key, value in asdict(found).items() if key != "layers"},
-        "layers": [asdict(layer) for layer in found.layers],
-    }
-    write_json(result, json_path)
-    return result
+    images = 0 if selection is None else len(selection.frames)
+    return SensitivityResult(spec.name, str(data), images, len(arrays), measured)
 
 
 def _selection(
-    data: str | Path, classes: Sequence[str], images: int, threads: int | None
+    data: str | Path, classes: Sequence[str], options: SensitivityOptions
 ) -> Selection | None:
-    """Labelled images, or None where there are only pictures."""
+    """Labelled pictures, or None where there are only pictures."""
     if open_dataset(data, classes, 1).kind == "images":
         say(f"{data}: pictures without labels; noise only")
         return None
-    return Selection.open(data, classes, images, threads)
-
-
-def _arrays(source: Path, data: str | Path) -> list[NDArray[np.float32]]:
-    return [array.copy() for _, array in network_inputs(source, data, _NOISE_IMAGES)]
+    return Selection.open(data, classes, options.images, options.threads)

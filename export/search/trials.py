@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.graph import Graph
 from calibration.table import CalibrationTable
 from edge.measure.noise import Heads, head_noise, heads_of
 from edge.measure.selection import COPIES, Drop, Selection, paired_drop
 from edge.measure.turns import quick_ms
 from export.graph.half_range import beyond_half
-from export.int8.mixed import layer_names, write_mixed
+from export.int8.precision_map import layer_names
+from export.int8.quantize import write_mixed
 from export.search.layer_cost import engine_layer_ms, onnx_layer_ms
 from export.search.search import FEW_PICTURES, Trial, fits, hopeless, upper_drop
 
-__all__ = ["Array", "Trials", "judged", "prepare", "whole_ms"]
+__all__ = ["Array", "Trials", "measure_drop", "prepare", "whole_ms"]
 
 Array = NDArray[np.float32]
 # Of each graph, of all together; a median of fewer rounds says little.
@@ -28,9 +30,20 @@ _SECONDS, _ROUNDS = 0.5, 9
 
 @dataclass(eq=False)
 class Trials:
-    """One network under search: its files, its judges, its layers' costs."""
+    """One network under search: its graph, the pictures that judge it, the costs of its layers.
 
-    source: Path
+    Attributes:
+        source, table: the FP32 graph and its scales.
+        selection: labelled pictures.
+        budget: mAP@.5 that may be lost, 0..1.
+        kind: precision of each convolution where it is kept out of INT8.
+        cost_ms: milliseconds that keeping each convolution costs, an estimate.
+        reference: heads of the FP32 graph for `arrays`.
+        arrays: network inputs (1, 3, H, W).
+        candidate: file that takes one graph after the other.
+    """
+
+    source: Graph
     table: CalibrationTable
     selection: Selection
     budget: float
@@ -40,19 +53,21 @@ class Trials:
     arrays: Sequence[Array]
     candidate: Path
 
-    def write(self, kept: frozenset[str], target: Path) -> None:
-        """The graph with the convolutions `kept` out of INT8."""
-        write_mixed(self.source, self.table, target, {name: self.kind[name] for name in kept})
+    def write(self, kept: frozenset[str], target: Path) -> Graph:
+        """Write the graph with the convolutions `kept` out of INT8."""
+        return write_mixed(
+            self.source, self.table, target, {name: self.kind[name] for name in kept}
+        )
 
     def fits(self, trial: Trial) -> bool:
         """Whether a trial keeps the budget."""
         return fits(trial, self.budget)
 
     def measure(self, kept: frozenset[str]) -> Trial:
-        """Accuracy and noise of that graph on the selection pictures; its time is an estimate."""
-        self.write(kept, self.candidate)
-        heads = heads_of(self.candidate, self.arrays, self.selection.threads)
-        drop = judged(self.selection, self.source, self.candidate, self.budget)
+        """Measure accuracy and noise of that graph on the pictures; its time is an estimate."""
+        graph = self.write(kept, self.candidate)
+        heads = heads_of(graph, self.arrays, self.selection.threads)
+        drop = measure_drop(self.selection, self.source, graph, self.budget)
         return Trial(
             kept=kept,
             map50=drop.now,
@@ -65,10 +80,14 @@ class Trials:
         )
 
 
-def judged(
-    selection: Selection, before: Path, now: Path, budget: float, copies: int = len(COPIES)
+def measure_drop(
+    selection: Selection,
+    before: Graph,
+    now: Graph,
+    budget: float,
+    copies: int = len(COPIES),
 ) -> Drop:
-    """mAP lost from `before` to `now`, over as many copies as it takes to hold it to `budget`.
+    """Measure the mAP lost from `before` to `now`, on copies until it is clear against `budget`.
 
     Two copies at least are needed to say that it holds: one may agree by chance.
     """
@@ -84,7 +103,7 @@ def judged(
 
 
 def prepare(
-    source: Path,
+    source: Graph,
     table: CalibrationTable,
     selection: Selection,
     arrays: Sequence[Array],
@@ -93,7 +112,7 @@ def prepare(
     engines: tuple[str | Path, str | Path] | None,
     folder: Path,
 ) -> Trials:
-    """Everything that trials of `source` (FP32) are measured with.
+    """Prepare what trials of the FP32 graph `source` are measured with.
 
     Args:
         arrays: network inputs (1, 3, H, W) for the noise of the heads; the first also for times.
@@ -103,14 +122,13 @@ def prepare(
         folder: takes graphs as long as the trials are in use.
     """
     names, threads = layer_names(source), selection.threads
-    floating, int8 = folder / "floating.onnx", folder / "int8.onnx"
-    write_mixed(source, table, floating, dict.fromkeys(names, "fp32"))
-    write_mixed(source, table, int8, {})
+    floating = write_mixed(source, table, folder / "floating.onnx", dict.fromkeys(names, "fp32"))
+    int8 = write_mixed(source, table, folder / "int8.onnx", {})
     beyond = beyond_half(floating, arrays[:2], threads)
     if engines is not None:
         low, high = (engine_layer_ms(engine) for engine in engines)
     else:
-        low, high = (onnx_layer_ms(path, arrays[0], threads=threads) for path in (int8, floating))
+        low, high = (onnx_layer_ms(one, arrays[0], threads=threads) for one in (int8, floating))
     return Trials(
         source=source,
         table=table,
@@ -128,25 +146,24 @@ def whole_ms(
     bench: Trials,
     trials: Sequence[Trial],
     folder: Path,
-    engine: Callable[[Path], Path] | None = None,
+    engine: Callable[[Graph], Path] | None = None,
 ) -> tuple[dict[frozenset[str], float], str]:
-    """Milliseconds of the trials' graphs, each as a whole, in turns; and what ran them.
+    """Time the graphs of the trials, each as a whole, in turns; return that and what ran them.
 
     Args:
         folder: takes the graphs.
         engine: from a graph to the engine that is timed in its place; without it onnxruntime runs.
     """
-    paths = {}
+    timed: dict[frozenset[str], Graph | Path] = {}
     for number, kept in enumerate(dict.fromkeys(trial.kept for trial in trials)):
-        graph = folder / f"{number}.onnx"
-        bench.write(kept, graph)
-        paths[kept] = graph if engine is None else engine(graph)
+        graph = bench.write(kept, folder / f"{number}.onnx")
+        timed[kept] = graph if engine is None else engine(graph)
     found = quick_ms(
-        list(paths.values()),
+        list(timed.values()),
         bench.selection.frames[:1],
-        seconds=_SECONDS * len(paths),
+        seconds=_SECONDS * len(timed),
         threads=bench.selection.threads,
         least=_ROUNDS,
     )
-    times = {kept: found[path].engine_ms for kept, path in paths.items()}
-    return times, found[next(iter(paths.values()))].backend
+    times = {kept: found[Path(one)].engine_ms for kept, one in timed.items()}
+    return times, next(iter(found.values())).backend

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import ArtifactError
+from edge.onnx_file import OnnxFile
 from edge.runtime.onnx_proto import model_class
 from export.engine.layer_report import LayerInfo, summarise
 from export.search.search import FEW_PICTURES, within
@@ -157,7 +158,7 @@ def _gain(facts: Facts) -> float:
 
 def _accuracy_reason(facts: Facts, accurate: bool) -> str:
     if facts.drop is not None:
-        return _drop_reason(facts, accurate)
+        return _drop_reason(facts, facts.drop, accurate)
     if facts.head_db is None:
         return "what it costs in accuracy was not measured (export-engine --int8 does)"
     word = "keeps" if accurate else "keeps only"
@@ -166,9 +167,8 @@ def _accuracy_reason(facts: Facts, accurate: bool) -> str:
     return f"it {word} {noise}{floor} (no labelled data)"
 
 
-def _drop_reason(facts: Facts, accurate: bool) -> str:
-    assert facts.drop is not None
-    loss, low, high = (100 * value for value in facts.drop)
+def _drop_reason(facts: Facts, drop: tuple[float, float, float], accurate: bool) -> str:
+    loss, low, high = (100 * value for value in drop)
     word = "costs" if loss > 0 else "changes mAP@.5 by"
     amount = f"{loss:.2f} points of mAP@.5" if loss > 0 else f"{-loss:+.2f} points"
     whole = "" if facts.fp32_map50 is None else f" of FP32's {100 * facts.fp32_map50:.1f}"
@@ -233,8 +233,8 @@ def int8_share(times: Mapping[str, float], layers: Sequence[LayerInfo]) -> tuple
     return int8 / total, sum(times.get(layer.name, 0.0) for layer in moving) / total
 
 
-def off_grid(onnx: str | Path) -> float:
-    """Share of convolutions with channels, in or out, that are no multiple of INT8's block of 32.
+def off_grid(onnx: OnnxFile | str | Path) -> float:
+    """Return the share of convolutions with channels that are no multiple of INT8's block of 32.
 
     The first layer's input and the heads' outputs are what they are and do not count; nor does a
     depthwise convolution, which no tensor core computes.
@@ -259,8 +259,9 @@ def off_grid(onnx: str | Path) -> float:
     return off / max(1, len(sides))
 
 
-def _graph(onnx: str | Path) -> Any:
+def _graph(onnx: OnnxFile | str | Path) -> Any:
+    file = onnx if isinstance(onnx, OnnxFile) else OnnxFile(onnx)
     try:
-        return model_class().FromString(Path(onnx).read_bytes()).graph
+        return model_class().FromString(file.data).graph
     except Exception as error:  # protobuf's exceptions share no other base
         raise ArtifactError(f"{onnx}: not an ONNX file: {error}") from error

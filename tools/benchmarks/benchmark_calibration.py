@@ -85,7 +85,7 @@ def _write(work: dict[str, Any]) -> None:
 def _load(work: dict[str, Any]) -> None:
     import onnx
 
-    import calibration.calibrate  # noqa: F401
+    import calibration.scales  # noqa: F401
     from edge.runtime.backend_ort import OrtBackend
 
     onnx.load(work["onnx"])
@@ -93,9 +93,11 @@ def _load(work: dict[str, Any]) -> None:
 
 
 def _edge(work: dict[str, Any]) -> None:
-    from calibration.calibrate import calibrate
+    from calibration.scales import measure_scales
+    from edge.data.datasets import open_dataset
 
-    found = calibrate(work["onnx"], work["data"], images=work["images"], threads=work["threads"])
+    dataset = open_dataset(work["data"], limit=work["images"])
+    found = measure_scales(work["onnx"], dataset, threads=work["threads"])
     if found.used != work["images"]:
         raise SystemExit(f"{work['data']} holds {found.used} images, not {work['images']}")
 

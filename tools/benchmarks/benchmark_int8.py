@@ -25,7 +25,7 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from apps.commands.terminal import Terminal, show
-from calibration.calibrate import calibrate
+from calibration.scales import measure_scales
 from edge.data.datasets import load, open_dataset
 from edge.measure.frames import hold_frames
 from edge.measure.host import fingerprint
@@ -81,7 +81,8 @@ def write_all(name: str, folder: Path, options: argparse.Namespace) -> dict[str,
     paths = {label: folder / f"{name}-{i}.onnx" for i, label in enumerate((FP32, INT8))}
     loaded = load_model(name, random_weights=True)
     manifest = write_onnx(loaded.module, loaded.spec, paths[FP32], labels=loaded.labels)
-    table = calibrate(paths[FP32], data, images=options.images, threads=options.threads).table
+    dataset = open_dataset(data, limit=options.images)
+    table = measure_scales(paths[FP32], dataset, threads=options.threads).table
     write_int8(paths[FP32], table, paths[INT8])
     prepared = folder / f"{name}-prepared.onnx"
     quant_pre_process(str(paths[FP32]), str(prepared), skip_symbolic_shape=True)

@@ -145,12 +145,10 @@ def _three(values: Sequence[float]) -> tuple[str, str, str]:
 
 
 def write_yolov3_tiny(folder: Path) -> Path:
-    from export.pipeline import export_engine
+    from export.options import SourceOptions
+    from export.source import fp32_onnx
 
-    made = export_engine(
-        "yolov3-tiny", precision="fp32", random_weights=True, builder="none", output=folder
-    )
-    return Path(made["files"]["fp32"])
+    return fp32_onnx("yolov3-tiny", folder, SourceOptions(random_weights=True)).path
 
 
 def cfg(width: int) -> str:

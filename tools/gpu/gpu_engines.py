@@ -60,19 +60,22 @@ def engine(precision: str) -> list[dict[str, Any]]:
 
 
 def _built(precision: str, targets: tuple[str, ...], folder: Path) -> tuple[Path, Path]:
+    from calibration.recipe import CalibrationRecipe
+    from export.engine.options import BuildOptions
+    from export.options import ExportOptions
     from export.pipeline import export_engine
 
-    made = export_engine(
+    options = ExportOptions(
         precision=precision,
-        builder="rtx",
-        targets=targets,
-        images=32,
+        recipe=CalibrationRecipe(images=32),
+        build=BuildOptions(builder="rtx", targets=targets),
         verdict=False,
-        output=folder,
+        output=str(folder),
     )
-    if made["engine"] is None:
-        raise RuntimeError(made["reason"])
-    return Path(made["files"][precision]), Path(made["engine"]["file"])
+    made = export_engine(options=options)
+    if made.engine is None:
+        raise RuntimeError(made.reason)
+    return made.files[precision], Path(made.engine.file)
 
 
 def _compare(onnx: Path, plan: Path) -> dict[str, Any]:

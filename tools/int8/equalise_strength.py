@@ -17,16 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-import calibration.calibrate as calibrating
+import calibration.scales as scales
 from apps.commands.terminal import Terminal, show
-from calibration.calibrate import calibrate_dataset, inputs_of
+from calibration.correction import correct_bias
 from calibration.equalise import DEPTHWISE_STRENGTH, STRENGTH, find_gains
+from calibration.scales import inputs_of, measure_scales
 from edge.artifact import read_manifest
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, thin
 from edge.measure.evaluate import evaluate
 from edge.reporting import listen, say
-from export.int8.correction import correct_bias
 from export.int8.quantize import write_int8
 
 _EVERY, _BIAS_IMAGES = 6, 32
@@ -34,8 +34,8 @@ _EVERY, _BIAS_IMAGES = 6, 32
 
 def judged(source: Path, calib: Dataset, strength: float, data: str, threads: int) -> float:
     """mAP@.5 of the INT8 graph that this strength and these images give."""
-    calibrating.find_gains = partial(find_gains, strength=strength)
-    made = calibrate_dataset(source, calib, threads=threads)
+    scales.find_gains = partial(find_gains, strength=strength)
+    made = measure_scales(source, calib, threads=threads)
     few = replace(calib, items=tuple(thin(calib.items, _BIAS_IMAGES)))
     table = correct_bias(source, made.table, inputs_of(few, read_manifest(source).spec.contract))
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,9 @@ from typing import Any
 import numpy as np
 
 from apps.commands.terminal import Terminal, show
-from calibration.calibrate import network_inputs
+from calibration.calibrate import calibrate
+from calibration.recipe import CalibrationRecipe
+from calibration.scales import network_inputs
 from calibration.threshold import METHODS
 from edge.artifact import read_manifest
 from edge.errors import EdgeError
@@ -46,8 +48,7 @@ from edge.runtime.backend import open_backend
 from edge.runtime.detector import Detector
 from export.graph.writer import attach_manifest
 from export.int8.quantize import write_half, write_int8
-from export.int8.recipe import Recipe as Steps
-from export.int8.recipe import run_calibration
+from export.options import SourceOptions
 from export.source import fp32_onnx
 
 # Names file, calibration images, evaluation images, both relative to the data folder.
@@ -61,10 +62,15 @@ MODELS = {
 }
 # The default first; those of one method alone show what equalising and bias correction give.
 OURS = {
-    "edge default": Steps(),
-    "edge adaround": Steps(adaround=True),
-    "edge best": Steps(method="best"),
-    **{f"edge {method} alone": Steps(0, method, False, False) for method in METHODS},
+    "edge default": CalibrationRecipe(),
+    "edge adaround": CalibrationRecipe(adaround=True),
+    "edge best": CalibrationRecipe(method="best"),
+    **{
+        f"edge {method} alone": CalibrationRecipe(
+            method=method, equalise=False, bias_correction=False
+        )
+        for method in METHODS
+    },
 }
 # Beyond it onnxruntime's Entropy takes more than 6 GB.
 ENTROPY_IMAGES = 50
@@ -107,8 +113,8 @@ def void(_: object) -> None:
     """Nothing, of something."""
 
 
-def _ours(source: Path, target: Path, calib: str, steps: Steps) -> None:
-    write_int8(source, run_calibration(source, calib, steps).table, target)
+def _ours(source: Path, target: Path, calib: str, steps: CalibrationRecipe) -> None:
+    write_int8(source, calibrate(source, calib, steps).table, target)
 
 
 def _onnxruntime(source: Path, target: Path, calib: str, images: int, method: str) -> None:
@@ -217,7 +223,7 @@ def measure(
         with tempfile.TemporaryDirectory() as folder:
             cfg = root / "weights" / f"{name}.cfg"
             names = root / "weights" / MODELS[name][0]
-            source = fp32_onnx(cfg, Path(folder), names=names, resize="stretch")
+            source = fp32_onnx(cfg, Path(folder), SourceOptions(names=names, resize="stretch")).path
             results.setdefault("FP32", []).append(evaluated(source, data, False, args))
             for number, recipe in enumerate(recipes(calib, args.calib_images)):
                 if args.recipes and not any(word in recipe.name for word in args.recipes):

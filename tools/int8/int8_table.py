@@ -23,27 +23,29 @@ from typing import Any
 import numpy as np
 
 from apps.commands.terminal import Terminal, show
-from calibration.calibrate import calibrate, network_inputs
+from calibration.calibrate import calibrate
+from calibration.recipe import CalibrationRecipe
+from calibration.scales import network_inputs
 from calibration.threshold import METHODS
 from edge.artifact import read_manifest
 from edge.measure.evaluate import evaluate
 from edge.optional import require
 from edge.reporting import listen, say
 from export.graph.writer import attach_manifest
-from export.int8.correction import correct_bias
 from export.int8.quantize import write_half, write_int8
+from export.options import SourceOptions
 from export.source import fp32_onnx
 
 
 def _ours(source: Path, data: str, images: int, folder: Path) -> Iterator[tuple[str, Path, float]]:
     start = time.perf_counter()
-    table = calibrate(source, data, images=images).table
-    table = correct_bias(source, table, network_inputs(source, data, 32))
+    table = calibrate(source, data, CalibrationRecipe(images=images)).table
     write_int8(source, table, folder / "default.onnx")
     yield "edge: default", folder / "default.onnx", time.perf_counter() - start
     for method in METHODS:
         start = time.perf_counter()
-        table = calibrate(source, data, images=images, method=method, equalise=False).table
+        recipe = CalibrationRecipe(images, method, equalise=False, bias_correction=False)
+        table = calibrate(source, data, recipe).table
         target = folder / f"{method}.onnx"
         write_int8(source, table, target)
         yield f"edge: {method} alone", target, time.perf_counter() - start
@@ -122,7 +124,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = fp32_onnx(args.model, folder, names=args.names, resize=args.resize)
+        source = fp32_onnx(
+            args.model, folder, SourceOptions(names=args.names, resize=args.resize)
+        ).path
         add("FP32", source, 0.0, evaluate)
         write_half(source, folder / "half.onnx")
         add("FP16", folder / "half.onnx", 0.0, evaluate)

@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from apps.commands.terminal import Terminal, show
-from calibration.calibrate import network_inputs
+from calibration.adaround import round_if_better
+from calibration.calibrate import calibrate
+from calibration.recipe import CalibrationRecipe
+from calibration.scales import network_inputs
 from calibration.table import CalibrationTable
 from edge.data.datasets import open_dataset
 from edge.measure.reference import head_decibel, reference, session
 from edge.optional import require
 from edge.reporting import listen, say
-from export.int8.adaround import round_if_better
 from export.int8.quantize import int8_graph
-from export.int8.recipe import Recipe, run_calibration
 
 
 def recipes(
@@ -34,8 +35,8 @@ def recipes(
 ) -> list[tuple[str, Callable[[], CalibrationTable]]]:
     made: dict[str, CalibrationTable] = {}
 
-    def keep(name: str, recipe: Recipe) -> CalibrationTable:
-        made[name] = run_calibration(source, data, recipe).table
+    def keep(name: str, recipe: CalibrationRecipe) -> CalibrationTable:
+        made[name] = calibrate(source, data, recipe).table
         return made[name]
 
     def rounded(name: str) -> CalibrationTable:
@@ -44,10 +45,10 @@ def recipes(
         )
 
     return [
-        ("default", lambda: keep("default", Recipe(images))),
+        ("default", lambda: keep("default", CalibrationRecipe(images))),
         ("default without bias correction", lambda: replace(made["default"], bias=())),
         ("default, adaround", lambda: rounded("default")),
-        ("best", lambda: keep("best", Recipe(images, "best"))),
+        ("best", lambda: keep("best", CalibrationRecipe(images, "best"))),
         ("best, adaround", lambda: rounded("best")),
     ]
 

@@ -19,20 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from calibration.calibrate import inputs_of
+from calibration.correction import measure_noise
 from calibration.equalise import apply_gains
+from calibration.graph import Graph
+from calibration.int8_graph import int8_graph
+from calibration.patches import geometry
+from calibration.qdq import convolutions
+from calibration.rounding import pack_steps
+from calibration.rounding_fit import HELD, Array, fit_rounding, mean_error, rows_of
+from calibration.scales import inputs_of
 from calibration.table import CalibrationTable
-from edge.artifact import read_manifest
 from edge.data.items import Dataset, thin
 from edge.errors import CalibrationError
 from edge.measure.reference import head_decibel, reference, session
 from edge.optional import require
-from export.graph.patches import geometry
-from export.graph.precision import convolutions
-from export.int8.correction import measure_noise
-from export.int8.quantize import int8_graph
-from export.int8.rounding import pack_steps
-from export.int8.rounding_fit import HELD, Array, fit_rounding, mean_error, rows_of
 
 __all__ = ["round_adaptively", "round_if_better"]
 
@@ -40,28 +40,28 @@ _IMAGES = 32
 
 
 def round_adaptively(
-    source: str | Path,
+    source: Graph | str | Path,
     table: CalibrationTable,
     arrays: Sequence[tuple[str, Array]],
     *,
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> CalibrationTable:
-    """`table` with the rounding, the bias shift and the gain of each convolution, dB.
+    """Return `table` with the rounding, the bias shift and the gain (dB) of each convolution.
 
     Args:
         source: the FP32 ONNX file of the table.
-        arrays: (name, network input) pairs, some of the calibration images, four or more.
+        arrays: (name, network input) pairs, some of the calibration pictures, four or more.
         progress: called with (done, of).
 
     Raises:
-        CalibrationError: fewer than four images.
+        CalibrationError: fewer than four pictures.
     """
     if len(arrays) < HELD:
         raise CalibrationError(
             f"adaptive rounding takes {HELD} images or more, there are {len(arrays)}"
         )
-    model = require("onnx").load(str(source))
+    model = Graph.open(source).model
     plain = apply_gains(model, _gains(table))
     weights = _weights(plain)
     nodes = convolutions(plain)
@@ -89,32 +89,32 @@ def _weights(model: Any) -> dict[str, Array]:
 
 
 def round_if_better(
-    source: str | Path,
+    source: Graph | str | Path,
     table: CalibrationTable,
     dataset: Dataset,
     *,
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> CalibrationTable:
-    """`table` adaptively rounded, or as it was where that leaves the heads with more noise.
+    """Return `table` adaptively rounded, or as it was where the heads then have more noise.
 
     Args:
         source: the FP32 ONNX file of the table.
-        dataset: the calibration images; some fit, some others judge.
+        dataset: the calibration pictures; some fit, some others judge.
 
     Returns:
-        The table, with `head_db` of `nearest` and `adaround` rounding on the judging images.
+        The table, with `head_db` of `nearest` and `adaround` rounding on the judging pictures.
 
     Raises:
-        CalibrationError: too few images that can be read.
+        CalibrationError: too few pictures that can be read.
     """
-    contract = read_manifest(source).spec.contract
+    source = Graph.open(source)
     few = replace(dataset, items=tuple(thin(dataset.items, _IMAGES)))
-    arrays = [(name, array.copy()) for name, array in inputs_of(few, contract)]
+    arrays = [(name, array.copy()) for name, array in inputs_of(few, source.manifest.spec.contract)]
     judges = arrays[HELD - 1 :: HELD]
     fit = [one for index, one in enumerate(arrays) if (index + 1) % HELD]
     rounded = round_adaptively(source, table, fit, progress=progress, threads=threads)
-    model = require("onnx").load(str(source))
+    model = source.model
     known = reference(model, judges, threads)
     before, after = (
         head_decibel(session(int8_graph(model, one), threads), known) for one in (table, rounded)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.patches import Geometry, mean_patch, patches
+from calibration.qdq import QMAX, quantize_weight
 from edge.measure.reference import session
 from edge.optional import require
-from export.graph.patches import Geometry, mean_patch, patches
-from export.graph.precision import QMAX, quantize_weight
 
 __all__ = ["HELD", "Array", "Rows", "descend", "fit_rounding", "mean_error", "rows_of"]
 

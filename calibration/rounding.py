@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.qdq import QMAX, convolutions
 from edge.errors import CalibrationError
 from edge.optional import require
-from export.graph.precision import QMAX, convolutions
 
 __all__ = ["apply_rounding", "pack_steps", "unpack_steps"]
 

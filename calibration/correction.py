@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.equalise import apply_gains
+from calibration.graph import Graph
+from calibration.qdq import convolutions, insert_qdq
+from calibration.rounding import apply_rounding
 from calibration.table import CalibrationTable
 from edge.errors import CalibrationError
 from edge.measure.noise import signal_to_noise_db
 from edge.optional import require
 from edge.runtime.session import open_session
-from export.graph.precision import convolutions, insert_qdq
-from export.int8.rounding import apply_rounding
 
 __all__ = ["LayerNoise", "correct_bias", "measure_noise"]
 
@@ -44,18 +45,18 @@ class LayerNoise:
 
 
 def correct_bias(
-    source: str | Path, table: CalibrationTable, arrays: Iterable[tuple[str, Array]]
+    source: Graph | str | Path, table: CalibrationTable, arrays: Iterable[tuple[str, Array]]
 ) -> CalibrationTable:
-    """`table` with bias shifts and the noise of each convolution.
+    """Return `table` with bias shifts and with the noise of each convolution.
 
     Args:
         source: the FP32 ONNX file of the table.
-        arrays: (name, network input) pairs, some of the calibration images.
+        arrays: (name, network input) pairs, some of the calibration pictures.
 
     Raises:
         CalibrationError: `arrays` is empty.
     """
-    model = require("onnx").load(str(source))
+    model = Graph.open(source).model
     gains = {name: np.asarray(gain, np.float32) for name, gain in table.gains}
     noise = measure_noise(
         apply_gains(model, gains), dict(table.amax), arrays, rounding=dict(table.rounding)
@@ -78,10 +79,10 @@ def measure_noise(
     *,
     rounding: Mapping[str, str] | None = None,
 ) -> dict[str, LayerNoise]:
-    """Noise of every convolution of an FP32 `ModelProto` quantized at `amax`, by name.
+    """Return the noise of each convolution of an FP32 `ModelProto` quantized at `amax`, by name.
 
     Args:
-        rounding: steps of the weights by convolution, see `export.int8.rounding`.
+        rounding: steps of the weights by convolution, see `calibration.rounding`.
 
     Raises:
         CalibrationError: `arrays` is empty.
