@@ -20,6 +20,7 @@ import pytest
 from apps.dashboard.dashboard import dashboard
 from apps.dashboard.guard import parse_address
 from edge.errors import CameraError
+from edge.measure.sensors import memory_bytes
 from tests.support.camera_parts import ROOT, Held, free_port, open_files, pictures, wait_for
 from tests.support.dashboard_parts import App, running
 from tests.support.small_models import write_small
@@ -308,3 +309,101 @@ def test_when_the_app_ends_nothing_of_the_dashboard_stays(artifact: Path) -> Non
             pass
         one.close()
     wait_for(lambda: set(threading.enumerate()) <= threads and open_files() <= before)
+
+
+def raw(port: int, request: bytes) -> bytes:
+    """What comes back for these bytes, all of it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as door:
+        try:
+            door.sendall(request)
+            door.shutdown(socket.SHUT_WR)
+            return door.makefile("rb").read()
+        except OSError:
+            return b""
+
+
+def test_a_request_is_limited_before_and_without_the_token(artifact: Path) -> None:
+    lines = b"".join(b"X-%d: %s\r\n" % (number, b"a" * 60_000) for number in range(90))
+    with running(artifact, [held()], "0.0.0.0:0") as app:
+        for path in (b"/", b"/" + b"a" * 50_000):
+            with socket.create_connection(("127.0.0.1", app.port), timeout=10) as door:
+                door.sendall(b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n" % path + lines[:40_000])
+                head = door.recv(4000)
+            assert head.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 414 ")), head[:60]
+        # Five megabytes of headers are not read to their end.
+        with socket.create_connection(("127.0.0.1", app.port), timeout=10) as door:
+            with pytest.raises(OSError):
+                door.sendall(b"GET / HTTP/1.1\r\n" + lines)
+                for _ in range(50):
+                    door.sendall(lines)
+                    time.sleep(0.02)
+
+
+def test_headers_cost_no_memory(artifact: Path) -> None:
+    with running(artifact, [held()], "0.0.0.0:0") as app:
+        before = memory_bytes() or 0
+        doors = []
+        for _ in range(90):
+            door = socket.create_connection(("127.0.0.1", app.port), timeout=10)
+            door.setblocking(False)
+            doors.append(door)
+        line = b"X: " + b"a" * 60_000 + b"\r\n"
+        for _ in range(30):
+            for door in doors:
+                try:
+                    door.send(b"GET / HTTP/1.1\r\n" + line)
+                except OSError:
+                    continue
+            time.sleep(0.02)
+        assert (memory_bytes() or 0) - before < 60 << 20
+        for door in doors:
+            door.close()
+        wait_for(lambda: app.get("/x")[0].status == 401)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "0.0.0.0:0"])
+def test_a_token_in_the_address_adds_no_header(artifact: Path, address: str) -> None:
+    with running(artifact, [held()], address) as app:
+        for token in ("%0d%0aX-Evil:%20yes", "a%0aSet-Cookie:%20b=c", "%00", "a;%20Path=/x"):
+            request = f"GET /?token={token} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+            head = raw(app.port, request.encode()).partition(b"\r\n\r\n")[0]
+            assert head and b"X-Evil" not in head and b"Set-Cookie" not in head
+
+
+def test_nonsense_before_the_token_is_not_written_to_the_log(
+    artifact: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(artifact, [held()], "0.0.0.0:0") as app:
+        capfd.readouterr()
+        for target in (b"http://[", b"//[x", b"http://[::1", b"/%", b"/?token=%ff"):
+            for _ in range(20):
+                answer = raw(app.port, b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % target)
+                assert b" 400 " in answer[:20] or b" 401 " in answer[:20]
+        for cookie in (b"a=" + b'"' * 900, b"\xff\xfe=1", b"$Version=9;" * 80):
+            request = b"GET / HTTP/1.1\r\nHost: [\r\nCookie: %s\r\n\r\n" % cookie
+            assert raw(app.port, request)
+        said = capfd.readouterr().err
+    assert "Traceback" not in said and len(said.splitlines()) <= 1
+
+
+def test_two_hundred_visitors_leave_frames_young_and_memory_small(artifact: Path) -> None:
+    with running(artifact, [held(hw=(480, 640), fps=15)]) as app:
+        before = memory_bytes() or 0
+        doors = [Visitor(app.port, "/stream/0?width=480") for _ in range(200)]
+        served = sum(one.head() == 200 for one in doors)
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            for one in doors[:served]:
+                one.door.setblocking(False)
+                try:
+                    while one.door.recv(1 << 16):
+                        pass
+                except OSError:
+                    continue
+        grown = (memory_bytes() or 0) - before
+        for one in doors:
+            one.close()
+        wait_for(lambda: app.get("/healthz")[0].status == 200)
+        stats = json.loads(app.get("/state")[1])["now"]
+    assert served == 100 and grown < 100 << 20
+    assert stats["frame_age_ms"]["p99"] < 1000

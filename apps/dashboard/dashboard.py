@@ -1,9 +1,9 @@
 """The dashboard of the running app in a browser: `edge camera --serve 127.0.0.1:8080`.
 
-The standard library's `http.server` carries it: the app must start on a board where nothing more
-can be installed, and what it has to do is small. A page asks once a second for figures that are
-made at most twice a second whoever asks, and a picture is encoded once for all who look at it, so
-fifty visitors cost fifty threads that sleep in `send`. Nothing here is for the open internet.
+The standard library's `http.server` carries it, as the app must start on a board where nothing more
+can be installed. A page asks once a second for figures that are made at most twice a second, and a
+picture is encoded once for everybody who looks at it, so fifty visitors cost fifty threads that
+sleep in `send`. Nothing here is for the open internet.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Beside = Callable[[LiveState], AbstractContextManager[str]]
 def dashboard(
     address: Address, token: str | None = None, say: Callable[[str], None] = say
 ) -> Iterator[Beside]:
-    """Take the address now; what is yielded is for `beside` of `apps.camera.app.camera`.
+    """Take the address now, and yield what goes into `beside` of `apps.camera.app.camera`.
 
     Args:
         address: see `parse_address`.
-        token: that visitors need; None: none on the loopback interface, elsewhere a random one.
+        token: what visitors need; None: no token on the loopback interface, else a random one.
         say: told the address to open, with its token.
 
     Yields:

@@ -1,4 +1,4 @@
-"""Who may look at the dashboard: addresses, tokens, the names in `Host`, and what a page may load.
+"""Who may see the dashboard: addresses, tokens, names in `Host`, and what a page may load.
 
 On the loopback interface any program of this machine may look. A page of a foreign site that the
 user has open must not: `Host` is checked, because such a site can let its own name point at
@@ -38,7 +38,7 @@ _SHORTEST_TOKEN = 12
 
 @dataclass(frozen=True)
 class Address:
-    """Where the dashboard listens: an IP address, a port (0: any free one), and the IP version."""
+    """An IP address to listen on, a port (0: any free one), and the IP version."""
 
     host: str
     port: int
@@ -46,11 +46,11 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the address."""
         return ipaddress.ip_address(self.host).is_loopback
 
     def url(self, port: int, token: str) -> str:
-        """What to open in a browser."""
+        """Return what to open in a browser."""
         host = self.host
         if ipaddress.ip_address(host).is_unspecified:
             host = _outward(self.family)
@@ -59,7 +59,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """`HOST:PORT`, `[::1]:PORT`, `:PORT` or `PORT`; without a host the loopback interface.
+    """Read `HOST:PORT`, `[::1]:PORT`, `:PORT` or `PORT`; without a host the loopback interface.
 
     Raises:
         ValueError: it is none of these, or the host has no address.
@@ -77,15 +77,15 @@ def parse_address(text: str) -> Address:
 
 
 def check_token(wanted: str) -> str:
-    """`wanted`, if it can serve as a token.
+    """Return `wanted`, if it can serve as a token.
 
     Raises:
-        ValueError: it is short enough to be guessed, or cannot stand in an address.
+        ValueError: it is so short that it can be guessed, or cannot be part of an address.
     """
     if not re.fullmatch(r"[A-Za-z0-9._~-]+", wanted) or len(wanted) < _SHORTEST_TOKEN:
         raise ValueError(
-            f"a token has at least {_SHORTEST_TOKEN} letters, digits or . _ ~ -; "
-            "without one a random one is made"
+            f"a token has at least {_SHORTEST_TOKEN} letters, digits or . _ ~ -; leave it out for "
+            "a random one"
         )
     return wanted
 
@@ -101,7 +101,7 @@ def token_of_file(path: Path) -> str:
 
 
 def choose_token(wanted: str | None, address: Address) -> str:
-    """The token that visitors need: `wanted`, else a random one beyond loopback; "": none.
+    """Return the token that visitors need: `wanted`, else a random one; "" on loopback.
 
     Raises:
         ValueError: as `check_token`.
@@ -112,7 +112,7 @@ def choose_token(wanted: str | None, address: Address) -> str:
 
 
 def own_host(header: str, address: Address) -> bool:
-    """Whether a `Host` header is a name that nobody else can let point here."""
+    """Return whether a `Host` header is a name that nobody else can let point here."""
     try:
         name = (urlsplit(f"//{header}").hostname or "").rstrip(".")
     except ValueError:
@@ -133,7 +133,7 @@ def _is_ip(name: str) -> bool:
 
 
 def may_enter(token: str, cookie: str, headers: Mapping[str, str], query_token: str) -> bool:
-    """Whether a request carries the token: as bearer, as the cookie `cookie`, or in its address.
+    """Return whether a request has the token: as bearer, in the cookie, or in its address.
 
     Each is compared in constant time.
     """
@@ -154,7 +154,7 @@ def _cookie(name: str, headers: Mapping[str, str]) -> str:
 
 
 def security_headers(page: str = "") -> dict[str, str]:
-    """For every answer; a page may run its own script and style, known by hash, and no other."""
+    """Return the headers of an answer; a page may run its own script and style, by their hash."""
     allowed = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     if page:
         script, style = (_hashes(page, tag) for tag in ("script", "style"))
@@ -178,7 +178,7 @@ def _hashes(page: str, tag: str) -> str:
 
 
 def _outward(family: socket.AddressFamily) -> str:
-    """This machine's address on the way out; connecting a datagram socket sends nothing."""
+    """Return this machine's address on the way out; connecting a datagram socket sends nothing."""
     # Addresses for documentation: RFC 5737, RFC 3849.
     target = "2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1"
     try:

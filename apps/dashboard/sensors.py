@@ -1,9 +1,8 @@
-"""Heat, power, clocks and load of the machine, for a page that is looked at now.
+"""Temperatures, power, clocks and load of the machine as it is now.
 
 Sources: Linux' sysfs (see `edge.measure.sensors`), on a Jetson the INA3221 rails and the GPU's
-devfreq
-(Jetson Linux Developer Guide, "Power consumption" and "GPU"), and NVML through `pynvml` where
-that is installed. What is not there is left out.
+devfreq (Jetson Linux Developer Guide, "Power consumption" and "GPU"), and NVML through `pynvml`
+where that is installed. What is not there is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Reader = Callable[[], dict[str, Any]]
 
 
 def sensor_reader(root: Path = _ROOT) -> Reader:
-    """A function that reads all sensors; for one thread at a time.
+    """Return a function that reads all sensors, for one thread at a time.
 
     It returns `temperatures_c`, `power_w`, `clocks_mhz` and `load_percent` by name, `memory_mib`
     (of this process), `mode` and `gpu`.

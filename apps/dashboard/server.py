@@ -1,8 +1,15 @@
-"""The web server behind the dashboard: one request a connection, a thread for each, all bounded."""
+"""The web server behind the dashboard: one request a connection, a thread for each, all bounded.
+
+Limits hold for every visitor, before the token is looked at: 100 visitors at a time, 16 KiB and 100
+lines of request, 5 seconds for a request to come in and for each picture to go out, no bodies, one
+line a minute about what fails.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import socket
 import struct
 import sys
@@ -21,7 +28,8 @@ from apps.camera.stats import CameraStats
 from apps.dashboard.guard import Address, may_enter, own_host, security_headers
 from apps.dashboard.metrics import CONTENT_TYPE, metrics_text
 from apps.dashboard.sensors import sensor_reader
-from edge.files import to_plain
+from edge.files import plain_text, to_plain
+from edge.reporting import say
 
 __all__ = ["Server"]
 
@@ -30,6 +38,9 @@ _JSON = "application/json"
 _MOST_VISITORS = 100
 # For a whole request to come in, and for one answer or one picture to go out.
 _REQUEST_S, _SEND_S = 5.0, 5.0
+# Of a request's line and headers together.
+_MOST_BYTES = 16 << 10
+_COMPLAIN_S = 60.0
 _SEND_BUFFER = 1 << 16
 _VIEW_FPS = 15.0
 _STILL_S = 5.0
@@ -50,6 +61,7 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
     live: LiveState
+    _complained = -math.inf
 
     def __init__(self, address: Address, token: str) -> None:
         self.address_family = address.family
@@ -65,7 +77,7 @@ class Server(ThreadingHTTPServer):
         super().__init__((address.host, address.port), _Visit)
 
     def server_bind(self) -> None:
-        """Without the look-up of a name, which waits for seconds where no name server answers."""
+        """Bind without looking up a name, which takes seconds where no name server answers."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,7 +86,7 @@ class Server(ThreadingHTTPServer):
         self.server_name, self.server_port = self.address.host, self.server_address[1]
 
     def poll(self) -> tuple[CameraStats, dict[str, Any]]:
-        """Snapshot and sensors, read at most twice a second whoever asks."""
+        """Return snapshot and sensors, which are read at most twice a second whoever asks."""
         with self._polling:
             if self._known is None or time.monotonic() - self._known[0] > _FRESH_S:
                 now, sensors = self.live.snapshot(), self._sensors()
@@ -82,7 +94,7 @@ class Server(ThreadingHTTPServer):
             return self._known[1:]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """One more visitor in a thread of its own, or none where there are too many."""
+        """Serve a visitor in a thread of its own, or refuse it where there are too many."""
         with self._counting:
             full = len(self._visitors) >= _MOST_VISITORS
             if not full:
@@ -97,25 +109,25 @@ class Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def settled(self, request: socket.socket) -> None:
-        """The whole request of this visitor is here."""
+        """Say that the whole request of this visitor has come."""
         with self._counting:
             self._visitors[request] = None
 
     def shutdown_request(self, request: Any) -> None:
-        """The visitor is served."""
+        """Say that the visitor is served."""
         with self._counting:
             self._visitors.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Called several times a second: who sends its request byte by byte is let go."""
+        """Hang up on visitors that send their request too slowly; called several times a second."""
         now = time.monotonic()
         with self._counting:
             late = [one for one, end in self._visitors.items() if end is not None and end < now]
         _hang_up(late)
 
     def end(self) -> None:
-        """Stop answering; whoever is connected is let go."""
+        """Stop answering, and hang up on whoever is connected."""
         self.stopping.set()
         self.shutdown()
         with self._counting:
@@ -123,9 +135,12 @@ class Server(ThreadingHTTPServer):
         _hang_up(left)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A visitor that goes away is no news; anything else is."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
+        """Say what failed, at most once a minute; a visitor that goes away is no news."""
+        error, now = sys.exc_info()[1], time.monotonic()
+        if isinstance(error, OSError) or now - self._complained < _COMPLAIN_S:
+            return
+        self._complained = now
+        say(f"dashboard: a request failed: {type(error).__name__}: {plain_text(str(error))[:200]}")
 
 
 def _hang_up(visitors: list[socket.socket]) -> None:
@@ -133,6 +148,30 @@ def _hang_up(visitors: list[socket.socket]) -> None:
         # Its thread, waiting in a read or a write, wakes up and closes it.
         with suppress(OSError):
             visitor.shutdown(socket.SHUT_RDWR)
+
+
+class _Limited(io.BufferedIOBase):
+    """What a visitor sends, up to a number of bytes; beyond it a line has no end."""
+
+    def __init__(self, raw: io.BufferedIOBase, limit: int) -> None:
+        self._raw, self._left = raw, limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = self._raw.readline(min(self._left, size) if size and size > 0 else self._left)
+        self._left -= len(line)
+        if not self._left:
+            raise _TooLong
+        return line
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+class _TooLong(Exception):
+    """A request is longer than the dashboard reads."""
 
 
 class _Visit(BaseHTTPRequestHandler):
@@ -145,17 +184,32 @@ class _Visit(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Not a word: a page asks every second."""
+        """Say nothing: a page asks every second."""
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """One line of text, whatever went wrong."""
+        """Answer with one line of text."""
         self._answer(code, "text/plain; charset=utf-8", f"{message or 'Error'}\n".encode())
+
+    def setup(self) -> None:
+        """Read through the limit."""
+        super().setup()
+        self.rfile = _Limited(self.rfile, _MOST_BYTES)
+
+    def handle_one_request(self) -> None:
+        """Answer, also where the request is too long or no request at all."""
+        try:
+            super().handle_one_request()
+        except _TooLong:
+            self.close_connection = True
+            self.requestline, self.command = "", "GET"
+            self.request_version = self.protocol_version
+            self.send_error(431, f"a request has at most {_MOST_BYTES} bytes")
 
     def do_GET(self) -> None:
         """Answer; a visitor that does not read the answer is let go."""
         self.server.settled(self.connection)
         try:
-            self._check()
+            self._admit()
         except TimeoutError:
             # What is not read must not wait in the kernel either: close by a reset.
             linger = struct.pack("ii", 1, 0)
@@ -163,12 +217,16 @@ class _Visit(BaseHTTPRequestHandler):
             raise
 
     def do_HEAD(self) -> None:
-        """The same without the body, for who watches over services."""
+        """Answer without the body, for programs that watch over services."""
         self.do_GET()
 
-    def _check(self) -> None:
-        """Who asks, and for what."""
-        parts = urlsplit(self.path)
+    def _admit(self) -> None:
+        """Look at who asks, then at what for."""
+        try:
+            parts = urlsplit(self.path)
+        except ValueError:
+            self.send_error(400, "this is no address")
+            return
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         given = query.get("token", "")
         cookie = f"edge_{self.server.server_port}"
@@ -176,15 +234,15 @@ class _Visit(BaseHTTPRequestHandler):
             self.send_error(403, "open the dashboard by its IP address or by this machine's name")
         elif not may_enter(self.server.token, cookie, dict(self.headers.items()), given):
             self.send_error(401, "a token is needed: open the address that the app printed")
-        elif given and parts.path == "/":
-            self._remember(cookie, given)
+        elif given and parts.path == "/" and self.server.token:
+            self._remember(cookie)
         else:
             self._route(parts.path, query)
 
-    def _remember(self, cookie: str, token: str) -> None:
-        """The token goes into a cookie and out of the address bar."""
-        # Lax: a link in a message leads here too. A port of its own is no cookie's own.
-        crumb = f"{cookie}={token}; Path=/; HttpOnly; SameSite=Lax"
+    def _remember(self, cookie: str) -> None:
+        """Move the token into a cookie and out of the address bar."""
+        # Lax: a link in a message leads here too. Cookies do not tell ports apart.
+        crumb = f"{cookie}={self.server.token}; Path=/; HttpOnly; SameSite=Lax"
         self._answer(303, "text/plain", b"", {"Location": "/", "Set-Cookie": crumb})
 
     def _route(self, path: str, query: dict[str, str]) -> None:
@@ -212,7 +270,7 @@ class _Visit(BaseHTTPRequestHandler):
         if code == 401:
             found["WWW-Authenticate"] = "Bearer"
         for name, value in found.items():
-            self.send_header(name, value)
+            self.send_header(name, _one_line(value))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -247,7 +305,7 @@ class _Visit(BaseHTTPRequestHandler):
             self._answer(200, "image/jpeg", found[1])
 
     def _stream(self, source: int, width: int) -> None:
-        """Motion-JPEG (multipart/x-mixed-replace), always the newest frame, as fast as it is read.
+        """Send Motion-JPEG (multipart/x-mixed-replace): the newest frame, as fast as it is read.
 
         The boundary after each picture goes with it: browsers show a picture when that has come.
         """
@@ -263,7 +321,7 @@ class _Visit(BaseHTTPRequestHandler):
         stopping, live, shown, due = self.server.stopping, self.server.live, 0, 0.0
         while not stopping.wait(max(0.0, due - time.monotonic())):
             number = live.wait(source, shown)
-            # Now and then the same picture: who has gone is noticed only by writing.
+            # Now and then the same picture again: only writing shows that a visitor has gone.
             if number == shown and time.monotonic() < due + _STILL_S:
                 continue
             found = live.jpeg(source, _QUALITY, width)
@@ -274,8 +332,13 @@ class _Visit(BaseHTTPRequestHandler):
                 self.wfile.write(head + found[1] + b"\r\n--frame\r\n")
 
 
+def _one_line(value: str) -> str:
+    """Return a header's value without what would begin another header."""
+    return "".join(letter if letter.isprintable() else "?" for letter in value)
+
+
 def _width(query: dict[str, str]) -> int:
-    """The offered width next to the asked one: few sizes, so that visitors share pictures."""
+    """Return the offered width next to the one asked for: visitors share pictures of few sizes."""
     asked = query.get("width", "")
     wanted = int(asked) if asked.isdecimal() and len(asked) < 6 else _WIDTHS[1]
     return min(_WIDTHS, key=lambda width: abs(width - wanted))
