@@ -330,13 +330,14 @@ def test_a_request_is_limited_before_and_without_the_token(artifact: Path) -> No
                 door.sendall(b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n" % path + lines[:40_000])
                 head = door.recv(4000)
             assert head.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 414 ")), head[:60]
-        # Five megabytes of headers are not read to their end.
-        with socket.create_connection(("127.0.0.1", app.port), timeout=10) as door:
-            with pytest.raises(OSError):
+        # Megabytes of headers are not read to their end.
+        with (
+            socket.create_connection(("127.0.0.1", app.port), timeout=10) as door,
+            pytest.raises(OSError),
+        ):
+            for _ in range(50):
                 door.sendall(b"GET / HTTP/1.1\r\n" + lines)
-                for _ in range(50):
-                    door.sendall(lines)
-                    time.sleep(0.02)
+                time.sleep(0.02)
 
 
 def test_headers_cost_no_memory(artifact: Path) -> None:

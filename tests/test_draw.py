@@ -96,17 +96,6 @@ def test_every_class_has_its_own_colour_and_legible_ink() -> None:
         assert contrast(colour(i), ink(colour(i))) >= max(4.5, contrast(colour(i), other) - 0.01)
 
 
-def test_no_box_crosses_a_caption() -> None:
-    weak = detections((40, 100, 140, 200), (40, 100, 140, 200))[np.array([1])]
-    alone = draw(frame((240, 320)), weak, CLASSES)
-    box = (60.0, 20.0, 120.0, 220.0)
-    both = draw(frame((240, 320)), detections(box, (40, 100, 140, 200)), CLASSES)
-    caption = np.s_[90:98, 42:100]
-    assert (alone[caption] != 90).all()
-    # The scores are those of the same place in the list.
-    assert (both[caption] == draw(frame((240, 320)), weak, CLASSES)[caption]).all()
-
-
 def test_a_name_too_long_for_the_frame_leaves_its_score_legible() -> None:
     def picture(score: float, name: str) -> np.ndarray:
         one = Detections(np.array([(9, 90, 99, 99)]), np.array([score]), np.array([0]))
@@ -123,3 +112,75 @@ def test_letters_lose_their_accents_and_not_more() -> None:
     for name, plain in (("Fußgänger", "Fussganger"), ("café", "cafe"), ("信号", "??")):
         found, wanted = (draw(frame((120, 200)), one, (each,)) for each in (name, plain))
         assert (found == wanted).all()
+
+
+def plates(hw: tuple[int, int], *boxes: tuple[float, float, float, float]) -> list[np.ndarray]:
+    """For each box the pixels of its plate, drawn alone with the places of all of them."""
+    found, placed = [], []
+    from edge.video import draw as module
+
+    plain = module._plate
+
+    def keep(canvas: np.ndarray, place: tuple[int, int, int, int], *rest: object) -> None:
+        placed.append(place)
+        plain(canvas, place, *rest)  # type: ignore[arg-type]
+
+    module._plate = keep  # type: ignore[assignment]
+    try:
+        draw(frame(hw), detections(*boxes), CLASSES)
+    finally:
+        module._plate = plain
+    for left, top, right, bottom in placed:
+        mask = np.zeros(hw, bool)
+        mask[top:bottom, left:right] = True
+        found.append(mask)
+    return found
+
+
+@pytest.mark.parametrize("hw", [(426, 640), (900, 1352), (2160, 3840)])
+def test_names_of_neighbours_hide_neither_each_other_nor_small_objects(hw: tuple[int, int]) -> None:
+    side = hw[0] / 900
+    row = [(300 + 45 * i, 400, 330 + 45 * i, 470) for i in range(5)]
+    boxes = [tuple(value * side for value in box) for box in row]
+    found = plates(hw, *boxes)  # type: ignore[arg-type]
+    assert len(found) == 5
+    area = found[0].sum()
+    for i, one in enumerate(found):
+        for other in found[i + 1 :]:
+            assert (one & other).sum() <= 0.15 * area
+        for x1, y1, x2, y2 in boxes:
+            under = one[int(y1) : int(y2), int(x1) : int(x2)]
+            assert under.mean() < 0.3
+    # Nowhere near as tall as on a frame whose longer side decides.
+    heights = [np.flatnonzero(one.any(axis=1)) for one in found]
+    assert all(0.015 < (rows[-1] - rows[0]) / hw[0] < 0.05 for rows in heights)
+
+
+def test_the_picture_shines_through_a_plate() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (240, 320, 3), np.uint8)
+    picture = draw(noise, detections((100, 100, 200, 200)), CLASSES)
+    mask = plates((240, 320), (100, 100, 200, 200))[0]
+    inside, under = picture[mask].astype(float), noise[mask].astype(float)
+    assert np.corrcoef(inside.ravel(), under.ravel())[0, 1] > 0.3
+    assert abs(inside.mean(axis=0) - np.array(colour(0))).max() < 80
+
+
+def test_notes_stand_before_the_names() -> None:
+    one = detections((100, 100, 200, 200))
+    plain, noted = (
+        draw(frame((240, 320)), one, CLASSES),
+        draw(frame((240, 320)), one, CLASSES, ["#7"]),
+    )
+    assert (plain != noted).any()
+    assert (noted != 90).any(axis=2).sum() > (plain != 90).any(axis=2).sum()
+
+
+def test_no_box_crosses_a_caption() -> None:
+    boxes = ((60.0, 20.0, 120.0, 220.0), (40.0, 100.0, 140.0, 200.0))
+    both = draw(frame((240, 320)), detections(*boxes), CLASSES)
+    assert (both == colour(0)).all(axis=2).any()
+    for mask, label in zip(plates((240, 320), *boxes), (1, 0), strict=True):
+        # Plates are painted over the lines, the weaker one's first; no line is there in full.
+        assert not (both[mask] == colour(1 - label)).all(axis=1).any()
+        assert mask.sum() > 300

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.detections import Detections
-from edge.video.draw import colour, draw, ink
+from edge.video.draw import draw
 from edge.video.frame import Frame, Image
 
 __all__ = ["Result"]
@@ -54,9 +53,9 @@ class Result:
         """Return the frame with its boxes, read-only; it is drawn once, whoever asks."""
         with self._drawing.lock:
             if self._drawing.image is None:
-                image = draw(self.frame.image, self.detections, self.classes)
-                if self.track_id is not None:
-                    _draw_tracks(image, self.detections, self.track_id)
+                tracks = () if self.track_id is None else self.track_id.tolist()
+                notes = [f"#{track}" if track else "" for track in tracks]
+                image = draw(self.frame.image, self.detections, self.classes, notes)
                 image.flags.writeable = False
                 self._drawing.image = image
             return self._drawing.image
@@ -80,23 +79,3 @@ class Result:
             "age_ms": round(self.age_ms, 2),
             "detections": found,
         }
-
-
-def _draw_tracks(canvas: Image, found: Detections, track_id: NDArray[np.int64]) -> None:
-    """The number of each track, in the lower left corner of its box."""
-    height, width = canvas.shape[:2]
-    scale = max(0.4, max(height, width) / 1500)
-    stroke = max(1, round(scale * 1.6))
-    for box, label, track in zip(found.xyxy, found.class_id, track_id.tolist(), strict=True):
-        if not track:
-            continue
-        text = f"#{track}"
-        (wide, high), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, stroke)
-        left = int(np.clip(np.nan_to_num(box[0]), 0, max(0, width - wide)))
-        bottom = int(np.clip(np.nan_to_num(box[3]), high + below, height))
-        back = colour(int(label))
-        cv2.rectangle(canvas, (left, bottom - high - below), (left + wide, bottom), back, -1)
-        spot = (left, bottom - below)
-        cv2.putText(
-            canvas, text, spot, cv2.FONT_HERSHEY_SIMPLEX, scale, ink(back), stroke, cv2.LINE_AA
-        )
