@@ -162,7 +162,7 @@ def test_the_picture_shines_through_a_plate() -> None:
     picture = draw(noise, detections((100, 100, 200, 200)), CLASSES)
     mask = plates((240, 320), (100, 100, 200, 200))[0]
     inside, under = picture[mask].astype(float), noise[mask].astype(float)
-    assert np.corrcoef(inside.ravel(), under.ravel())[0, 1] > 0.3
+    assert np.corrcoef(inside[:, 0], under[:, 0])[0, 1] > 0.3
     assert abs(inside.mean(axis=0) - np.array(colour(0))).max() < 80
 
 
