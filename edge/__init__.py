@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from edge.measure.evaluate import evaluate
     from edge.runtime.detector import Detector
     from edge.video.draw import draw
+    from edge.video.sources import open_source
 
 __all__ = [
     "ArtifactError",
@@ -61,6 +62,7 @@ __all__ = [
     "__version__",
     "draw",
     "evaluate",
+    "open_source",
 ]
 
 __version__ = "0.2.0"
@@ -70,6 +72,7 @@ _LAZY = {
     "Detector": "edge.runtime.detector",
     "draw": "edge.video.draw",
     "evaluate": "edge.measure.evaluate",
+    "open_source": "edge.video.sources",
 }
 
 

@@ -19,6 +19,7 @@ from edge.detections import Detections, iou_matrix
 from edge.measure.dataset_report import find_faults, report_dataset
 from edge.measure.views import with_views
 from edge.runtime.detector import Detector
+from tests.support.folders import write_yolo_folder
 
 NAMES = ("red", "blue")
 
@@ -83,23 +84,10 @@ def test_removed_labels_of_the_built_in_world_are_found() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three scenes with YOLO labels; the third is the first again, as a JPEG of half the size."""
-    root = tmp_path / "set"
-    for part in ("images", "labels"):
-        (root / part).mkdir(parents=True)
-    dataset = open_dataset("scenes://?seed=91000&count=2")
-    (root / "set.names").write_text("\n".join(dataset.classes))
-    for number, each in enumerate(dataset.items):
-        frame, known = load(each)
-        height, width = frame.shape[:2]
-        cv2.imwrite(str(root / "images" / f"{number}.png"), frame)
-        lines = []
-        for box, label in zip(known.xyxy, known.class_id, strict=True):
-            centre, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-            values = [centre[0] / width, centre[1] / height, size[0] / width, size[1] / height]
-            lines.append(" ".join([str(label), *(f"{value:.6f}" for value in values)]))
-        if number == 1:
-            lines += [lines[0], "0 1.5 1.5 0.1 0.1", "0 0.5 0.5 0 0"]
-        (root / "labels" / f"{number}.txt").write_text("\n".join(lines))
+    root = write_yolo_folder(tmp_path / "set", "scenes://?seed=91000&count=2")
+    labels = root / "labels" / "1.txt"
+    lines = labels.read_text().splitlines()
+    labels.write_text("\n".join([*lines, lines[0], "0 1.5 1.5 0.1 0.1", "0 0.5 0.5 0 0"]))
     half = cv2.resize(cv2.imread(str(root / "images" / "0.png")), None, fx=0.5, fy=0.5)
     cv2.imwrite(str(root / "images" / "2.jpg"), half)
     shutil.copy(root / "labels" / "0.txt", root / "labels" / "2.txt")

@@ -313,6 +313,7 @@ def test_public_names_of_edge() -> None:
         "__version__",
         "draw",
         "evaluate",
+        "open_source",
     ]
     assert all(hasattr(edge, name) for name in edge.__all__)
 
