@@ -15,6 +15,7 @@ from edge.data.coco import find_coco, read_coco
 from edge.data.image_files import read_image, turned_upright
 from edge.data.items import Dataset, Item, Label, images_in, make_item, thin
 from edge.data.kitti import read_kitti
+from edge.data.listed import Part, is_described, labels_beside, read_described, read_mirrored
 from edge.data.voc import find_voc, read_voc
 from edge.data.world import world as scenes
 from edge.data.yolo_txt import has_yolo_labels, read_yolo
@@ -27,16 +28,21 @@ FRESH_SEED = 5_000_000
 
 
 def open_dataset(
-    path: str | Path, classes: Sequence[str] | None = None, limit: int | None = None
+    path: str | Path,
+    classes: Sequence[str] | None = None,
+    limit: int | None = None,
+    part: Part = "train",
 ) -> Dataset:
     """Find out what `path` holds and read its labels; images are read later, by `load`.
 
     Args:
         path: a COCO json; a folder of VOC, KITTI, COCO or YOLO layout, or of images alone; a
-            VOC split (`ImageSets/Main/val.txt`) or a `VOCdevkit` of one year; or `scenes`,
+            VOC split (`ImageSets/Main/val.txt`) or a `VOCdevkit` of one year; Darknet's `obj.data`
+            or a list of pictures; ultralytics' `data.yaml`; or `scenes`,
             `scenes://?seed=7&count=500`.
         classes: names for labels that have only numbers, usually the model's.
         limit: take at most so many images, spread evenly.
+        part: which part of an `obj.data` or `data.yaml` to open.
 
     Raises:
         DataError: nothing there, nothing in it, or a damaged label: names file and line.
@@ -45,18 +51,23 @@ def open_dataset(
         return _scenes(str(path), limit)
     path = Path(path)
     if path.is_file():
-        return _from_file(path, limit)
+        return _from_file(path, classes, limit, part)
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
     return _from_folder(path, classes, limit)
 
 
-def _from_file(path: Path, limit: int | None) -> Dataset:
+def _from_file(path: Path, classes: Sequence[str] | None, limit: int | None, part: Part) -> Dataset:
     if path.suffix.lower() == ".json":
         return read_coco(path, limit)
     if path.suffix == ".txt" and path.parts[-3:-1] == ("ImageSets", "Main"):
         return read_voc(path, limit)
-    raise DataError(f"{path}: not a COCO json, a folder or a VOC split (ImageSets/Main/*.txt)")
+    if is_described(path):
+        return read_described(path, classes, limit, part)
+    raise DataError(
+        f"{path}: not a folder, a COCO json, a VOC split (ImageSets/Main/*.txt), an obj.data, a "
+        "data.yaml or a list of pictures (.txt)"
+    )
 
 
 def _from_folder(path: Path, classes: Sequence[str] | None, limit: int | None) -> Dataset:
@@ -70,6 +81,8 @@ def _from_folder(path: Path, classes: Sequence[str] | None, limit: int | None) -
         return read_coco(annotations, limit)
     if has_yolo_labels(path):
         return read_yolo(path, classes, limit)
+    if labels_beside(path):
+        return read_mirrored(path, classes, limit)
     items = tuple(make_item(image, [])[0] for image in thin(images_in(path), limit))
     return Dataset(path.name, "images", (), items, str(path))
 

@@ -11,7 +11,10 @@ from edge.data.items import Dataset, Item, Label, Problem, images_in, make_item,
 from edge.errors import DataError
 from edge.names import read_names
 
-__all__ = ["has_yolo_labels", "read_yolo"]
+__all__ = ["class_names_of", "has_yolo_labels", "read_labels", "read_yolo"]
+
+# Of labels without names: a higher number is a slip, and each class would get a name.
+_MOST_CLASSES = 10_000
 
 
 def has_yolo_labels(folder: Path) -> bool:
@@ -40,7 +43,7 @@ def read_yolo(
     items: list[Item] = []
     problems: list[Problem] = []
     for image in thin(images, limit):
-        item, told = make_item(image, _labels(texts[image]), fraction=True)
+        item, told = make_item(image, read_labels(texts[image]), fraction=True)
         items.append(item)
         problems.extend(told)
     names = _names(folder, classes, items)
@@ -53,7 +56,12 @@ def _label_path(image: Path, root: Path, folder: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _labels(path: Path) -> list[Label]:
+def read_labels(path: Path) -> list[Label]:
+    """Read a label file; one that is missing has no labels.
+
+    Raises:
+        DataError: it cannot be read, or a line is not a label.
+    """
     if not path.exists():
         return []
     try:
@@ -83,17 +91,40 @@ def _label(line: str, where: str) -> Label:
 
 
 def _names(folder: Path, classes: Sequence[str] | None, items: Sequence[Item]) -> tuple[str, ...]:
-    highest = max((int(item.class_id.max()) for item in items if len(item)), default=-1)
     files = sorted(folder.glob("*.names")) or sorted(folder.glob("classes.txt"))
     if len(files) > 1:
         raise DataError(f"{folder}: {len(files)} *.names files; leave the one of these labels")
-    if files:
-        names = read_names(files[0])
+    own = read_names(files[0]) if files else None
+    return class_names_of(items, own, classes, str(folder), str(files[0]) if files else None)
+
+
+def class_names_of(
+    items: Sequence[Item],
+    own: Sequence[str] | None,
+    classes: Sequence[str] | None,
+    source: str,
+    named_by: str | None = None,
+) -> tuple[str, ...]:
+    """Return the names of the labels' classes: their own, else `classes`, else "0", "1", ...
+
+    Args:
+        source: the data set, for the message.
+        named_by: the file that has `own`, where that is another one.
+
+    Raises:
+        DataError: a label has a class without a name.
+    """
+    highest = max((int(item.class_id.max()) for item in items if len(item)), default=-1)
+    if own is not None:
+        names, where = tuple(own), named_by or source
+    elif classes:
+        names, where = tuple(classes), "the model"
+    elif highest > _MOST_CLASSES:
+        raise DataError(f"{source}: a label has class {highest}; give names, or mend the label")
     else:
-        names = tuple(classes) if classes else tuple(str(i) for i in range(highest + 1))
+        return tuple(map(str, range(highest + 1)))
     if highest >= len(names):
-        source = files[0] if files else "the model"
         raise DataError(
-            f"{folder}: a label has class {highest}, but {source} has {len(names)} names (from 0)"
+            f"{source}: a label has class {highest}, but {where} has {len(names)} names (from 0)"
         )
     return names

@@ -63,7 +63,7 @@ def labelled(data: str | Path, classes: Sequence[str], images: int | None = None
     Raises:
         DataError: no labels, or no class in common with the model.
     """
-    dataset = open_dataset(data, classes, images)
+    dataset = open_dataset(data, classes, images, part="val")
     if dataset.kind == "images":
         raise DataError(f"{data}: images without labels; {_where_labels_lie(Path(data))}")
     match_classes(dataset.classes, classes)
