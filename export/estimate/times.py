@@ -38,6 +38,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 _BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0}
 # Channels are stored in groups of so many; a product's sum is cut into steps of so many.
 _GRID = {"fp32": 4.0, "fp16": 8.0, "int8": 32.0}
+_FEW = 4
 _STEP = {"fp32": 8.0, "fp16": 16.0, "int8": 32.0}
 # FP32 runs as TF32 on tensor cores, at half the rate of FP16.
 _RATE = {"fp32": 0.5, "fp16": 1.0, "int8": 2.0}
@@ -207,7 +208,9 @@ def workload(table: KernelTable, board: Board, precision: str, rest: str = "fp32
     size, grid = by(_BYTES), by(_GRID)
     channels = np.maximum(table.channels, 1)
     filters = np.maximum(table.n * np.where(table.grouped, table.groups, 1), 1)
-    entering = np.where((channels > 1) & ~table.matmul, _up(channels, grid) / channels, 1.0)
+    # What a camera delivers has layouts of its own.
+    few = np.where(channels <= _FEW, float(_FEW), grid)
+    entering = np.where((channels > 1) & ~table.matmul, _up(channels, few) / channels, 1.0)
     convolution = (table.product | table.grouped) & ~table.matmul
     leaving = np.where(convolution, _up(filters, grid) / filters, entering)
     written = table.written * leaving * size
