@@ -155,6 +155,9 @@ class ChannelOptions:
         refit: leave the remaining weights as they are instead of fitting them to the full
             network's outputs.
         table: file with a latency table that was measured on another machine, used unchanged.
+        board: take milliseconds from what edge estimate predicts for this board, which need not
+            be here, instead of measuring them on this machine.
+        precision: with --board, the precision of the engine that is to be fast.
         threads: number of onnxruntime threads in evaluation and timing.
     """
 
@@ -166,9 +169,16 @@ class ChannelOptions:
     profile_images: int = option(128, metavar="N", check=count)
     refit: bool = True
     table: str | None = option(None, metavar="F")
+    board: str | None = option(None, metavar="NAME")
+    precision: Literal["fp32", "fp16", "int8"] = "int8"
     threads: int = option(1, metavar="N", check=count)
 
     def __post_init__(self) -> None:
+        if self.table is not None and self.board is not None:
+            raise CompressionError(
+                f"{self.table}: milliseconds are from a table or predicted for a board; leave out "
+                "--table or --board"
+            )
         if self.align < 1 or not 0 < self.least <= 1:
             raise CompressionError(
                 f"align {self.align} takes 1 or more, least {self.least:g} a share above 0"
@@ -183,6 +193,7 @@ class ChannelOptions:
             "refit": self.refit,
             "threads": self.threads,
             "table": self.table,
+            **({"board": self.board, "precision": self.precision} if self.board else {}),
         }
 
 

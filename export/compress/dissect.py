@@ -14,7 +14,6 @@ from edge.compress.channels.slicing import slice_classes
 from edge.compress.options import DissectOptions
 from edge.files import check_name, make_folder, write_file
 from edge.measure.accuracy import labelled
-from edge.measure.host import fingerprint
 from edge.spec import ModelSpec
 from export.compress.prune import ChannelPruning, PruneResult, results_of, write_files
 from export.compress.source import images_or_error, load_prunable
@@ -98,7 +97,7 @@ def dissect(
         plan=plan.rows(),
         images=len(judged),
         files=files,
-        host={**fingerprint(), "threads": channels.threads},
+        host=work.host,
         model=str(model),
         data=str(data),
         train=str(train),

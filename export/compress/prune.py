@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
+from edge.compress.channels.cost import Cost, read_shapes
 from edge.compress.channels.dissect import profile, scores
 from edge.compress.channels.importance import Importances, gamma, l1, taylor
 from edge.compress.channels.plan import PrunePlan, read_plan
@@ -31,6 +32,7 @@ from edge.models.zoo import LoadedModel
 from edge.reporting import say, track
 from edge.train.augment import Labelled
 from edge.train.losses.ciou import loss_for
+from export.compress.board import BoardTimes
 from export.compress.source import earlier_network, images_or_error, load_prunable
 from export.compress.stages import (
     Stage,
@@ -65,7 +67,7 @@ class PruneResult:
         plan: path, width before and width after of each pruned convolution.
         images: number of images that stages are judged on.
         files: what was written, by kind.
-        host: the machine that the times are of.
+        host: the machine that the times are of, or the board that they are predicted for.
         model, data, train: as they were given or, for a built-in model, taken.
         choice: how channels were chosen.
         tuning: how the network was trained; null in JSON without training.
@@ -123,7 +125,7 @@ def prune(model: str | Path, data: str | Path | None, options: PruneOptions) -> 
         plan=plan.rows(),
         images=len(judged),
         files=files,
-        host={**fingerprint(), "threads": options.channels.threads},
+        host=work.host,
         model=str(model),
         data=str(data),
         train=str(train),
@@ -157,6 +159,7 @@ class ChannelPruning:
         self.judged, self.pictures = judged, pictures
         self.profiled = pictures if profiled is None else profiled
         self.options, self.scratch = options, scratch
+        self.board = BoardTimes(options.board, options.precision) if options.board else None
         self._promised: float | None = None
         self._warned: list[str] = []
 
@@ -171,7 +174,23 @@ class ChannelPruning:
         return self._times([stage.artifact for stage in stages])
 
     def _times(self, artifacts: Sequence[Path]) -> StageTimes:
+        if self.board is not None:
+            return self.board.times(artifacts)
         return time_stages(artifacts, self.judged.items[0], self.options.threads)
+
+    @property
+    def host(self) -> dict[str, object]:
+        """What the times are of: this machine, or a board that is not here."""
+        if self.board is not None:
+            name, precision = self.board.board.name, self.board.precision
+            return {"board": name, "precision": precision, "predicted": True}
+        return {**fingerprint(), "threads": self.options.threads}
+
+    def _costs(self) -> Cost:
+        if self.board is None:
+            return self.pruner.milliseconds(self.options.table)
+        say(f"milliseconds are predicted for {self.board}; nothing is measured")
+        return self.pruner.milliseconds(None, self.board.convolution_ms)
 
     def _sure_times(self, artifacts: Sequence[Path]) -> StageTimes:
         times = self._times(artifacts)
@@ -233,12 +252,10 @@ class ChannelPruning:
         Raises:
             CompressionError: it cannot be reached, or not be measured on this machine now.
         """
-        pruner = self.pruner
         if target.kind == "ratio":
-            return pruner.for_ratio(target.value)
+            return self.pruner.for_ratio(target.value)
         if target.kind == "mb":
-            return pruner.for_megabytes(target.value, before.facts.megabytes)
-        cost = pruner.milliseconds(self.options.table)
+            return self.pruner.for_megabytes(target.value, before.facts.megabytes)
         if target.kind == "drop":
             return self._plan_by_drop(target.value, before, tuning)
         share = target.value
@@ -247,14 +264,19 @@ class ChannelPruning:
             share /= self._sure_times([before.artifact, before.artifact]).ms[0]
         if share >= 1:
             raise CompressionError(f"{self.spec.name} is already as fast as that")
+        if self.board is not None:
+            # Before pictures are looked at, which takes long.
+            shapes = read_shapes(read_wiring(self.module), self.spec.contract.hw).values()
+            least = self.options.least
+            self.board.check_reach(self.spec.name, before.artifact, shapes, share, least)
         measure = None if self.options.table else self._share_of(before)
-        plan, self._promised = pruner.for_share(share, cost, measure)
+        plan, self._promised = self.pruner.for_share(share, self._costs(), measure)
         return plan
 
     def _plan_by_drop(self, drop: float, before: Stage, tuning: FineTuneOptions) -> PrunePlan:
         """Return the narrowest plan that loses at most `drop` points, by bisection of its time."""
         pruner = self.pruner
-        cost = pruner.milliseconds(self.options.table)
+        cost = self._costs()
         wanted = before.facts.map50 - drop / 100
         low, high, best = 0.0, 1.0, None
         for _ in range(_BISECTIONS):

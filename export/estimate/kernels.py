@@ -413,8 +413,8 @@ def _convolution(one: Operator, extra: int, swish: bool, quantized: bool) -> Ker
         written=prod(shape),
         weights=prod(weights),
         swish=swish,
-        # A kernel of a hundred values or fewer, such as an expectation over bins, stays in float.
-        quantizable=one.integer if quantized else prod(weights) > 100,
+        # One filter, such as an expectation over bins, stays in float.
+        quantizable=one.integer if quantized else shape[1] > 1,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from hashlib import sha256
@@ -34,6 +34,7 @@ __all__ = [
     "LatencyTable",
     "convolution_costs",
     "latency_cost",
+    "predicted_costs",
     "read_table",
     "table_path",
     "table_shapes",
@@ -91,6 +92,14 @@ def convolution_costs(
         make_folder(path.parent)
         write_table(table, path)
     return latency_cost(table, shapes, fixed), str(path)
+
+
+def predicted_costs(
+    shapes: Mapping[str, ConvShape], fixed: Fixed, timer: Callable[[ConvShape], float]
+) -> Cost:
+    """Return the milliseconds of convolutions as a cost, from a table that `timer` fills."""
+    rows = {shape: timer(shape) for shape in table_shapes(shapes, fixed)}
+    return latency_cost(LatencyTable({}, rows), shapes, fixed)
 
 
 def table_path(threads: int) -> Path:

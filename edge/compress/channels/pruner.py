@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from edge.compress.channels.budget import plan_channels, plan_share, total_cost, untouched_paths
-from edge.compress.channels.cost import Cost, filters, megabytes, read_shapes
+from edge.compress.channels.cost import ConvShape, Cost, filters, megabytes, read_shapes
 from edge.compress.channels.importance import Importances
-from edge.compress.channels.latency_table import convolution_costs
+from edge.compress.channels.latency_table import convolution_costs, predicted_costs
 from edge.compress.channels.plan import PrunePlan
 from edge.compress.channels.slicing import prune_channels
 from edge.compress.channels.wiring import FIXED, Wiring
@@ -96,8 +96,14 @@ class Pruner:
             )
         return best[1], best[0]
 
-    def milliseconds(self, table: str | None) -> Cost:
+    def milliseconds(
+        self, table: str | None, timer: Callable[[ConvShape], float] | None = None
+    ) -> Cost:
         """Return the milliseconds of the network's convolutions, from a table or measured here.
+
+        Args:
+            table: file of a table.
+            timer: predicts the time of a convolution, in place of both.
 
         Raises:
             CompressionError: the given table is damaged or lacks shapes of this network.
@@ -111,6 +117,8 @@ class Pruner:
             for path in wiring.ends
         }
         shapes = read_shapes(wiring, self.spec.contract.hw)
+        if timer is not None:
+            return predicted_costs(shapes, fixed, timer)
         cost, source = convolution_costs(shapes, fixed, options.threads, table)
         say(f"milliseconds of single convolutions: {source}")
         return cost
