@@ -19,7 +19,7 @@ from apps.commands.examples import epilog
 from apps.commands.options import Target
 from apps.commands.terminal import Terminal
 from edge.errors import EdgeError
-from edge.files import protect
+from edge.files import plain_text, protect
 from edge.reporting import listen
 
 __all__ = ["export_engine", "main"]
@@ -139,7 +139,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         with protect(_inputs(args)):
             return int(args.run(args))
     except EdgeError as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{parser.prog}: {plain_text(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except MemoryError as error:
         print(f"{parser.prog}: out of memory: {error or 'close other programs'}", file=sys.stderr)

@@ -85,6 +85,7 @@ def parse_json(
             data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once
         )
         _check_depth(value)
+        _check_text(data, value)
         return value
     except (ValueError, RecursionError) as cause:
         said = "nested too deeply" if isinstance(cause, RecursionError) else plain_text(str(cause))
@@ -124,6 +125,13 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice[:60]!r} stands twice in one object")
     return found
+
+
+def _check_text(data: bytes | str, value: Any) -> None:
+    """Refuse halves of surrogate pairs, which escapes can spell and which no file can hold."""
+    escape = b"\\u" if isinstance(data, bytes) else "\\u"
+    if escape in data:  # type: ignore[operator]
+        json.dumps(value, ensure_ascii=False).encode()
 
 
 def _check_depth(value: Any) -> None:

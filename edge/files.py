@@ -24,6 +24,7 @@ from edge.errors import ArtifactError, EdgeError
 
 __all__ = [
     "STDOUT",
+    "as_name",
     "check_name",
     "make_folder",
     "plain_text",
@@ -41,7 +42,8 @@ STDOUT = Path("-")
 _CHUNK = 1 << 20
 _LIMIT_BYTES = 1 << 30
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_OTHER = re.compile(r"[^A-Za-z0-9._-]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Files that the running command reads, by device and inode.
 _inputs: dict[tuple[int, int], Path] = {}
 
@@ -64,6 +66,14 @@ def check_name(name: str, what: str, error: type[EdgeError] = ArtifactError) -> 
             "'.', '_' and '-', at most 100, and no dot in front"
         )
     return name
+
+
+def as_name(stem: str) -> str:
+    """Turn the stem of a user's own file into a name that `check_name` takes: other signs are `_`.
+
+    A name from inside a file is checked instead, because there it may be meant to do harm.
+    """
+    return _OTHER.sub("_", stem)[:100].lstrip(".-") or "_"
 
 
 def plain_text(text: str) -> str:

@@ -9,11 +9,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from typing import Any, Literal, TypeVar
 
 from edge.decoding import decode, decode_json, parse_json
 from edge.errors import ArtifactError
+from edge.files import check_name, plain_text
 
 __all__ = [
     "PRECISIONS",
@@ -32,7 +33,10 @@ __all__ = [
 Precision = Literal["fp32", "fp16", "int8", "mixed"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "mixed")
 # 1 had the heads of Darknet and SqueezeDet alone, as the arguments of `HeadSpec.of_grid`.
+_WHAT = "a manifest of edge"
 SCHEMA = 2
+# Of a network's input: 4096x4096, which takes 200 MB as float32.
+MOST_PIXELS = 1 << 24
 Kind = TypeVar("Kind")
 
 
@@ -80,8 +84,10 @@ class InputContract:
     scaling: Literal["sides", "ratio"] = "sides"
 
     def __post_init__(self) -> None:
-        if len(self.hw) != 2 or min(self.hw) < 1:
-            raise ValueError(f"hw is {self.hw}; it takes two positive numbers of pixels")
+        if len(self.hw) != 2 or min(self.hw) < 1 or prod(self.hw) > MOST_PIXELS:
+            raise ValueError(
+                f"hw is {self.hw}; it takes two positive numbers of pixels, {MOST_PIXELS} in all"
+            )
         _one_of("resize", self.resize, ("letterbox", "stretch"))
         _one_of("interpolation", self.interpolation, ("bilinear",))
         _one_of("placement", self.placement, ("centre", "top left"))
@@ -94,6 +100,8 @@ class InputContract:
             raise ValueError("mean and scale take one number for each of the three channels")
         for name in ("mean", "scale"):  # 0 and 0.0 are one number and must give one digest
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        if not all(map(isfinite, (*self.mean, *self.scale))) or 0 in self.scale:
+            raise ValueError(f"mean {self.mean} and scale {self.scale} take finite numbers, not 0")
 
     @property
     def digest(self) -> str:
@@ -195,9 +203,9 @@ class Level:
         if not self.anchors:
             raise ValueError(f"a level of {self.grid_hw} cells has no anchors")
         for anchor in self.anchors:
-            if len(anchor) != 2 or not all(map(isfinite, anchor)):
+            if len(anchor) != 2 or not all(0 < side < inf for side in anchor):
                 raise ValueError(f"anchor {anchor} is no width and height")
-        if self.stride is not None and not self.stride > 0:
+        if self.stride is not None and not 0 < self.stride < inf:
             raise ValueError(f"stride is {self.stride}; it takes a positive number of pixels")
 
     @property
@@ -262,7 +270,14 @@ class BoxCoding:
             raise ValueError(f"a box coding of form {self.form} needs the levels of its grid")
         if self.form in ("corners", "centre") and self.unit == "cells":
             raise ValueError(f"a box coding of form {self.form} has no cells to measure in")
-        if self.bins < 0 or self.bins == 1 or (self.bins and self.form != "distances"):
+        if not 0 < self.stretch < inf or not all(0 < value < inf for value in self.variances):
+            raise ValueError(
+                f"stretch {self.stretch} and variances {self.variances} take positive numbers"
+            )
+        if not isfinite(self.shift) or self.margin < 0:
+            raise ValueError(f"shift is {self.shift} and margin {self.margin} cells")
+        distances = self.form == "distances"
+        if not 0 <= self.bins <= 1024 or self.bins == 1 or (self.bins and not distances):
             raise ValueError(f"bins is {self.bins}; distances take 0, or 2 and more")
 
 
@@ -294,7 +309,7 @@ class ScoreCoding:
         _one_of("objectness", self.objectness, ("sigmoid", "none"))
         if self.background is not None:
             _one_of("background", self.background, ("first", "last"))
-        if min(self.powers) <= 0:
+        if not all(0 < power < inf for power in self.powers):
             raise ValueError(f"powers are {self.powers}; they take two positive numbers")
 
 
@@ -470,8 +485,12 @@ class ModelSpec:
     heads: tuple[HeadSpec, ...]
 
     def __post_init__(self) -> None:
+        check_name(self.name, "name")
         if not self.classes or not self.heads:
             raise ValueError(f"model {self.name} needs at least one class and one head")
+        for text in (self.family, *self.classes):
+            if text != plain_text(text):
+                raise ValueError(f"{plain_text(text)[:60]!r} holds control characters")
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -486,6 +505,10 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if len(self.shape) > 8 or any(not 0 <= side < 2**31 for side in self.shape):
+            raise ValueError(f"the shape of {self.name} is {self.shape}")
 
 
 @dataclass(frozen=True)
@@ -566,8 +589,16 @@ class Manifest:
         Raises:
             ArtifactError: `text` is not JSON, or misses or mistypes a field; names `source`.
         """
-        what = "a manifest of edge"
-        data = parse_json(text, source, what)
+        return Manifest.from_plain(parse_json(text, source, _WHAT), source)
+
+    @staticmethod
+    def from_plain(data: Any, source: str) -> Manifest:
+        """Decode the parsed JSON of `to_json`.
+
+        Raises:
+            ArtifactError: as `from_json`.
+        """
+        what = _WHAT
         found = data.get("schema", 0) if isinstance(data, dict) else 0
         if isinstance(found, int) and found > SCHEMA:
             raise ArtifactError(

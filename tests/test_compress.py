@@ -217,6 +217,22 @@ def test_a_package_may_have_a_name_of_its_own(tmp_path: Path, model: Path, comma
     assert (tmp_path / "u" / "tiny.safetensors").is_file()
 
 
+def test_unpack_replaces_no_other_files_unless_it_is_forced(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "s.edgez"
+    assert main(["share", str(model), "--name", "tiny", "-o", str(target)]) == 0
+    unpack = ["unpack", str(target), "-o", str(tmp_path)]
+    (tmp_path / "tiny.safetensors").write_bytes(b"somebody's only weights")
+    assert main(unpack) == 2
+    assert f"{tmp_path / 'tiny.safetensors'}: is there" in capsys.readouterr().err
+    assert (tmp_path / "tiny.safetensors").read_bytes() == b"somebody's only weights"
+    assert not (tmp_path / "tiny.fp32.onnx").exists()
+    assert main([*unpack, "--force"]) == 0
+    load_safetensors(tmp_path / "tiny.safetensors")
+    assert main(unpack) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

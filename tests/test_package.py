@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from edge.built_in import PACKAGED
 from edge.edgez.codebook import Codebook
-from edge.edgez.coding import CODINGS
-from edge.edgez.graph import split_graph, write_package_onnx
+from edge.edgez.coding import CODINGS, Layer, decode, encode
+from edge.edgez.graph import cached_package_onnx, split_graph, write_package_onnx
 from edge.edgez.package import parse_package, read_package, write_package
 from edge.errors import ArtifactError
 from edge.onnx_metadata import read_manifest
@@ -231,3 +232,58 @@ def test_mutated_packages_are_refused_or_decoded_right(fuzz: ModuleType) -> None
     assert result.refused + result.right == 2000 and result.refused > 1500
     assert result.past_checksums > 800
     assert result.peak_bytes < fuzz.PEAK_BYTES and result.slowest_s < 5
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_small_package_that_unfolds_to_gigabytes_is_refused_by_its_header(
+    tmp_path: Path, manifest: Manifest, fuzz: ModuleType, coding: str
+) -> None:
+    path, side = tmp_path / "m.edgez", 1 << 14
+    book = Codebook(np.ones(1, np.float32), np.ones((64, 64), np.int64))
+    write_package(path, manifest, {}, {"w": book}, coding=coding)
+    parts = fuzz.sections(path.read_bytes())
+    meta = zlib.decompress(parts[0][1], -15).replace(b"[64,64]", b"[%d,%d]" % (side, side))
+    parts[0][0][3], parts[2][0][3] = len(meta), 4 * side * side
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    parts[0] = (parts[0][0], packer.compress(meta) + packer.flush())
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtifactError, match="unfolds to 1073741824 bytes, more than"):
+            parse_package(fuzz.joined(parts), "f")
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_steps_that_few_bytes_cannot_be_worth_are_not_taken() -> None:
+    layers = [Layer((1, 1 << 15, 1), 2, False)]
+    with pytest.raises(ArtifactError, match="too long to decode"):
+        next(decode(bytes(64), layers, "ans", "f"))
+    with pytest.raises(ValueError, match="take huffman"):
+        encode(layers, [np.ones((1, 1 << 15, 1), np.int64)], "ans")
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(
+    tmp_path: Path, manifest: Manifest, fuzz: ModuleType
+) -> None:
+    path = tmp_path / "m.edgez"
+    with pytest.raises(ValueError, match="bias holds NaN"):
+        write_package(path, manifest, {}, {"bias": np.array([1, np.nan], np.float32)})
+    write_package(path, manifest, {}, {"bias": np.array([1, 2], np.float32)}, half=False)
+    parts = fuzz.sections(path.read_bytes())
+    parts[3][0][1], parts[3] = 0, (parts[3][0], np.array([1, np.inf], "<f4").tobytes())
+    with pytest.raises(ArtifactError, match="bias holds NaN or infinity"):
+        dict(parse_package(fuzz.joined(parts), "f").tensors())
+
+
+def test_a_damaged_file_of_the_cache_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path))
+    package = PACKAGED["tiny-yolo-scenes-deep"]
+    made = cached_package_onnx(package)
+    data, before = made.read_bytes(), made.stat().st_mtime_ns
+    assert cached_package_onnx(package) == made and made.stat().st_mtime_ns == before
+    for damaged in (data[:-1], bytes(len(data)), b""):
+        made.write_bytes(damaged)
+        assert cached_package_onnx(package).read_bytes() == data

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import ArtifactError
+from edge.files import plain_text
 from edge.spec import (
     PRECISIONS,
     BoxCoding,
@@ -26,10 +27,13 @@ from edge.spec import (
     TensorSpec,
 )
 
-side = st.integers(1, 5000)
+side = st.integers(1, 4096)
 finite = st.floats(allow_nan=False, allow_infinity=False)
+positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 triple = st.tuples(finite, finite, finite)
 text = st.text(max_size=12)
+plain = text.filter(lambda found: found == plain_text(found))
+file_name = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,9}", fullmatch=True)
 pairs = st.lists(st.tuples(text, text), max_size=3).map(tuple)
 contracts = st.builds(
     InputContract,
@@ -38,7 +42,7 @@ contracts = st.builds(
     pad_value=st.integers(0, 255),
     channel_order=st.sampled_from(("RGB", "BGR")),
     mean=triple,
-    scale=triple,
+    scale=st.tuples(positive, positive, positive),
     placement=st.sampled_from(("centre", "top left")),
     rounding=st.sampled_from(("down", "nearest")),
     scaling=st.sampled_from(("sides", "ratio")),
@@ -48,14 +52,14 @@ own_heads = st.builds(
     tensor=text,
     kind=st.sampled_from(("region", "yolo", "convdet")),
     grid_hw=st.tuples(side, side),
-    anchors=st.lists(st.tuples(finite, finite), min_size=1, max_size=4).map(tuple),
+    anchors=st.lists(st.tuples(positive, positive), min_size=1, max_size=4).map(tuple),
     class_activation=st.sampled_from(("softmax", "sigmoid", "linear")),
-    scale_xy=finite,
+    scale_xy=positive,
 )
 levels = st.builds(
     Level,
     grid_hw=st.tuples(side, side),
-    anchors=st.lists(st.tuples(finite, finite), min_size=1, max_size=4).map(tuple),
+    anchors=st.lists(st.tuples(positive, positive), min_size=1, max_size=4).map(tuple),
     stride=st.none() | st.floats(1, 128),
 )
 foreign_heads = st.builds(
@@ -73,12 +77,12 @@ foreign_heads = st.builds(
         form=st.sampled_from(("grid", "priors", "distances")),
         levels=st.lists(levels, min_size=1, max_size=3).map(tuple),
         activation=st.sampled_from(("sigmoid", "tanh", "none")),
-        stretch=finite,
+        stretch=positive,
         shift=finite,
         margin=st.integers(0, 1),
         size=st.sampled_from(("exp", "sigmoid", "none")),
         squared=st.booleans(),
-        variances=st.tuples(finite, finite),
+        variances=st.tuples(positive, positive),
         clip_priors=st.booleans(),
         clip_boxes=st.booleans(),
         unit=st.sampled_from(("cells", "pixels", "input")),
@@ -97,9 +101,9 @@ foreign_heads = st.builds(
 heads = own_heads | foreign_heads
 specs = st.builds(
     ModelSpec,
-    name=text,
-    family=text,
-    classes=st.lists(text, min_size=1, max_size=4).map(tuple),
+    name=file_name,
+    family=plain,
+    classes=st.lists(plain, min_size=1, max_size=4).map(tuple),
     contract=contracts,
     heads=st.lists(heads, min_size=1, max_size=3).map(tuple),
 )
@@ -335,3 +339,70 @@ def test_contract_refuses_what_it_cannot_mean(wrong: dict[str, Any]) -> None:
 
 def test_head_counts_its_channels() -> None:
     assert HEAD.channels(80) == 2 * 85
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "../../etc/cron.d/x"),
+        ("name", "/tmp/x"),
+        ("name", ".hidden"),
+        ("name", "a\nb"),
+        ("name", "n" * 101),
+        ("name", ""),
+        ("classes", ["cat", "\x1b[2Jdog"]),
+        ("classes", ["cat", "dog\x00"]),
+        ("classes", ["cat", "\ud800"]),
+        ("classes", ["cat", 3]),
+    ],
+)
+def test_a_name_that_could_do_harm_is_refused_with_its_file_and_field(
+    field: str, value: object
+) -> None:
+    data = json.loads(MANIFEST.to_json())
+    data["spec"][field] = value
+    with pytest.raises(ArtifactError, match=r"^some\.json: not a manifest") as caught:
+        Manifest.from_json(json.dumps(data), "some.json")
+    assert plain_text(str(caught.value)) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"score": "nonsense"}, "score"),
+        ({"score": "[1]"}, "score"),
+        ({"score": "NaN"}, "score"),
+        ({"score": "1.5"}, "between 0 and 1"),
+        ({"iou": "-1"}, "between 0 and 1"),
+    ],
+)
+def test_an_argument_that_decoding_reads_is_checked_when_it_is_read(
+    arguments: dict[str, str], words: str
+) -> None:
+    data = json.loads(MANIFEST.to_json()) | {"arguments": list(arguments.items())}
+    with pytest.raises(ArtifactError, match=words):
+        Manifest.from_json(json.dumps(data))
+
+
+def test_an_argument_has_the_kind_that_is_asked_for() -> None:
+    manifest = replace(MANIFEST, arguments=(("seed", "3"), ("keep", '["a"]')))
+    assert manifest.argument("seed", int) == 3
+    assert manifest.argument("keep", list[str]) == ["a"]
+    assert manifest.argument("other", int) is None
+    with pytest.raises(ArtifactError, match=r"its argument keep: takes a whole number"):
+        manifest.argument("keep", int)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scale", (0.0, 1.0, 1.0)),
+        ("scale", (float("nan"), 1.0, 1.0)),
+        ("mean", (float("inf"), 0.0, 0.0)),
+        ("hw", (1 << 20, 1 << 20)),
+        ("hw", (0, 4)),
+    ],
+)
+def test_a_contract_that_makes_no_sense_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=field):
+        replace(CONTRACT, **{field: value})

@@ -1,4 +1,4 @@
-"""The terminal: tables on stdout, lines and progress on stderr.
+"""The terminal: tables on stdout, lines and progress on stderr, without control characters.
 
 A camera needs NumPy, OpenCV and onnxruntime alone: without rich a table is aligned columns.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
+from edge.files import plain_text
 from edge.reporting import Update
 
 __all__ = ["Terminal", "listing", "show"]
@@ -31,6 +32,8 @@ def listing(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
 def _print(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool
 ) -> None:
+    # Names come from files of others and must not steer the terminal.
+    title, rows = plain_text(title), [[plain_text(cell) for cell in row] for row in rows]
     try:
         from rich.console import Console
         from rich.markup import escape
@@ -77,7 +80,7 @@ class Terminal:
         with suppress(OSError, ValueError):
             if sys.stderr is not None:
                 # In one piece: print() writes the line end apart, and another thread between.
-                sys.stderr.write(text + "\n")
+                sys.stderr.write("\n".join(map(plain_text, text.splitlines())) + "\n")
                 sys.stderr.flush()
 
     @contextmanager
@@ -87,13 +90,15 @@ class Terminal:
             yield lambda done, total, text: None
             return
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
         columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(what, total=total)
+            task = progress.add_task(escape(plain_text(what)), total=total)
 
             def update(done: int, total: int | None, text: str | None) -> None:
-                progress.update(task, completed=done, total=total, description=text)
+                shown = None if text is None else escape(plain_text(text))
+                progress.update(task, completed=done, total=total, description=shown)
 
             yield update

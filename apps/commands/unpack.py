@@ -1,4 +1,4 @@
-"""`edge unpack`: turn a package into ONNX, safetensors, cfg and weights."""
+"""`edge unpack` on the command line."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for the files (default: %(default)s)",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="replace files in DIR that have another content"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `edge unpack`."""
+    """Run `edge unpack`: always 0; errors are raised."""
     from export.compress.unpack import unpack
 
-    _print(args.package, unpack(args.package, args.output))
+    _print(args.package, unpack(args.package, args.output, force=args.force))
     return 0
 
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.edgez.context import code_layer
+from edge.edgez.context import BLOCKS, code_layer
 from edge.edgez.huffman import decode_symbols, encode_symbols
 from edge.edgez.rans import MAX_LANES, Decoder, Encoder, Meter
 from edge.errors import ArtifactError
@@ -35,7 +36,9 @@ __all__ = [
 CODINGS = ("packed", "huffman", "ans")
 _WEIGHTS_A_LANE = 32_768
 _GAP_BITS = range(2, 9)
-_MOST_COLUMNS = 1 << 20
+# Steps of `ans` that a stream may take: these, and more for each of its bytes. Packages of trained
+# detectors take 0.02 to 0.11 a byte; a step takes some 0.2 ms.
+_FREE_STEPS, _STEPS_A_BYTE = 2048, 2
 _WORD = 4  # bytes of a length in the Huffman coding
 Ints = NDArray[np.int64]
 
@@ -99,21 +102,22 @@ def encode(layers: Sequence[Layer], codes: Sequence[Ints], coding: str) -> bytes
         return b"".join(_encode_layer(layer, code.ravel()) for layer, code in pairs)
     if coding != "ans":
         raise ValueError(f"coding is {coding!r}; known: {', '.join(CODINGS)}")
-    if not _few_columns(layers):
-        raise ValueError(f"ans takes layers of {_MOST_COLUMNS} columns in all")
     encoder = Encoder(_lanes(layers))
     for layer, code in pairs:
         code_layer(encoder, layer.shape, layer.levels, code)
-    return encoder.finish()
+    stream = encoder.finish()
+    if not _worth_decoding(layers, len(stream)):
+        raise ValueError("ans takes too many steps for so few bytes; take huffman")
+    return stream
 
 
 def smallest(layers: Sequence[Layer], codes: Sequence[Ints]) -> tuple[str, bytes]:
     """Return the coding that needs the fewest bytes, and those bytes."""
-    streams = {
-        coding: encode(layers, codes, coding)
-        for coding in CODINGS
-        if coding != "ans" or _few_columns(layers)
-    }
+    streams = {coding: encode(layers, codes, coding) for coding in ("packed", "huffman")}
+    # In vain where even the larger stream would be too small for so many steps.
+    if _worth_decoding(layers, max(map(len, streams.values()))):
+        with suppress(ValueError):
+            streams["ans"] = encode(layers, codes, "ans")
     best = min(streams, key=lambda coding: len(streams[coding]))
     return best, streams[best]
 
@@ -138,9 +142,18 @@ def decode(
         raise ArtifactError(f"{source}: {len(rest)} bytes are left over after the last layer")
 
 
-def _few_columns(layers: Sequence[Layer]) -> bool:
-    """Whether the model, one step for each column of O channels, ends in reasonable time."""
-    return sum(prod(layer.shape[1:]) for layer in layers) <= _MOST_COLUMNS
+def _worth_decoding(layers: Sequence[Layer], stored: int) -> bool:
+    """Whether `ans` decodes `stored` bytes in a time that is in proportion to them.
+
+    The model takes a step for each column of O channels, and for each binary digit of a block of
+    values a step whose time grows with the codebook.
+    """
+    steps = 0.0
+    for layer in layers:
+        digits = (layer.levels - 1).bit_length()
+        blocks = min(layer.size / 32 + 1, BLOCKS + 1)
+        steps += prod(layer.shape[1:]) + digits * blocks * (0.1 + (1 << digits) / 2048)
+    return steps <= _FREE_STEPS + _STEPS_A_BYTE * stored
 
 
 def _lanes(layers: Sequence[Layer]) -> int:
@@ -150,8 +163,10 @@ def _lanes(layers: Sequence[Layer]) -> int:
 
 
 def _decode_ans(stream: memoryview, layers: Sequence[Layer], source: str) -> Iterator[Ints]:
-    if not _few_columns(layers):
-        raise ArtifactError(f"{source}: its layers have too many columns: damaged")
+    if not _worth_decoding(layers, len(stream)):
+        raise ArtifactError(
+            f"{source}: its weights would take too long to decode for {len(stream)} bytes: damaged"
+        )
     decoder = Decoder(stream, _lanes(layers), source)
     for layer in layers:
         codes = code_layer(decoder, layer.shape, layer.levels, None)

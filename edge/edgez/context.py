@@ -13,12 +13,12 @@ import numpy as np
 from edge.edgez.mixing import Ints, Mixer, level_of
 from edge.edgez.rans import BitCoder
 
-__all__ = ["code_layer"]
+__all__ = ["BLOCKS", "code_layer"]
 
 _LEVELS = 12  # classes of a channel's density and of its mean value
 _PLACES = 16  # taps beyond count as the last
 _CROWD = 9
-_BLOCKS = 96
+BLOCKS = 96
 
 
 def code_layer(
@@ -70,7 +70,7 @@ def _code_values(coder: BitCoder, mask: Ints, levels: int, known: Ints | None) -
     channel, tap, row = np.nonzero(mask)
     crowd = np.minimum(mask.sum(axis=1)[channel, row], _CROWD) - 1
     contexts = _ValueContexts(mask.shape, levels)
-    block = max(32, len(row) // _BLOCKS)
+    block = max(32, len(row) // BLOCKS)
     for start in range(0, len(row), block):
         piece = slice(start, start + block)
         c, t, r = channel[piece], tap[piece], row[piece]

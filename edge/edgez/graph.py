@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edge.cache import cache_root
 from edge.edgez.package import Package, read_package
 from edge.errors import ArtifactError
-from edge.files import sha256_of, write_file
+from edge.files import make_folder, read_file, sha256_of, write_file
 from edge.onnx_metadata import MANIFEST_KEY
 from edge.spec import Manifest
 
@@ -27,6 +27,7 @@ __all__ = ["cached_package_onnx", "split_graph", "write_package_onnx"]
 
 _SIZE = struct.Struct("<I")
 _FLOAT = 1
+_RECORD_BYTES = 1 << 10
 
 
 def split_graph(model: Any, weights: Iterable[str]) -> bytes:
@@ -48,22 +49,31 @@ def split_graph(model: Any, weights: Iterable[str]) -> bytes:
 
 
 def cached_package_onnx(source: str | Path) -> Path:
-    """A package's ONNX file in the cache, unfolded when it is not there yet.
+    """Return a package's ONNX file in the cache; it is unfolded where it is missing or damaged.
 
     Raises:
         ArtifactError: as `write_package_onnx`, or the cache cannot be written.
     """
     folder = cache_root() / "packages" / sha256_of(Path(source))[:16]
-    there = list(folder.glob("*.onnx"))
-    if there:
-        return there[0]
+    for there in folder.glob("*.onnx"):
+        record = _record(there)
+        if record.is_file() and read_file(record, limit=_RECORD_BYTES) == _checksum(there):
+            return there
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(
-            f"{folder}: cannot be made: {error.strerror}; set EDGE_CACHE"
-        ) from error
-    return write_package_onnx(source, folder)
+        make_folder(folder)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}: EDGE_CACHE=FOLDER") from error
+    target = write_package_onnx(source, folder)
+    write_file(_record(target), _checksum(target))
+    return target
+
+
+def _record(onnx: Path) -> Path:
+    return onnx.with_name(f"{onnx.name}.sha256")
+
+
+def _checksum(path: Path) -> bytes:
+    return sha256_of(path).encode()
 
 
 def write_package_onnx(source: str | Path, folder: Path) -> Path:

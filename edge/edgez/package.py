@@ -27,12 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.decoding import decode_json
 from edge.edgez.codebook import Codebook
 from edge.edgez.coding import CODINGS, decode, encode, smallest
 from edge.edgez.parts import Kind, Part, deflated, inflated, join_parts, part_of, split_parts
 from edge.edgez.tensors import Entry, as_half, entry_of, parse_entries
 from edge.errors import ArtifactError
-from edge.files import write_file
+from edge.files import plain_text, read_file, write_file
 from edge.spec import Manifest
 
 __all__ = [
@@ -44,8 +45,10 @@ __all__ = [
     "write_package",
 ]
 
-# Dense float32 bytes that a package may unfold to, unless the caller says otherwise.
+# Dense float32 bytes that a package may unfold to, unless the caller says otherwise; and for its
+# size, so that a small file never costs a large memory. Packages of trained detectors: 3 to 31.
 LIMIT_BYTES = 1 << 30
+_FREE_BYTES, _MOST_RATIO = 4 << 20, 512
 Tensor = Codebook | NDArray[Any]
 
 
@@ -107,6 +110,11 @@ class Package:
         digest = hashlib.sha256()
         for entry, tensor in self._coded():
             dense = tensor.dense() if isinstance(tensor, Codebook) else tensor.astype(np.float32)
+            if not np.isfinite(dense).all():
+                raise ArtifactError(
+                    f"{self.source}: {plain_text(entry.name)} holds NaN or infinity: the weights "
+                    "are damaged; make the package again"
+                )
             digest.update(np.ascontiguousarray(dense, "<f4").data)
             yield entry.name, dense
         if digest.hexdigest() != self._sha256:
@@ -158,7 +166,7 @@ def write_package(
 
     Raises:
         ArtifactError: the file cannot be written.
-        ValueError: no such coding, or a tensor that is no float.
+        ValueError: there is no such coding, or a tensor is not of floats or is not finite.
     """
     stored = {name: as_half(tensor) if half else tensor for name, tensor in tensors.items()}
     entries = tuple(entry_of(name, tensor) for name, tensor in stored.items())
@@ -199,38 +207,29 @@ def read_package(path: str | Path, limit_bytes: int = LIMIT_BYTES) -> Package:
     Raises:
         ArtifactError: missing, foreign, damaged, of a newer version or too large.
     """
-    source = str(path)
-    try:
-        if Path(path).stat().st_size > limit_bytes:
-            raise ArtifactError(f"{source}: larger than {limit_bytes} bytes, so no package")
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{source}: cannot be read: {error.strerror}") from error
-    return parse_package(data, source, limit_bytes)
+    return parse_package(read_file(path, limit=limit_bytes), str(path), limit_bytes)
 
 
 def parse_package(data: bytes, source: str, limit_bytes: int = LIMIT_BYTES) -> Package:
     """Read a package from its bytes, as `read_package` does from a file."""
     parts = split_parts(data, source, limit_bytes)
     meta = inflated(parts[Kind.META], source)
+    what = "the description of a package"
+    found = decode_json(meta, _Meta, source, what)
     try:
-        fields: dict[str, Any] = json.loads(meta)
-        entries = parse_entries(fields["tensors"])
-        manifest = Manifest.from_json(json.dumps(fields["manifest"]), source)
-        model = {str(key): str(value) for key, value in fields["model"].items()}
-        stages = tuple(dict(stage) for stage in fields["stages"])
-        sha256 = str(fields["sha256"])
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError(f"{source}: its description cannot be read: {error!r:.200}") from error
+        entries = parse_entries(found.tensors)
+    except ValueError as error:
+        raise ArtifactError(f"{source}: not {what}: {plain_text(str(error))}") from error
+    manifest = Manifest.from_plain(found.manifest, source)
+    dense, most = (
+        4 * sum(entry.size for entry in entries),
+        max(_FREE_BYTES, _MOST_RATIO * len(data)),
+    )
+    if dense > most:
+        raise ArtifactError(
+            f"{source}: unfolds to {dense} bytes, more than the {most} that {len(data)} bytes may: "
+            "damaged"
+        )
     _check_sizes(parts, entries, source, limit_bytes)
     coding = parts[Kind.WEIGHTS].coding
     if coding >= len(CODINGS):
@@ -239,15 +238,26 @@ def parse_package(data: bytes, source: str, limit_bytes: int = LIMIT_BYTES) -> P
     return Package(
         source,
         manifest,
-        model,
-        stages,
+        found.model,
+        found.stages,
         entries,
         CODINGS[coding],
         sections,
         parts,
         meta,
-        sha256,
+        found.sha256,
     )
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """The section META."""
+
+    manifest: object
+    model: dict[str, str]
+    tensors: list[object]
+    stages: tuple[dict[str, object], ...]
+    sha256: str
 
 
 def _check_sizes(

@@ -102,8 +102,10 @@ def entry_of(name: str, tensor: Codebook | NDArray[Any]) -> Entry:
     """Describe a tensor as a decoder needs it.
 
     Raises:
-        ValueError: it is an array of anything but floats.
+        ValueError: it is an array of anything but floats, or is not finite.
     """
+    if _numbers(tensor).dtype.kind == "f" and not np.isfinite(_numbers(tensor)).all():
+        raise ValueError(f"{name} holds NaN or infinity")
     if isinstance(tensor, Codebook):
         values = _numbers(tensor)
         with np.errstate(over="ignore"):
@@ -116,13 +118,13 @@ def entry_of(name: str, tensor: Codebook | NDArray[Any]) -> Entry:
     return Entry(name, tensor.shape, "f2" if tensor.dtype == np.float16 else "f4", None)
 
 
-def parse_entries(rows: Any) -> tuple[Entry, ...]:
+def parse_entries(rows: Sequence[object]) -> tuple[Entry, ...]:
     """Read what `Entry.to_json` wrote.
 
     Raises:
         ValueError: it is anything else.
     """
-    if not isinstance(rows, list) or len(rows) > _MOST_ENTRIES:
+    if len(rows) > _MOST_ENTRIES:
         raise ValueError(f"a list of at most {_MOST_ENTRIES} tensors is expected")
     entries = tuple(_entry(row) for row in rows)
     if len({entry.name for entry in entries}) != len(entries):
@@ -130,16 +132,19 @@ def parse_entries(rows: Any) -> tuple[Entry, ...]:
     return entries
 
 
-def _entry(row: Sequence[Any]) -> Entry:
+def _entry(row: object) -> Entry:
+    if not isinstance(row, list) or not 3 <= len(row) <= 6:
+        raise ValueError(f"no tensor: {str(row)[:80]}")
     name, shape, kind, *shared = row
-    if not isinstance(name, str) or kind not in _TYPES or len(shape) > _MOST_AXES:
+    known = isinstance(name, str) and isinstance(kind, str) and kind in _TYPES
+    if not known or not isinstance(shape, list) or len(shape) > _MOST_AXES:
         raise ValueError(f"no tensor: {str(row)[:80]}")
     sides = tuple(_whole(side, 1, 1 << 31) for side in shape)
     if not shared:
         return Entry(name, sides, kind, None)
+    if len(shared) < 2 or not sides:
+        raise ValueError(f"{name} is shared and has no axes or no codebook")
     levels, pruned, *scaled = shared
-    if not sides:
-        raise ValueError(f"{name} is shared and has no axes")
     if scaled not in ([], [1]):
         raise ValueError(f"{name}: nothing is known of {str(scaled)[:40]}")
     layer = Layer(as_matrix(sides), _whole(levels, 1, _MOST_LEVELS), bool(_whole(pruned, 0, 1)))

@@ -21,6 +21,7 @@ from edge.files import write_file
 from edge.models.class_names import class_names
 from edge.models.darknet import Darknet
 from edge.models.darknet_cfg import parse_cfg
+from edge.models.package_weights import ordered
 from edge.models.parameters import fill
 from edge.models.squeezedet import SqueezeDet, read_config, squeezedet_spec
 from edge.optional import require
@@ -38,7 +39,7 @@ def save_safetensors(module: nn.Module, path: str | Path, spec: ModelSpec | None
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
     data = require("safetensors.torch").save(tensors, metadata=_metadata(module, spec))
-    write_file(Path(path), data)
+    write_file(Path(path), ordered(data))
 
 
 def load_safetensors(path: str | Path) -> tuple[nn.Module, ModelSpec]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edge.errors import ArtifactError
-from edge.files import plain_text
+from edge.files import as_name, plain_text
 from edge.models.class_names import class_names
 from edge.models.darknet_cfg import DarknetCfg, Section, read_cfg
 from edge.models.darknet_layers import MOST_FLOATS, Layer, Shape, build_layer
@@ -94,7 +94,7 @@ class Darknet(nn.Module):
             )
         contract = InputContract(hw=self._contract_hw, resize=resize, pad_value=128)
         heads = tuple(_head_spec(head, self._contract_hw) for head in self._heads)
-        return ModelSpec(name, "darknet", tuple(classes), contract, heads)
+        return ModelSpec(as_name(name), "darknet", tuple(classes), contract, heads)
 
 
 def load_darknet(

@@ -22,7 +22,7 @@ from torch import nn
 
 from edge.decoding import decode, parse_json
 from edge.errors import ArtifactError
-from edge.files import plain_text
+from edge.files import as_name, plain_text
 from edge.models.blocks import Concat, DarknetMaxPool, PaddedConv2d
 from edge.models.class_names import KITTI, VOC
 from edge.models.darknet_layers import MOST_FLOATS
@@ -386,7 +386,7 @@ def squeezedet_spec(config: SqueezeDetConfig, name: str) -> ModelSpec:
         mean=config.mean,
         scale=config.scale,
     )
-    return ModelSpec(name, "squeezedet", config.classes, contract, _heads(config))
+    return ModelSpec(as_name(name), "squeezedet", config.classes, contract, _heads(config))
 
 
 def _heads(config: SqueezeDetConfig) -> tuple[HeadSpec, ...]:
