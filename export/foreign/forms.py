@@ -761,9 +761,14 @@ def _nanodet(signature: Signature, groups: Groups, says: str) -> Iterator[Hypoth
         for score in ("none", "sigmoid"):
             heads = []
             for (stride, _), group in groups.items():
+                boxes = [out for c, out in group if c == box_columns]
+                if len(boxes) > 1:
+                    boxes = [out for out in boxes if re.search("dis|reg|box", out.name, re.I)]
+                if len(boxes) != 1:
+                    return
                 tensors = tuple(
-                    Columns(out.name, ("box",) if c == box_columns else ("classes",))
-                    for c, out in group
+                    Columns(out.name, ("box",) if out is boxes[0] else ("classes",))
+                    for _, out in group
                 )
                 (level,) = _free(signature.hw, [stride])
                 box = BoxCoding("distances", (level,), shift=0.5, bins=bins, unit="cells")
@@ -1071,7 +1076,7 @@ def _boxes_beside_classes(
         for classes in _class_counts(signature, columns, background=background is not None):
             if columns == 2 and background is None and not signature.classes:
                 continue
-            for activation in ("none", "sigmoid", "softmax"):
+            for activation in ("none", "softmax", "sigmoid"):
                 if activation == "softmax" and background is None:
                     continue
                 score = ScoreCoding(activation, background=background)

@@ -94,7 +94,7 @@ def _scores(found: Hypothesis, columns: Columns, pictures: int) -> str:
 
 def _background(found: Hypothesis, columns: Columns, pictures: int) -> str:
     score = found.heads[0].score
-    if score.background is None or "classes" not in columns:
+    if "classes" not in columns or "objectness" in columns or "label" in columns:
         return ""
     values = np.asarray(columns["classes"], np.float64)
     if score.classes == "softmax":
@@ -102,16 +102,20 @@ def _background(found: Hypothesis, columns: Columns, pictures: int) -> str:
         values = away / away.sum(axis=1, keepdims=True)
     elif score.classes == "sigmoid":
         values = 1 / (1 + np.exp(-np.clip(values, -50, 50)))
-        many = float(((values > 0.5).sum(axis=1) > 1).mean())
-        if many > 0.05:
-            return f"{many:.0%} of its rows would have several probable classes"
+    mean = values.mean(axis=0)
+    own = {"first": 0, "last": len(mean) - 1}.get(score.background or "")
+    classes = mean.copy()
+    if own is not None:
+        classes[own] = 0
+    everywhere = int(classes.argmax())
+    if classes[everywhere] > 0.5:
+        return f"its column {everywhere} is {classes[everywhere]:.2f} on average: a background"
     # TensorFlow's sigmoids have a first column that means nothing; a softmax's takes what is left.
     whole = float(np.median(np.abs(values.sum(axis=1) - 1))) < 1e-2
-    if not whole and score.background == "first":
+    if own is None or (not whole and own == 0):
         return ""
-    share = float(values[:, 0 if score.background == "first" else -1].mean())
-    if share < 0.5:
-        return f"its {score.background} column is {share:.2f} on average, which is no background"
+    if mean[own] < 0.5:
+        return f"its {score.background} column is {mean[own]:.2f} on average, which is no background"
     return ""
 
 
