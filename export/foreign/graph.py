@@ -242,7 +242,7 @@ def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     if not finite.any():
         return 0.0
     span = max(float(np.ptp(a[finite])), 1e-6)
-    return float(np.quantile(np.abs(a - b)[finite], 0.999)) / span
+    return float(np.quantile(np.abs(a[finite] - b[finite]), 0.999)) / span
 
 
 def _opset(model: Any) -> int:

@@ -552,12 +552,19 @@ class _Import:
         names = [name for head in found.heads for name in head.tensors]
         seen = [decode([run[name] for name in names], 0.0) for run in runs]
         scores = [each.score for each in seen]
-        best = max((float(each.max()) for each in scores if len(each)), default=0.0)
+        tops = [float(each.max()) if len(each) else 0.0 for each in scores]
+        best = max(tops)
         if best < _CONFIDENT and self.data is not None and not self.proved:
             self.warn(
                 "values",
                 f"no box scores above {best:.2f} on {len(runs)} pictures: the weights are not "
                 "trained, or the input's scale is another (--contract scale=1)",
+            )
+        if len(tops) > 3 and best > _CONFIDENT and best - min(tops) < 0.05:
+            self.warn(
+                "values",
+                f"its best score is {best:.2f} on each of {len(runs)} pictures, whatever they "
+                "show: the weights are not trained, or the scores are read wrongly",
             )
         total = sum(head.candidates for head in found.heads) * len(runs)
         passing = sum(int((each > _CONFIDENT).sum()) for each in scores)

@@ -115,7 +115,9 @@ def _background(found: Hypothesis, columns: Columns, pictures: int) -> str:
     if own is None or (not whole and own == 0):
         return ""
     if mean[own] < 0.5:
-        return f"its {score.background} column is {mean[own]:.2f} on average, which is no background"
+        return (
+            f"its {score.background} column is {mean[own]:.2f} on average, which is no background"
+        )
     return ""
 
 

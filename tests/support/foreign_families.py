@@ -147,7 +147,7 @@ def logit(score: float) -> float:
 
 
 def around(table: Array, rng: np.random.Generator) -> Array:
-    """Boxes (N, 4) near their cells, as an untrained part of the picture gives them: centre, size."""
+    """Centre and size (N, 4) of boxes near their cells, as an empty place gives them."""
     stride = table[:, 2:]
     centre = (table[:, :2] + 0.5 + rng.normal(0, 0.3, (len(table), 2))) * stride
     return np.concatenate((centre, stride * rng.uniform(1, 4, (len(table), 2))), axis=1)
@@ -242,7 +242,7 @@ def level_for(table: Array, each: Planted, most: float, shift: float) -> int:
             (table[:, 0] == x // stride) & (table[:, 1] == y // stride) & (table[:, 2] == stride)
         )
         sides = distances(each, table[found[0], :2], float(stride), shift)
-        if 0 <= min(sides) and max(sides) < most:
+        if min(sides) >= 0 and max(sides) < most:
             return int(found[0])
     raise AssertionError(f"no level takes {each}")
 
@@ -326,8 +326,8 @@ def padded(objects: Sequence[Planted], count: int, *columns: Callable[[Planted],
     return rows
 
 
-def rows(batch: bool = False, unit: float = 1.0) -> Family:
-    """v10, 26 and `nms=True`: boxes, score and label; YOLOv7's have the picture's number in front."""
+def rows(batch: bool = False) -> Family:
+    """v10, 26 and `nms=True`: box, score, label; YOLOv7 has the picture's number in front."""
     box = [lambda e, i=i: e.xyxy[i] for i in range(4)]
     own = padded(OBJECTS, 300, *box, lambda e: e.score, lambda e: e.class_id)
     if batch:
