@@ -149,6 +149,26 @@ def test_shapes_that_come_of_arithmetic_on_shapes_are_onnxruntimes(tmp_path: Pat
     assert found == wanted
 
 
+def test_operators_of_old_opsets_are_computed_by_their_own_rules(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "two"], ["height"]),
+        helper.make_node("Unsqueeze", ["height"], ["height_1"], axes=[0]),
+        helper.make_node("Concat", ["one", "minus", "height_1"], ["wanted"], axis=0),
+        helper.make_node("Reshape", ["x", "wanted"], ["y"], "reshape"),
+    ]
+    values = {
+        "two": np.int64(2),
+        "one": np.array([1], np.int64),
+        "minus": np.array([-1], np.int64),
+    }
+    model = onnx.load(save(tmp_path, nodes, {}, values=values))
+    model.opset_import[0].version = 11
+    onnx.save(model, tmp_path / "old.onnx")
+    (one,) = read_operators(tmp_path / "old.onnx")
+    assert one.shapes == ((1, 16 * 32, 32),)
+
+
 def test_weights_without_values_give_the_same_kernels(tmp_path: Path) -> None:
     nodes, weights = halves_of_channels(), {"w": (4, 8, 3, 3)}
     whole = fuse(read_operators(save(tmp_path, nodes, weights, values=NUMBERS)))
@@ -178,6 +198,22 @@ def test_a_convolution_takes_its_activation_and_an_addition_along(tmp_path: Path
     plane = 16 * 32 * 32
     assert [one.read for one in kernels] == [plane, 2 * plane, plane, 2 * plane]
     assert [one.kind for one in kernels] == ["conv", "conv", "conv", "pointwise"]
+
+
+def test_norms_and_scales_after_a_convolution_are_folded_into_it(tmp_path: Path) -> None:
+    nodes = [
+        conv("conv", "x", "a", "w"),
+        helper.make_node("BatchNormalization", ["a", "s", "s", "s", "s"], ["b"], "norm"),
+        helper.make_node("Mul", ["b", "half"], ["c"], "scale"),
+        helper.make_node("Relu", ["c"], ["y"], "relu"),
+    ]
+    path = save(
+        tmp_path,
+        nodes,
+        {"w": (16, 16, 3, 3), "s": (16,)},
+        values={"half": np.float32(0.5)},
+    )
+    assert [one.name for one in fuse(read_operators(path))] == ["conv"]
 
 
 def test_a_swish_is_known_and_siblings_are_one_kernel(tmp_path: Path) -> None:
@@ -538,6 +574,15 @@ def test_the_command_writes_what_others_rely_on(
         assert row["ms"]["low"] < row["ms"]["likely"] < row["ms"]["high"]
         assert row["fps"] == pytest.approx(1e3 / row["ms"]["likely"], rel=1e-2)
     ElementTree.fromstring(plot.read_text())
+
+
+def test_a_name_out_of_a_graph_cannot_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(tmp_path, [conv("\x1b[31mred", "x", "y", "w")], {"w": (16, 16, 3, 3)})
+    assert main(["estimate", str(path), "--board", "agx-thor"]) == 0
+    shown = capsys.readouterr()
+    assert "red" in shown.out and "\x1b[31m" not in shown.out + shown.err
 
 
 def test_the_command_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

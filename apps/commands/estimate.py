@@ -14,7 +14,7 @@ from apps.commands.options import (
     words,
 )
 from apps.commands.terminal import show
-from edge.files import write_file, write_json
+from edge.files import plain_text, write_file, write_json
 from edge.reporting import say
 from export.estimate.estimate import (
     Estimate,
@@ -106,8 +106,8 @@ def _print_rows(network: Network, found: list[Estimate]) -> None:
     fit = read_fit()
     error = fit.errors["network left out"]
     show(
-        f"{network.name}: {network.operations / 1e9:.2f} GFLOP in {len(network.kernels)} kernels; "
-        "predicted, batch 1, the network alone",
+        f"{plain_text(network.name)}: {network.operations / 1e9:.2f} GFLOP in "
+        f"{len(network.kernels)} kernels; predicted, batch 1, the network alone",
         (
             "board",
             "precision",
@@ -142,7 +142,7 @@ def _print_rows(network: Network, found: list[Estimate]) -> None:
     )
     for note in dict.fromkeys(note for one in found for note in one.notes):
         boards = dict.fromkeys(one.board.name for one in found if note in one.notes)
-        say(f"wider: {note} ({', '.join(boards)})")
+        say(f"wider: {plain_text(note)} ({', '.join(boards)})")
 
 
 def _alike(one: Estimate) -> str:
@@ -157,7 +157,13 @@ def _print_layers(one: Estimate, number: int) -> None:
         f"{one.board.name}, {one.precision}: the layers that cost most",
         ("layer", "kind", "ms", "share", "bound by"),
         [
-            (layer.name, layer.kind, f"{layer.ms:.3f}", f"{layer.share:.1%}", layer.bound_by)
+            (
+                plain_text(layer.name),
+                layer.kind,
+                f"{layer.ms:.3f}",
+                f"{layer.share:.1%}",
+                layer.bound_by,
+            )
             for layer in one.costliest(number)
         ],
     )

@@ -23,6 +23,8 @@ __all__ = ["Operator", "Shape", "read_operators"]
 Shape = tuple[int, ...]
 # Above this many values a constant is data, and no shape depends on it.
 _SMALL = 4096
+# Of these, whose outputs may be far larger than their inputs.
+_GROW = frozenset(("ConstantOfShape", "Expand", "Range", "Tile"))
 _OF_SHAPES = frozenset(
     [
         "Shape",
@@ -202,13 +204,14 @@ class _Reader:
                 self.types[name] = self.onnx.helper.make_tensor_type_proto(kind, array.shape)
 
     def _infer(self, node: Any) -> None:
-        if node.domain not in ("", "ai.onnx"):
+        known = node.domain in ("", "ai.onnx") and self.onnx.defs.has(node.op_type)
+        if not known:
             # A plugin's shapes are those that the file states.
             self.types.update({n: self.stated[n] for n in node.output if n in self.stated})
             return
-        schema = self.onnx.defs.get_schema(node.op_type, self.opset.get("", 17), "")
         to_tensor = self.onnx.numpy_helper.from_array
         try:
+            schema = self.onnx.defs.get_schema(node.op_type, self.opset.get("", 17), "")
             types = self.onnx.shape_inference.infer_node_outputs(
                 schema,
                 node,
@@ -235,18 +238,43 @@ class _Reader:
         if not inputs or any(name not in self.constants for name in inputs):
             return False
         self.constants.update(node.output)
-        if node.op_type in _OF_SHAPES and all(name in self.values for name in inputs):
-            reference = require("onnx.reference")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                given = {name: self.values[name] for name in inputs}
-                results = reference.ReferenceEvaluator(node).run(None, given)
+        small = all(
+            (shape := self._shape(name)) is not None and prod(shape) <= _SMALL
+            for name in node.output
+        )
+        if (
+            node.op_type in _OF_SHAPES
+            and all(name in self.values for name in inputs)
+            and (small or node.op_type not in _GROW)
+        ):
+            results = self._evaluate(node, inputs)
             for name, value in zip(node.output, results, strict=True):
                 if value.size <= _SMALL:
                     self.values[name] = value
                 kind = self.onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
                 self.types[name] = self.onnx.helper.make_tensor_type_proto(kind, value.shape)
         return True
+
+    def _evaluate(self, node: Any, inputs: list[str]) -> list[np.ndarray[Any, Any]]:
+        """The outputs of a node, by onnx's own reference."""
+        values = [
+            self.onnx.helper.make_value_info(name, self.types[name])
+            for name in (*dict.fromkeys(inputs), *node.output)
+        ]
+        into, out = values[: -len(node.output)], values[-len(node.output) :]
+        graph = self.onnx.helper.make_graph([node], "g", into, out)
+        reference = require("onnx.reference")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found: list[np.ndarray[Any, Any]] = reference.ReferenceEvaluator(
+                    graph, opsets=self.opset
+                ).run(None, {name: self.values[name] for name in inputs})
+        except Exception as error:
+            raise ArtifactError(
+                f"{self.path}: node {_called(node)} cannot be computed: {error}"
+            ) from error
+        return found
 
     def _operator(self, node: Any, data: list[str], integer: bool) -> Operator:
         shapes: list[Shape] = []
@@ -258,7 +286,7 @@ class _Reader:
                 if shape is None:
                     raise ArtifactError(
                         f"{self.path}: the shape of {name}, at node {_called(node)}, is not known; "
-                        "export with fixed sizes and plain ONNX operators"
+                        "export with fixed sizes, plain ONNX operators and no suppression"
                     )
                 into.append(shape)
         weights = [self._shape(n) or () for n in node.input if n in self.constants]

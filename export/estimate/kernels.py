@@ -1,10 +1,10 @@
 """From the operators of a graph to the kernels that TensorRT makes of them.
 
-What is fused follows the layer reports that builders print: a convolution takes its bias and its
-activation along; an addition after a swish stays a kernel with that swish; convolutions write
-straight into a concatenation, and what is a slice of another tensor is copied there; quantizing
-nodes vanish; chains of element-wise operators are one kernel; a transposition before a matrix
-product is folded into it.
+What is fused follows the layer reports that builders print. A convolution takes its bias, scales
+and its activation along, but an addition after a swish stays a kernel with that swish. Convolutions
+of one input and one form are one kernel. They write straight into a concatenation, where slices of
+other tensors are copied. Quantizing nodes vanish, chains of element-wise operators are one kernel,
+and a transposition before a matrix product is folded into it.
 """
 
 from __future__ import annotations
@@ -226,18 +226,23 @@ class _Fusion:
         return users[0] if len(users) == 1 else None
 
     def _after(self, one: Operator) -> tuple[list[Operator], bool]:
-        """The activation that a convolution takes along, and whether it is a swish."""
-        (name,) = one.outputs
+        """The scales and the activation that a convolution takes along; whether it is a swish."""
+        found: list[Operator] = []
+        while (only := self._only((found or [one])[-1].outputs[0])) is not None and (
+            only.kind == "BatchNormalization"
+            or (only.kind in ("Mul", "Add", "Sub", "Div") and len(only.inputs) == 1)
+        ):
+            found.append(only)
+        name = (found or [one])[-1].outputs[0]
         users = self.users[name]
         if len(users) == 2:
             gate = next((u for u in users if u.kind in ("Sigmoid", "HardSigmoid")), None)
             times = next((u for u in users if u.kind == "Mul"), None)
             if gate and times and gate.outputs[0] in times.inputs:
-                return [gate, times], True
-        only = self._only(name)
+                return [*found, gate, times], True
         if only is not None and only.kind in _ACTIVATIONS:
-            return [only], only.kind in ("Sigmoid", "HardSwish", "Mish", "Gelu", "Swish")
-        return [], False
+            return [*found, only], only.kind in ("Sigmoid", "HardSwish", "Mish", "Gelu", "Swish")
+        return found, False
 
     def _convolution(self, one: Operator) -> list[Kernel]:
         after, swish = self._after(one)
