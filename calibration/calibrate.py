@@ -51,8 +51,8 @@ def calibrate(
         threads: of onnxruntime; all cores by default.
 
     Raises:
-        CalibrationError: `onnx` is not FP32, no picture could be read, too few for `best`, or an
-            activation is not finite.
+        CalibrationError: `onnx` is not FP32, no picture could be read, too few for `best`, an
+            activation is not finite, or without `data` the table `known` is of other pictures.
         ArtifactError: `onnx` is not an ONNX file of edge.
         DataError: `data` is not there.
     """
@@ -72,11 +72,14 @@ def calibrate(
     if table is not None:
         say(f"{known}: up to date, nothing to measure (edge calibrate --fresh measures again)")
         return Calibration(table, {}, len(table.images), ())
+    if known is not None and data is None:
+        _refuse_to_replace(known)
     made = _measured(graph, dataset, recipe, threads)
     report_skipped(made.skipped)
     if made.used < _FEW_IMAGES:
         say(f"calibrated on {made.used} images only; {IMAGES} of all conditions are better")
-    return replace(made, table=replace(made.table, recipe=recipe.steps))
+    table = replace(made.table, recipe=recipe.steps, data=str(data or SCENES), asked=recipe.images)
+    return replace(made, table=table)
 
 
 def _measured(
@@ -152,6 +155,25 @@ def _reusable(
     if asked.key != table.key or list(table.images) != _digests(dataset):
         return None
     return table
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """The built-in scenes, which nobody asked for, replace no table of somebody's pictures."""
+    if not path.exists():
+        return
+    try:
+        data = read_table(path).data
+    except CalibrationError as error:
+        raise CalibrationError(
+            f"{error}; it is not replaced by scales of the built-in scenes: name another file, or "
+            "replace it with edge calibrate --fresh"
+        ) from error
+    if not data.startswith("scenes"):
+        raise CalibrationError(
+            f"{path}: holds scales of other pictures{f' ({data})' if data else ''}, which are not "
+            "replaced by those of the built-in scenes: use the table (export-engine --calib "
+            f"{path}), give the pictures, or replace it with edge calibrate --fresh"
+        )
 
 
 def _digests(dataset: Dataset) -> Sequence[str]:

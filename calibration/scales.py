@@ -19,15 +19,16 @@ from calibration.table import CalibrationTable
 from calibration.threshold import threshold
 from edge import __version__
 from edge.data.datasets import open_dataset
-from edge.data.distinct import Seen, pictures
+from edge.data.distinct import Seen, digest, pictures
 from edge.data.items import Dataset, thin
-from edge.errors import CalibrationError
+from edge.errors import CalibrationError, DataError
 from edge.runtime.ops_cpu import Preprocessor
 from edge.spec import InputContract
 
 __all__ = [
     "SCENES",
     "Calibration",
+    "calibration_inputs",
     "check_readable",
     "inputs_of",
     "measure_scales",
@@ -140,6 +141,28 @@ def network_inputs(
     """Yield (name, network input) of at most `images` readable pictures; the input is reused."""
     contract = Graph.open(graph).manifest.spec.contract
     yield from inputs_of(open_dataset(data, limit=images), contract)
+
+
+def calibration_inputs(
+    graph: Graph | str | Path, table: CalibrationTable, count: int
+) -> list[Array]:
+    """Return network inputs of at most `count` of the pictures that `table` was made from.
+
+    Raises:
+        DataError: the table does not say where they are, or they are not there any more.
+    """
+    if not table.data:
+        raise DataError("the table does not say which pictures it was made from")
+    dataset = open_dataset(table.data, limit=table.asked or None)
+    known = frozenset(table.images)
+    preprocess = Preprocessor(Graph.open(graph).manifest.spec.contract)
+    few = replace(dataset, items=tuple(thin(dataset.items, count)))
+    found = [
+        preprocess(frame)[0].copy() for _, frame in pictures(few, Seen()) if digest(frame) in known
+    ]
+    if not found:
+        raise DataError(f"{table.data}: no longer holds the pictures that the table was made from")
+    return found
 
 
 def inputs_of(dataset: Dataset, contract: InputContract) -> Iterator[tuple[str, Array]]:

@@ -46,6 +46,8 @@ class CalibrationTable:
         hashes: perceptual hash of each picture used, 16 hexadecimal digits, sorted.
         recipe: what was done besides the thresholds: equalise, bias, adaround.
         head_db: (recipe, signal to noise of the heads on pictures held back) pairs, where measured.
+        data: where the pictures were, as it was given; empty where nobody noted it.
+        asked: how many pictures of `data` were asked for, spread evenly.
         made_by: the version that made it.
         schema: of this file.
     """
@@ -64,6 +66,8 @@ class CalibrationTable:
     hashes: tuple[str, ...] = ()
     recipe: tuple[str, ...] = ()
     head_db: tuple[tuple[str, float], ...] = ()
+    data: str = ""
+    asked: int = 0
     made_by: str = ""
     schema: int = SCHEMA
 
@@ -122,6 +126,8 @@ class _TableFile:
     hashes: tuple[str, ...] = ()
     recipe: tuple[str, ...] = ()
     head_db: Mapping[str, float] = field(default_factory=dict)
+    data: str = ""
+    asked: int = 0
     made_by: str = ""
     key: str | None = None
 

@@ -159,7 +159,6 @@ def _lowered(model: Graph | str | Path, options: ExportOptions, folder: Path) ->
         source,
         made.graph,
         made.table,
-        calib=calib,
         selection=made.selection,
         budget=options.max_map_drop,
     )

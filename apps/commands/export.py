@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from export.engine.build import DlaReport, EngineFacts
     from export.int8.score_threshold import FittedScore
     from export.pipeline import ExportResult
+    from export.search.verdict import Verdict
 
 __all__ = ["arguments", "print_dla", "print_export", "run"]
 
@@ -79,7 +80,15 @@ def print_export(result: ExportResult) -> None:
     else:
         _print_engine(result.engine, result.precision)
     if result.verdict is not None:
-        say(f"verdict: {result.verdict.sentence}")
+        _print_verdict(result.verdict)
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    say(f"verdict: {verdict.sentence}")
+    for reason in verdict.reasons[1:]:
+        say(f"  {reason}")
+    for step in verdict.advice:
+        say(f"  next: {step}")
 
 
 def _print_scores(scores: FittedScore) -> None:

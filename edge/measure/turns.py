@@ -6,7 +6,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -266,6 +266,8 @@ def block_logs(mine: Blocks, other: Blocks) -> list[float]:
 
 
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 200
+# Times are measured again, this often at most, until their ratios are known this closely.
+_MOST_WINDOWS, _SURE = 4, 0.015
 
 
 @dataclass(frozen=True)
@@ -275,11 +277,16 @@ class Quick:
     Attributes:
         engine_ms, pipeline_ms: of the network, and from frame to boxes.
         backend: what ran it.
+        unsure: how far `engine_ms` of the first artifact against this one may be off: the half
+            width of the 95 % interval of the logarithm of their ratio.
+        disturbed: what else the machine did meanwhile, a line each.
     """
 
     engine_ms: float
     pipeline_ms: float
     backend: str
+    unsure: float = 0.0
+    disturbed: tuple[str, ...] = ()
 
 
 def quick_ms(
@@ -289,11 +296,15 @@ def quick_ms(
     seconds: float = 1.0,
     threads: int | None = None,
     least: int = _LEAST_ROUNDS,
+    settle: bool = False,
 ) -> dict[Path, Quick]:
     """Run artifacts in turns, frame by frame, for about `seconds` all together.
 
     Args:
         least: rounds to measure however long they take.
+        settle: measure up to four times as long, until the ratios to the first artifact are
+            known to 1.5 %. How sure they are decides that, and not what they are, so that
+            stopping favours no artifact.
 
     Raises:
         ArtifactError, EngineMismatch, MissingDependency: as `Detector.open`.
@@ -307,14 +318,46 @@ def quick_ms(
         ]
         for detector in detectors:
             detector(frames[0])
+        watch = Watch()
+        watch.look()
         rounds = _rounds(detectors, frames, seconds, least)
+        while settle and len(rounds) < _MOST_WINDOWS * _MOST_ROUNDS:
+            unsure = max(_unsure(rounds, index) for index in range(len(detectors)))
+            spent = sum(sum(one.values()) for each in rounds for one in each) / 1e3
+            if unsure <= _SURE or spent > (_MOST_WINDOWS - 1) * seconds:
+                break
+            rounds += _rounds(detectors, frames, seconds, least)
+        watch.look()
+        disturbed = tuple(watch.warnings(os.cpu_count() or 1))
         found = {}
         for index, path in enumerate(opened):
             engine = [one[index]["engine"] for one in rounds]
             whole = [sum(one[index].values()) for one in rounds]
             name = detectors[index].backend.name
-            found[path] = Quick(float(np.median(engine)), float(np.median(whole)), name)
+            found[path] = Quick(
+                float(np.median(engine)),
+                float(np.median(whole)),
+                name,
+                round(_unsure(rounds, index), 4),
+                disturbed,
+            )
     return found
+
+
+def _unsure(rounds: Sequence[Sequence[Mapping[str, float]]], index: int) -> float:
+    """Half width of the 95 % interval of log(time / time of the first), by its own scatter.
+
+    A median's interval is 1.58 quartile ranges over the root of the count (McGill, Tukey and
+    Larsen, 1978). That takes rounds for independent; what lasts longer than a round shows in the
+    difference between the thirds of a measurement.
+    """
+    if not index:
+        return 0.0
+    logs = np.array([math.log(one[index]["engine"] / one[0]["engine"]) for one in rounds])
+    low, high = np.percentile(logs, (25, 75))
+    thirds = [float(np.median(part)) for part in np.array_split(logs, 3) if part.size]
+    scatter = 1.58 * float(high - low) / math.sqrt(len(logs))
+    return max(scatter, (max(thirds) - min(thirds)) / 2)
 
 
 def _rounds(

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.graph import Graph
-from edge.decoding import decode_json
 from edge.errors import ArtifactError, BuildError, DeviceError, MissingDependency
 from edge.measure.frames import hold_frames
 from edge.measure.turns import Quick, quick_ms
@@ -106,6 +105,8 @@ def verdict_of(
             on_engine=shares is not None,
             engine_ms={name: round(one.engine_ms, 4) for name, one in measured.times.items()},
             pipeline_ms={name: round(one.pipeline_ms, 4) for name, one in measured.times.items()},
+            unsure={name: one.unsure for name, one in measured.times.items() if name != "int8"},
+            disturbed=measured.times["int8"].disturbed,
             kept=tuple(_kept(graph)),
             int8_share=None if shares is None else round(shares[0], 4),
             reformat_share=None if shares is None else round(shares[1], 4),
@@ -117,8 +118,7 @@ def verdict_of(
 
 
 def _kept(graph: Graph) -> list[str]:
-    text = dict(graph.manifest.arguments).get("keep", "[]")
-    return decode_json(text, list[str], f"{graph}: keep in its manifest", "a list of names")
+    return graph.manifest.argument("keep", list[str]) or []
 
 
 def _measure(
@@ -142,7 +142,7 @@ def _measure(
     every = {"int8": graph, **rivals}
     if not rivals:
         raise ArtifactError(f"{graph}: no FP16 or FP32 file beside it to compare with; {why}")
-    times = quick_ms(list(every.values()), frames, seconds=_SECONDS, threads=threads)
+    times = quick_ms(list(every.values()), frames, seconds=_SECONDS, threads=threads, settle=True)
     name = times[graph.path].backend
     return _Timed(f"{name}; {why}", {kind: times[one.path] for kind, one in every.items()})
 
@@ -157,7 +157,7 @@ def _on_engine(
         raise BuildError("no FP16 engine to compare with")
     with open_backend(engine) as backend:
         layer_ms: Mapping[str, float] = dict(backend.layer_times())  # type: ignore[attr-defined]
-    times = quick_ms([engine, rival], frames, seconds=_SECONDS)
+    times = quick_ms([engine, rival], frames, seconds=_SECONDS, settle=True)
     layers, summary = engine_layers(engine)
     return _Timed(
         times[engine].backend,

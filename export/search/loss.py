@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.graph import Graph
-from calibration.scales import SCENES, network_inputs
+from calibration.scales import calibration_inputs
 from calibration.table import CalibrationTable
-from edge.decoding import decode_json
+from edge.errors import DataError
 from edge.measure.noise import decibel, heads_of, noise_share
 from edge.measure.selection import Selection
 from edge.reporting import bar
@@ -42,6 +41,7 @@ class Loss:
 
     Attributes:
         head_db: signal to noise of the heads against FP32.
+        measured_on: the pictures that `head_db` is of, or why it was not measured.
         noisy: the fewest convolutions that must stay out of INT8 for sound heads, each with the
             heads' dB when it alone is quantized.
         drop: mAP lost against FP32 and the bounds of its 95 % interval.
@@ -52,6 +52,7 @@ class Loss:
     """
 
     head_db: float | None = None
+    measured_on: str = ""
     noisy: tuple[tuple[str, float], ...] = ()
     drop: tuple[float, float, float] | None = None
     fp32_map50: float | None = None
@@ -65,7 +66,6 @@ def measure_loss(
     graph: Graph,
     table: CalibrationTable,
     *,
-    calib: str | Path | None = None,
     selection: Selection | None = None,
     budget: float | None = None,
     threads: int | None = None,
@@ -75,15 +75,18 @@ def measure_loss(
     Args:
         source: the FP32 ONNX file that `graph` was made from.
         table: of `graph`.
-        calib: pictures for noise where there is no `selection`.
-        selection: labelled images.
+        selection: labelled pictures; without them noise is measured on the pictures that the
+            table was made from, where they still are.
         budget: mAP that may be lost.
 
     Raises:
-        ArtifactError, DataError: as `open_backend` and `network_inputs`.
+        ArtifactError: as `open_backend`.
     """
-    arrays = _arrays(source, calib, selection)
-    head_db, noisy = noisiest(source, graph, table, arrays, threads)
+    arrays, measured_on = _arrays(source, table, selection)
+    head_db: float | None = None
+    noisy: tuple[tuple[str, float], ...] = ()
+    if arrays:
+        head_db, noisy = noisiest(source, graph, table, arrays, threads)
     facts: dict[str, Any] = {}
     if selection is not None:
         drop = measure_drop(selection, source, graph, DROP if budget is None else budget)
@@ -93,7 +96,8 @@ def measure_loss(
             "pictures": drop.pictures,
         }
     return Loss(
-        head_db=round(head_db, 2),
+        head_db=None if head_db is None else round(head_db, 2),
+        measured_on=measured_on,
         noisy=noisy,
         budget=budget,
         off_grid=round(off_grid(source), 4),
@@ -112,18 +116,21 @@ def known_loss(graph: Graph) -> Loss:
     Raises:
         ArtifactError: not an ONNX file of edge.
     """
-    text = dict(graph.manifest.arguments).get(_KEY)
-    if text is None:
-        return Loss()
-    return decode_json(text, Loss, f"{graph}: {_KEY} in its manifest", "a measured loss")
+    return graph.manifest.argument(_KEY, Loss) or Loss()
 
 
-def _arrays(source: Graph, calib: str | Path | None, selection: Selection | None) -> list[Array]:
+def _arrays(
+    source: Graph, table: CalibrationTable, selection: Selection | None
+) -> tuple[list[Array], str]:
+    """Network inputs to measure noise on, and what they are; none with the reason."""
     if selection is not None:
-        return selection.arrays(source.manifest.spec.contract, _NOISE_IMAGES)
-    data = SCENES if calib is None or Path(calib).is_file() else calib
-    inputs = islice(network_inputs(source, data, _NOISE_IMAGES), _NOISE_IMAGES)
-    return [array.copy() for _, array in inputs]
+        arrays = selection.arrays(source.manifest.spec.contract, _NOISE_IMAGES)
+        return arrays, f"{len(arrays)} labelled pictures"
+    try:
+        arrays = calibration_inputs(source, table, _NOISE_IMAGES)
+    except DataError as error:
+        return [], str(error)
+    return arrays, f"{len(arrays)} calibration pictures"
 
 
 def noisiest(

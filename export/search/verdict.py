@@ -1,7 +1,8 @@
-"""INT8, FP16 or mixed: one sentence, and the measured facts behind it."""
+"""INT8, FP16 or mixed: one line, the reasons and the measured facts behind it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,11 +14,20 @@ from edge.runtime.onnx_proto import model_class
 from export.engine.layer_report import LayerInfo, summarise
 from export.search.search import FEW_PICTURES, within
 
-__all__ = ["DROP", "FLOOR_DB", "Facts", "Verdict", "decide", "int8_share", "off_grid"]
+__all__ = [
+    "CANNOT_TELL",
+    "DROP",
+    "FLOOR_DB",
+    "Facts",
+    "Verdict",
+    "decide",
+    "int8_share",
+    "off_grid",
+]
 
 # What a sound INT8 network keeps to its heads, as in `edge.measure.noise`.
 FLOOR_DB = 12.0
-# A median of short loops varies by less; a gain below it is no reason to lose accuracy.
+# A gain below it is no reason to lose accuracy.
 _GAIN = 1.03
 # mAP that may be lost where the user states no budget.
 DROP = 0.01
@@ -26,6 +36,8 @@ INT8_BLOCK = 32
 # mAP@.5 of a network that was given the wrong pictures or names, not of a weak one.
 _BLIND = 0.05
 _NAMED = 6
+# The choice where times vary too much to say which precision is faster.
+CANNOT_TELL = "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -37,13 +49,18 @@ class Facts:
         on_engine: whether that was a TensorRT engine on its GPU.
         engine_ms: median milliseconds of the network by precision: `int8`, `fp16`, `fp32`.
         pipeline_ms: the same from frame to boxes.
-        head_db: signal to noise of the heads against FP32; None where nobody measured it.
+        head_db: signal to noise of the heads against FP32; None where it was not measured.
+        measured_on: the pictures that `head_db` is of, or why it was not measured.
+        unsure: by precision, how far the time of INT8 against it may be off: the half width of
+            the 95 % interval of the logarithm of their ratio.
+        disturbed: what else the machine did while it was timed.
         drop: mAP lost against FP32 and the bounds of its 95 % interval; None without labels.
-        fp32_map50: FP32's own mAP on the same images.
+        fp32_map50: FP32's own mAP on the same pictures.
         pictures: that `drop` was measured on, copies counted.
         budget: mAP that may be lost.
         kept: convolutions out of INT8.
-        noisy: convolutions whose quantization alone leaves the heads under `FLOOR_DB`, with dB.
+        noisy: the fewest convolutions that must leave INT8 for the heads to come back to
+            `FLOOR_DB`, by an estimate; each with the heads' dB when it alone is quantized.
         int8_share: of the engine's time, in layers that take INT8; None without an engine.
         reformats, layers: of the engine; layers that only move data, and all.
         reformat_share: of the engine's time.
@@ -55,6 +72,9 @@ class Facts:
     engine_ms: Mapping[str, float]
     pipeline_ms: Mapping[str, float]
     head_db: float | None
+    measured_on: str = ""
+    unsure: Mapping[str, float] = field(default_factory=dict)
+    disturbed: tuple[str, ...] = ()
     drop: tuple[float, float, float] | None = None
     fp32_map50: float | None = None
     pictures: int = FEW_PICTURES
@@ -73,18 +93,20 @@ class Verdict:
     """Which precision to ship.
 
     Attributes:
-        choice: `INT8`, `FP16` or `mixed`.
-        sentence: choice and reasons.
+        choice: `INT8`, `FP16`, `mixed`, or `cannot tell` where times vary too much.
+        sentence: the choice and what decided, in one line.
         reasons: one fact each, what decided first.
         facts: as measured.
         keep: convolutions to keep out of INT8; empty where INT8 or FP16 serves as it is.
+        advice: what to do next.
     """
 
     choice: str
     sentence: str
     reasons: tuple[str, ...]
     facts: Facts
-    keep: tuple[str, ...] = field(default=())
+    keep: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -92,35 +114,56 @@ class Verdict:
 
 
 def decide(facts: Facts) -> Verdict:
-    """The precision that is accurate enough and fastest on the target.
+    """Choose the precision that is accurate enough and fastest on the target.
 
     INT8 must pay: where it is not faster than floating point, there is no reason to lose anything.
-    A budget that the user states must hold by the 95 % bound, as in a search.
+    A budget that the user states must hold by the 95 % bound, as in a search. Where accuracy
+    leaves a choice and times vary too much to make it, the verdict says so.
     """
-    accurate = _accurate(facts)
-    gain = _gain(facts)
-    if not accurate and facts.noisy and gain > _GAIN:
-        choice = "mixed"
-    elif not accurate or gain <= _GAIN:
-        choice = "FP16"
-    else:
-        choice = "mixed" if facts.kept else "INT8"
-    reasons = (_accuracy_reason(facts, accurate), _speed_reason(facts, gain), *_more(facts, gain))
-    speed_decides = accurate and gain <= _GAIN
-    ordered = (reasons[1], reasons[0], *reasons[2:]) if speed_decides else reasons
+    accurate, pays = _accurate(facts), _pays(facts)
+    choice = _choice(facts, accurate, pays)
+    accuracy, speed = _accuracy_reason(facts, accurate), _speed_reason(facts, pays)
+    speed_decides = pays is not True and (accurate or bool(facts.noisy))
+    ordered = (speed, accuracy) if speed_decides else (accuracy, speed)
     keep = tuple(name for name, _ in facts.noisy) if choice == "mixed" and not accurate else ()
     where = "" if facts.on_engine else " on this CPU"
-    parts = (f"{choice}{where}: {'; '.join(ordered)}", *_advice(facts, accurate, keep))
-    return Verdict(choice, "; ".join(parts), ordered, facts, keep)
+    if choice == CANNOT_TELL:
+        where = " on this machine now" if facts.on_engine else " on this CPU now"
+    return Verdict(
+        choice,
+        f"{choice}{where}: {ordered[0]}",
+        (*ordered, *_more(facts)),
+        facts,
+        keep,
+        tuple(_advice(facts, accurate, choice, keep)),
+    )
 
 
-def _advice(facts: Facts, accurate: bool, keep: Sequence[str]) -> list[str]:
+def _choice(facts: Facts, accurate: bool, pays: bool | None) -> str:
+    if not accurate and not facts.noisy:
+        return "FP16"
+    if pays is None:
+        return CANNOT_TELL
+    if not pays:
+        return "FP16"
+    return "INT8" if accurate and not facts.kept else "mixed"
+
+
+def _advice(facts: Facts, accurate: bool, choice: str, keep: Sequence[str]) -> list[str]:
     """What to do next."""
     found = []
+    if choice == CANNOT_TELL:
+        found.append("end other work on this machine and export again")
     if keep:
-        found.append(f"keep {_listed(keep)} out of INT8 (--keep, or --max-map-drop)")
+        found.append(
+            f"keep {_listed(keep)} out of INT8: --keep {','.join(keep[:_NAMED])}"
+            if len(keep) <= _NAMED
+            else f"keep {_listed(keep)} out of INT8: --max-map-drop {DROP:g} finds which"
+        )
     elif not accurate and facts.budget is None and facts.drop is not None:
         found.append(f"--max-map-drop {DROP:g} looks for the layers to keep out of INT8")
+    if facts.drop is None and facts.head_db is None and facts.measured_on:
+        found.append("give labelled pictures with --accuracy-data to know what INT8 loses")
     if facts.fp32_map50 is not None and facts.fp32_map50 < _BLIND:
         found.append(
             "FP32 finds next to nothing too, so no precision mends it: check --resize and --names "
@@ -128,8 +171,8 @@ def _advice(facts: Facts, accurate: bool, keep: Sequence[str]) -> list[str]:
         )
     if not facts.on_engine:
         found.append(
-            "a GPU has other speeds: have NAME.int8.onnx judged there by export-engine, with "
-            "NAME.fp16.onnx beside it"
+            "a GPU has other speeds: copy NAME.int8.onnx and NAME.fp16.onnx to it and run "
+            "export-engine NAME.int8.onnx there"
         )
     return found
 
@@ -152,19 +195,32 @@ def _floating(facts: Facts) -> str:
     return min(rivals, key=lambda name: facts.engine_ms[name])
 
 
-def _gain(facts: Facts) -> float:
-    return facts.engine_ms[_floating(facts)] / facts.engine_ms["int8"]
+def _gain(facts: Facts) -> tuple[float, float, float]:
+    """How many times faster INT8 is than its rival: low, measured, high."""
+    rival = _floating(facts)
+    gain = facts.engine_ms[rival] / facts.engine_ms["int8"]
+    factor = math.exp(facts.unsure.get(rival, 0.0))
+    return gain / factor, gain, gain * factor
+
+
+def _pays(facts: Facts) -> bool | None:
+    """Whether INT8 is faster by enough; None where that cannot be told."""
+    low, gain, high = _gain(facts)
+    if facts.unsure.get(_floating(facts), 0.0) and low <= _GAIN < high:
+        return None
+    return gain > _GAIN
 
 
 def _accuracy_reason(facts: Facts, accurate: bool) -> str:
     if facts.drop is not None:
         return _drop_reason(facts, facts.drop, accurate)
     if facts.head_db is None:
-        return "what it costs in accuracy was not measured (export-engine --int8 does)"
+        why = f": {facts.measured_on}" if facts.measured_on else " (export-engine --int8 does)"
+        return f"what it costs in accuracy was not measured{why}"
     word = "keeps" if accurate else "keeps only"
     floor = "" if accurate else f", under the {FLOOR_DB:g} dB of a sound network"
-    noise = f"{facts.head_db:.1f} dB signal to noise at the heads"
-    return f"it {word} {noise}{floor} (no labelled data)"
+    on = f" on {facts.measured_on}" if facts.measured_on else ""
+    return f"it {word} {facts.head_db:.1f} dB signal to noise at the heads{on}{floor}"
 
 
 def _drop_reason(facts: Facts, drop: tuple[float, float, float], accurate: bool) -> str:
@@ -179,39 +235,49 @@ def _drop_reason(facts: Facts, drop: tuple[float, float, float], accurate: bool)
     return f"{text}, {held} the budget of {100 * facts.budget:g}"
 
 
-def _speed_reason(facts: Facts, gain: float) -> str:
-    rival = _floating(facts)
+def _speed_reason(facts: Facts, pays: bool | None) -> str:
+    rival, (low, gain, high) = _floating(facts), _gain(facts)
     ours, theirs = facts.engine_ms["int8"], facts.engine_ms[rival]
     mine = "mixed" if facts.kept else "INT8"
-    if gain > _GAIN:
+    if pays is None:
+        ratio = f"{low:.2f} to {high:.2f} times as fast as"
+    elif gain > _GAIN:
         ratio = f"{gain:.2f} times as fast as"
     elif gain < 1 / _GAIN:
         ratio = f"{1 / gain:.2f} times slower than"
     else:
         ratio = "no faster than"
-    return f"{mine} is {ratio} {rival.upper()} ({ours:.2f} against {theirs:.2f} ms, {facts.target})"
+    return f"{mine} is {ratio} {rival.upper()} ({ours:.2f} against {theirs:.2f} ms)"
 
 
-def _more(facts: Facts, gain: float) -> list[str]:
-    """Why it is as fast as it is, and what the user would gain in practice."""
-    found = []
+def _more(facts: Facts) -> list[str]:
+    """What was timed, why it is as fast as it is, and what the user would gain in practice."""
+    found = [f"timed on {facts.target}", *facts.disturbed]
     if facts.int8_share is not None:
         found.append(f"{facts.int8_share:.0%} of the engine's time runs in INT8 layers")
     if facts.reformats:
         share = "" if facts.reformat_share is None else f" ({facts.reformat_share:.0%} of the time)"
         found.append(f"{facts.reformats} of {facts.layers} layers only move data{share}")
-    if facts.off_grid and (gain < 1.3 or not facts.on_engine):
+    if facts.off_grid and (_gain(facts)[1] < 1.3 or not facts.on_engine):
         found.append(
-            f"{facts.off_grid:.0%} of the convolutions have channels off the grid of {INT8_BLOCK}"
+            f"{facts.off_grid:.0%} of the convolutions have channels that are no multiple of "
+            f"{INT8_BLOCK}, as INT8 kernels of a GPU take them"
         )
     bound = facts.engine_ms["int8"] / facts.pipeline_ms["int8"]
     if bound < 0.5:
-        found.append(f"the network is only {bound:.0%} of the pipeline, the CPU bounds the rest")
+        found.append(
+            f"the network takes only {bound:.0%} of the time from frame to boxes, so that a faster "
+            "one gains little"
+        )
     if facts.kept:
         found.append(f"{_listed(facts.kept)} stay out of INT8")
     if facts.noisy:
         named = ", ".join(f"{name} ({db:.1f} dB)" for name, db in facts.noisy[:_NAMED])
-        found.append(f"under {FLOOR_DB:g} dB each by itself: {named}")
+        more = len(facts.noisy) - _NAMED
+        found.append(
+            f"the heads would come back to {FLOOR_DB:g} dB, by an estimate, without INT8 in {named}"
+            f"{f' and {more} more' if more > 0 else ''}; in brackets the dB with INT8 there alone"
+        )
     return found
 
 
