@@ -112,7 +112,7 @@ def lower_precision(
     else:
         graph = write_quantized(source, table, target, options.keep, options.precision_map)
     scores = None
-    if selection is not None:
+    if selection is not None and graph is not source:
         graph, scores = fit_score(selection, source, graph)
     return Lowered(graph, source, files, table, facts, selection, found, scores)
 
@@ -153,8 +153,19 @@ def _searched(
             budget=budget,
             engines=engines,
             engine=None if engines is None else build,
+            fastest_on_cpu=options.fastest_on_cpu,
         )
-    graph = record(write_mixed(source, table, target, found.layers), found)
+    if found.chosen.kept == found.all_layers:
+        # What has no layer in INT8 is not called that.
+        target.unlink(missing_ok=True)
+        say(
+            f"no layer can be in INT8 within the budget of {100 * budget:g} points: the result is "
+            "floating point"
+        )
+        half = half_beside(source)
+        graph = source if half is None else record(half, found)
+    else:
+        graph = record(write_mixed(source, table, target, found.layers), found)
     write_map(_beside(source, "precision.json"), source, found.layers, budget=budget)
     return graph, found
 

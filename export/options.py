@@ -60,6 +60,9 @@ class ExportOptions:
         precision_map: keep the layers that an earlier search kept
         max_map_drop: mAP@.5 that INT8 may lose, such as 0.005; the layers that cost more stay in
             FP16
+        fastest_on_cpu: with --max-map-drop, choose the mixture that is fastest on this CPU, for a
+            network that will run on it; without it, and without a GPU here, the one with most
+            layers in INT8
         accuracy_data: labelled pictures for --max-map-drop, the verdict and the score threshold
         verdict: do not compare INT8 with FP16 for a second or two to say which to ship
         build: how the engine is built
@@ -75,6 +78,7 @@ class ExportOptions:
     keep: tuple[str, ...] = option((), metavar="NAMES")
     precision_map: str | None = option(None, metavar="F")
     max_map_drop: float | None = option(None, metavar="D", check=share)
+    fastest_on_cpu: bool = False
     accuracy_data: str | None = option(None, metavar="DIR")
     verdict: bool = True
     build: BuildOptions = field(default_factory=BuildOptions)

@@ -153,7 +153,8 @@ def _lowered(model: Graph | str | Path, options: ExportOptions, folder: Path) ->
     if options.build.sparse:
         check_sparse(source)
     made = lower_precision(source, options, table, folder)
-    if made.table is None or not options.verdict or options.dla is not None:
+    quantized = made.graph.manifest.precision in ("int8", "mixed")
+    if made.table is None or not quantized or not options.verdict or options.dla is not None:
         return made
     loss = measure_loss(
         source,

@@ -12,7 +12,10 @@ import pytest
 import calibration.calibrate
 from apps.cli import main
 from calibration.compare import compare_tables
+from calibration.scales import calibration_inputs
 from calibration.table import read_table
+from edge.artifact import read_manifest
+from edge.measure.noise import head_noise, heads_of
 from tests.support.small_models import picture, write_small
 from tests.support.steps import scales
 
@@ -212,3 +215,81 @@ def test_a_picture_with_alpha_is_read_as_colour(fp32: Path, data: Path) -> None:
 def test_neither_a_graph_nor_a_diff_is_one_line(capsys) -> None:
     assert main(["calibrate"]) == 2
     assert "--diff A B" in capsys.readouterr().err
+
+
+def test_a_table_of_somebodys_pictures_is_not_replaced_by_one_of_the_scenes(
+    fp32: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    graph = tmp_path / "small.fp32.onnx"
+    graph.write_bytes(fp32.read_bytes())
+    table = tmp_path / "small.calib.json"
+    assert main(["calibrate", str(graph), "--data", str(data)]) == 0
+    first = table.read_bytes()
+    capsys.readouterr()
+    export = ["export-engine", str(graph), "--int8", "--builder", "none", "-o", str(tmp_path)]
+    for command in (["calibrate", str(graph)], export):
+        assert main([*command, "--images", "4"]) == 2
+        said = capsys.readouterr().err
+        assert f"holds scales of other pictures ({data})" in said and "--fresh" in said
+        assert table.read_bytes() == first
+    # What the message says to do can be done.
+    assert main([*export, "--calib", str(table), "--no-verdict"]) == 0
+    assert table.read_bytes() == first
+    assert main(["calibrate", str(graph), "--images", "4", "--fresh"]) == 0
+    assert table.read_bytes() != first
+    # A table of the scenes may follow another one of them.
+    assert main(["calibrate", str(graph), "--images", "5"]) == 0
+
+
+def test_what_is_no_table_is_not_replaced_by_one_of_the_scenes(
+    fp32: Path, tmp_path: Path, capsys
+) -> None:
+    target = tmp_path / "notes.json"
+    target.write_text('{"mine": 1}')
+    assert main(["calibrate", str(fp32), "--images", "2", "-o", str(target)]) == 2
+    assert "not a calibration table" in capsys.readouterr().err
+    assert target.read_text() == '{"mine": 1}'
+
+
+def test_the_decibels_of_a_verdict_are_of_the_calibration_pictures(
+    fp32: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    export = ["export-engine", str(fp32), "--int8", "--builder", "none", "--json"]
+    found = []
+    for name, calib in (("a", data), ("b", tmp_path / "a" / "small.calib.json")):
+        report = tmp_path / f"{name}.json"
+        command = [*export, str(report), "--calib", str(calib), "-o", str(tmp_path / name)]
+        assert main(command) == 0
+        found.append(json.loads(report.read_text())["verdict"]["facts"])
+    # By the folder and by the table made from it: one figure, of the same pictures.
+    assert found[0]["head_db"] == found[1]["head_db"]
+    assert found[1]["measured_on"] == "6 calibration pictures"
+    assert "on 6 calibration pictures" in capsys.readouterr().err
+    loss = read_manifest(tmp_path / "b" / "small.int8.onnx").argument("int8_loss", dict)
+    assert loss["head_db"] == found[1]["head_db"]
+    assert loss["measured_on"] == "6 calibration pictures"
+    # The very figure, from the two files.
+    pictures = calibration_inputs(fp32, read_table(tmp_path / "a" / "small.calib.json"), 6)
+    heads = [heads_of(one, pictures) for one in (fp32, tmp_path / "b" / "small.int8.onnx")]
+    assert head_noise(*heads) == pytest.approx(loss["head_db"], abs=0.01)
+
+
+def test_pictures_that_are_gone_or_others_are_not_measured_on(
+    fp32: Path, data: Path, tmp_path: Path
+) -> None:
+    table, report = tmp_path / "t.calib.json", tmp_path / "r.json"
+    assert main(["calibrate", str(fp32), "--data", str(data), "-o", str(table)]) == 0
+    export = ["export-engine", str(fp32), "--int8", "--builder", "none", "--calib", str(table)]
+    export += ["-o", str(tmp_path / "out"), "--json", str(report)]
+    for path in data.iterdir():
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    assert main(export) == 0
+    verdict = json.loads(report.read_text())["verdict"]
+    assert verdict["facts"]["head_db"] is None
+    assert "no longer holds the pictures" in verdict["facts"]["measured_on"]
+    assert any("was not measured" in reason for reason in verdict["reasons"])
+    assert any("--accuracy-data" in step for step in verdict["advice"])
+    data.rename(tmp_path / "elsewhere")
+    assert main(export) == 0
+    facts = json.loads(report.read_text())["verdict"]["facts"]
+    assert facts["head_db"] is None and "no such file or folder" in facts["measured_on"]

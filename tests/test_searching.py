@@ -1,4 +1,4 @@
-"""`edge search` chooses by the measured milliseconds of whole graphs, not by sums over layers."""
+"""`edge search`: most layers in INT8, or the fastest graph where this machine is the target."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from apps.cli import main
 from apps.commands.search import print_search
 from calibration.graph import Graph
 from calibration.table import read_table
@@ -60,13 +61,15 @@ def judged(monkeypatch: pytest.MonkeyPatch, made: dict[str, str]) -> None:
     monkeypatch.setattr(mixed_trials, "onnx_layer_ms", layers)
 
 
-def clocked(monkeypatch: pytest.MonkeyPatch, ms: Callable[[int], float]) -> list[int]:
+def clocked(
+    monkeypatch: pytest.MonkeyPatch, ms: Callable[[int], float], unsure: float = 0.0
+) -> list[int]:
     """Time graphs by the number of layers that they keep; the numbers of those timed."""
     seen: list[int] = []
 
     def timed(graphs: Sequence[Graph | Path], *_: Any, **__: Any) -> dict[Path, Quick]:
         seen.extend(kept_in(one) for one in graphs)
-        return {Path(one): Quick(ms(kept_in(one)), 99.0, "a clock") for one in graphs}
+        return {Path(one): Quick(ms(kept_in(one)), 99.0, "a clock", unsure) for one in graphs}
 
     monkeypatch.setattr(mixed_trials, "quick_ms", timed)
     return seen
@@ -85,7 +88,12 @@ def test_a_mixture_slower_than_no_int8_at_all_is_not_chosen(
         made["fp32"],
         made["calibration"],
         SCENES,
-        SearchOptions(max_map_drop=BUDGET, threads=1, output=str(tmp_path / "m.onnx")),
+        SearchOptions(
+            max_map_drop=BUDGET,
+            threads=1,
+            output=str(tmp_path / "m.onnx"),
+            fastest_on_cpu=True,
+        ),
     )
     assert {0, every} < set(seen)
     assert result.holds and result.chosen.kept == every
@@ -106,7 +114,9 @@ def test_of_the_graphs_that_fit_the_fastest_is_chosen(
     seen = clocked(monkeypatch, lambda kept: 10.0 + kept)
     source = Path(made["fp32"])
     selection = Selection.open(SCENES, read_manifest(source).spec.classes, 2, threads=1)
-    searched = search_mixed(source, read_table(made["calibration"]), selection, budget=BUDGET)
+    searched = search_mixed(
+        source, read_table(made["calibration"]), selection, budget=BUDGET, fastest_on_cpu=True
+    )
     needed = next(kept for kept in range(every) if 0.003 * (every - kept) <= BUDGET)
     assert searched.chosen.kept == needed == len(searched.layers)
     assert searched.chosen.ms == 10.0 + needed
@@ -151,3 +161,52 @@ def test_on_a_gpu_whole_engines_are_timed(
     )
     assert timed == [f"engine {name}" for name in built]
     assert {0, every} <= set(clock) and len(built) <= 6
+
+
+@pytest.mark.parametrize(("on_cpu", "unsure"), [(False, 0.0), (True, 0.5)], ids=["gpu", "busy"])
+def test_most_int8_is_chosen_where_times_of_this_machine_tell_nothing(
+    made: dict[str, str],
+    judged: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    on_cpu: bool,
+    unsure: float,
+) -> None:
+    every = len(layer_names(made["fp32"]))
+    # Every layer out of INT8 is by far the fastest here, which says nothing of a GPU.
+    clocked(monkeypatch, lambda kept: 1.0 if kept == every else 15.0, unsure)
+    source = Path(made["fp32"])
+    selection = Selection.open(SCENES, read_manifest(source).spec.classes, 2, threads=1)
+    table = read_table(made["calibration"])
+    found = search_mixed(source, table, selection, budget=BUDGET, fastest_on_cpu=on_cpu)
+    needed = next(kept for kept in range(every) if 0.003 * (every - kept) <= BUDGET)
+    assert found.holds and found.chosen.kept == needed < every
+    assert found.costs == "number of layers; times of whole graphs in turns, a clock"
+    assert ("cannot tell on this machine now" in capsys.readouterr().err) == on_cpu
+
+
+def test_a_file_is_called_int8_only_if_layers_are(
+    judged: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clocked(monkeypatch, lambda kept: 10.0)
+    # Each layer in INT8 loses more than the budget: all are kept.
+    result = exported(
+        precision="int8",
+        calib="scenes://?seed=500000&count=4",
+        images=4,
+        max_map_drop=0.002,
+        accuracy_data=SCENES,
+        builder="none",
+        output=tmp_path,
+    )
+    assert result["search"]["chosen"]["kept"] == result["search"]["all_layers"]
+    assert result["precision"] == "fp16" and result["verdict"] is None
+    assert not list(tmp_path.glob("*.int8.onnx"))
+    assert read_manifest(result["files"]["fp16"]).precision == "fp16"
+
+
+def test_keeping_every_layer_is_refused_as_int8(made: dict[str, str], tmp_path: Path) -> None:
+    names = ",".join(layer_names(made["fp32"]))
+    command = ["quantize", made["fp32"], made["calibration"], "--keep", names]
+    assert main([*command, "-o", str(tmp_path / "a.int8.onnx")]) == 2
+    assert not (tmp_path / "a.int8.onnx").exists()

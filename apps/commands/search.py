@@ -95,6 +95,8 @@ def print_search(result: SearchResult) -> None:
             f"{result.images} images; more labelled images tell closer"
         )
     if chosen.kept == result.all_layers:
-        say("no mixture that fits is faster than keeping every layer: ship the FP16 graph instead")
+        say("no mixture that fits is better than keeping every layer: ship the FP16 graph instead")
+    for line in result.disturbed:
+        say(line)
     kept = ", ".join(result.layers) or "none"
     say(f"kept out of INT8 (<): {kept}; costs by {result.costs}; {result.tried} graphs tried")

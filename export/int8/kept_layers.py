@@ -66,11 +66,16 @@ def write_quantized(
     Raises:
         ArtifactError, CalibrationError: as `quantize`.
     """
-    layers = {} if precision_map is None else read_map(precision_map, source)
-    by_hand = dict.fromkeys(kept_by_hand(source, keep), "fp32")
-    graph = write_mixed(source, table, target, by_hand | layers)
+    mapped = {} if precision_map is None else read_map(precision_map, source)
+    layers = dict.fromkeys(kept_by_hand(source, keep), "fp32") | mapped
+    if len(layers) == len(source.convolutions):
+        by = "--keep" if precision_map is None else str(precision_map)
+        raise ArtifactError(
+            f"{source}: {by} leaves no layer in INT8; make the FP16 graph: export-engine --fp16"
+        )
+    graph = write_mixed(source, table, target, layers)
     # An engine keeps a map's FP32 layers in FP32; those named by hand only have to leave INT8.
-    return graph if precision_map is None else annotate(graph, layers=layers)
+    return graph if precision_map is None else annotate(graph, layers=mapped)
 
 
 def kept_by_hand(source: Graph, keep: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ from export.search.search import (
     fastest,
     fits,
     keep_order,
+    most_int8,
     pareto,
     search,
     worth_timing,
@@ -50,6 +51,8 @@ SELECTION_SCENES = "scenes://?seed=700000&count=200"
 _NOISE_IMAGES = 8
 # At most this many graphs, or engines, which have to be built for it, are timed as a whole.
 _MOST_GRAPHS, _MOST_ENGINES = 12, 4
+# Times that are off by more choose nothing.
+_UNSURE = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class SearchOptions:
         keep_as: precision of the layers that stay out of INT8; those beyond FP16's range take fp32
         engines: INT8 and FP16 engine of this GPU, whose layer times order the layers; candidates
             are then timed as engines, else on onnxruntime
+        fastest_on_cpu: choose the mixture that is fastest on this CPU, for a network that will run
+            on it; without it, and without engines of a GPU, the one with most layers in INT8
         threads: CPU threads of onnxruntime; left out, every core
         precision_map: the map to write (NAME.precision.json beside the mixed graph)
         output: the mixed graph to write (NAME.mixed.onnx beside the FP32 graph)
@@ -71,6 +76,7 @@ class SearchOptions:
     images: int = option(IMAGES, metavar="N", check=count)
     keep_as: Literal["fp16", "fp32"] = "fp16"
     engines: tuple[str, str] | None = option(None, hidden=True)
+    fastest_on_cpu: bool = False
     threads: int | None = option(None, metavar="N", check=count)
     precision_map: str | None = option(None, hidden=True)
     output: str | None = option(None, hidden=True)
@@ -112,7 +118,8 @@ class SearchResult:
         budget: mAP that may be lost.
         holds: whether the choice keeps it.
         images: labelled pictures, without copies.
-        costs: how times were measured.
+        costs: what the choice goes by, and how times were measured.
+        disturbed: what else the machine did while graphs were timed.
         bound: what `drop_upper` is.
         chosen: the choice.
         layers: precision of each convolution that is not INT8.
@@ -134,6 +141,7 @@ class SearchResult:
     pareto: tuple[TrialFigures, ...]
     tried: int
     data: str
+    disturbed: tuple[str, ...] = ()
     model: str | None = None
     files: Mapping[str, Path] | None = None
 
@@ -151,8 +159,12 @@ def search_mixed(
     keep_as: str = "fp16",
     engines: tuple[str | Path, str | Path] | None = None,
     engine: Callable[[Graph], Path] | None = None,
+    fastest_on_cpu: bool = False,
 ) -> SearchResult:
-    """Return the fastest mixture that was found of which mAP@.5 falls by at most `budget`.
+    """Return the best mixture that was found of which mAP@.5 falls by at most `budget`.
+
+    The best is the one with most layers in INT8; on a GPU whose engines are given, and with
+    `fastest_on_cpu`, the fastest. Times on this CPU say little of another target.
 
     The budget holds where the one-sided 95 % bound of the drop, by a paired bootstrap over the
     pictures and slightly moved copies of them, lies within it.
@@ -165,6 +177,7 @@ def search_mixed(
             onnxruntime's.
         engine: from a graph to its engine, which is timed as a whole; without it onnxruntime runs
             the graph.
+        fastest_on_cpu: whether the network will run on this CPU.
 
     Raises:
         CalibrationError, ArtifactError: as `write_mixed`.
@@ -176,20 +189,32 @@ def search_mixed(
     with tempfile.TemporaryDirectory() as folder:
         bench = prepare(source, table, selection, arrays, budget, keep_as, engines, Path(folder))
         noise = _noise(source, table, arrays, selection.threads)
-        order = keep_order(noise, bench.cost_ms)
+        by_time = engines is not None or fastest_on_cpu
+        costs = bench.cost_ms if by_time else dict.fromkeys(bench.cost_ms, 1.0)
+        order = keep_order(noise, costs)
         with _counted(bench) as measure:
-            found = search(order, bench.cost_ms, measure, bench.fits)
+            found = search(order, costs, measure, bench.fits)
         most = _MOST_GRAPHS if engine is None else _MOST_ENGINES
-        timed = worth_timing(found, bench.fits, most)
+        best = most_int8(found.trials, bench.fits) or found.chosen
+        timed = list(dict.fromkeys([*worth_timing(found, bench.fits, most), best]))
         say(f"timing {len(timed)} whole graphs in turns")
-        ms, backend = whole_ms(bench, timed, Path(folder), engine)
-    best = fastest(timed, ms, bench.fits)
-    chosen = found.chosen if best is None else best
+        times = whole_ms(bench, timed, Path(folder), engine, settle=by_time)
+    chosen, by_time = best, by_time and times.unsure <= _UNSURE
+    if by_time:
+        chosen = fastest(timed, times.ms, bench.fits) or found.chosen
+    elif engines is not None or fastest_on_cpu:
+        say(
+            f"cannot tell on this machine now which mixture is fastest: times are off by up to "
+            f"{times.unsure:.0%}; the one with most layers in INT8 is chosen"
+        )
+    ms = times.ms
     return SearchResult(
         budget=budget,
         holds=fits(chosen, budget),
         images=len(selection.frames),
-        costs=f"whole graphs in turns, {backend}",
+        costs=f"{'' if by_time else 'number of layers; times of '}whole graphs in turns, "
+        f"{times.backend}",
+        disturbed=times.disturbed,
         bound="one-sided 95 % of the drop by a paired bootstrap over the images and moved "
         "copies of them; a gain counts as none",
         chosen=_figures(chosen, ms),
@@ -296,6 +321,7 @@ def search_layers(
             keep_as=options.keep_as,
             engines=options.engines,
             engine=None if options.engines is None else build,
+            fastest_on_cpu=options.fastest_on_cpu,
         )
     stem = source.path.name.removesuffix(".onnx").removesuffix(".fp32")
     target = Path(options.output or source.path.with_name(f"{stem}.mixed.onnx"))

@@ -23,6 +23,7 @@ __all__ = [
     "fits",
     "hopeless",
     "keep_order",
+    "most_int8",
     "pareto",
     "search",
     "upper_drop",
@@ -185,6 +186,15 @@ def fastest(
     least = min((ms[trial.kept] for trial in fitting), default=0.0)
     near = [trial for trial in fitting if ms[trial.kept] <= least * (1 + _SAME_MS)]
     return min(near, key=lambda trial: (len(trial.kept), ms[trial.kept]), default=None)
+
+
+def most_int8(trials: Sequence[Trial], good: Callable[[Trial], bool]) -> Trial | None:
+    """Return, of the trials that are `good`, the one that keeps fewest layers; None if none is.
+
+    Of as few layers, those that leave the heads with least noise.
+    """
+    fitting = [trial for trial in trials if good(trial)]
+    return min(fitting, key=lambda trial: (len(trial.kept), -trial.head_db), default=None)
 
 
 def pareto(trials: Sequence[Trial], ms: Mapping[frozenset[str], float]) -> list[Trial]:

@@ -21,7 +21,7 @@ from export.int8.quantize import write_mixed
 from export.search.layer_cost import engine_layer_ms, onnx_layer_ms
 from export.search.search import FEW_PICTURES, Trial, fits, hopeless, upper_drop
 
-__all__ = ["Array", "Trials", "measure_drop", "prepare", "whole_ms"]
+__all__ = ["Array", "Trials", "WholeTimes", "measure_drop", "prepare", "whole_ms"]
 
 Array = NDArray[np.float32]
 # Of each graph, of all together; a median of fewer rounds says little.
@@ -142,17 +142,37 @@ def prepare(
     )
 
 
+@dataclass(frozen=True)
+class WholeTimes:
+    """Times of whole graphs.
+
+    Attributes:
+        ms: milliseconds by kept layers.
+        backend: what ran the graphs.
+        unsure: how far the ratio of two of them may be off, as `Quick.unsure`.
+        disturbed: what else the machine did meanwhile.
+    """
+
+    ms: dict[frozenset[str], float]
+    backend: str
+    unsure: float
+    disturbed: tuple[str, ...]
+
+
 def whole_ms(
     bench: Trials,
     trials: Sequence[Trial],
     folder: Path,
     engine: Callable[[Graph], Path] | None = None,
-) -> tuple[dict[frozenset[str], float], str]:
-    """Time the graphs of the trials, each as a whole, in turns; return that and what ran them.
+    *,
+    settle: bool = False,
+) -> WholeTimes:
+    """Time the graphs of the trials, each as a whole, in turns.
 
     Args:
         folder: takes the graphs.
         engine: from a graph to the engine that is timed in its place; without it onnxruntime runs.
+        settle: measure until the times are sure, as `quick_ms`.
     """
     timed: dict[frozenset[str], Graph | Path] = {}
     for number, kept in enumerate(dict.fromkeys(trial.kept for trial in trials)):
@@ -164,6 +184,9 @@ def whole_ms(
         seconds=_SECONDS * len(timed),
         threads=bench.selection.threads,
         least=_ROUNDS,
+        settle=settle,
     )
     times = {kept: found[Path(one)].engine_ms for kept, one in timed.items()}
-    return times, next(iter(found.values())).backend
+    first = next(iter(found.values()))
+    unsure = max(one.unsure for one in found.values())
+    return WholeTimes(times, first.backend, unsure, first.disturbed)
