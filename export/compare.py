@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from calibration.graph import Graph
 from edge.artifact import read_manifest
+from edge.built_in import BUILT_IN, PACKAGED
 from edge.data.datasets import load, open_dataset
 from edge.detections import Detections
+from edge.edgez.graph import cached_package_onnx
 from edge.errors import ArtifactError
 from edge.letterbox import Letterbox
 from edge.measure.noise import (
@@ -99,16 +101,23 @@ def verify(
     """Compare two networks of one model, tensor by tensor and box by box.
 
     Args:
-        first, second: .onnx or .engine, or for one of them what torch runs: a zoo name, .cfg,
-            .npz or .safetensors.
+        first, second: .onnx, .engine, .edgez or a built-in name, or for one of them what torch
+            runs: a zoo name, .cfg, .npz or .safetensors.
 
     Raises:
         ArtifactError: not two networks of one model.
     """
     options = options or VerifyOptions()
-    opened = [Graph(one) if Path(one).suffix == ".onnx" else one for one in (first, second)]
-    spec = _spec(opened[0], opened[1])
-    networks = [_open(one, spec, options) for one in opened]
+    opened = [_opened(one) for one in (first, second)]
+    if not any(Path(one).suffix in _ARTIFACTS for one in opened):
+        raise ArtifactError(f"{first}, {second}: one of the two must be an .onnx or an .engine")
+    specs = [_known_spec(one) for one in opened]
+    known = specs[0] or specs[1]
+    networks = []
+    for index, one in enumerate(opened):
+        network, specs[index] = _open(one, specs[index], known, options)
+        networks.append(network)
+    spec = _common_spec(first, second, specs)
     arrays = list(_inputs(spec, options.data, options.images))
     noises = compare_tensors(networks[0], networks[1], (array for array, _ in arrays))
     limit_db = options.limit_db
@@ -128,22 +137,58 @@ def verify(
     )
 
 
-def _spec(first: Graph | str | Path, second: Graph | str | Path) -> ModelSpec:
-    for one in (first, second):
-        if isinstance(one, Graph):
-            return one.manifest.spec
-        if Path(one).suffix in _ARTIFACTS:
-            return read_manifest(one).spec
-    raise ArtifactError(f"{first}, {second}: one of the two must be an .onnx or an .engine")
+def _opened(model: str | Path) -> Graph | Path:
+    """The artifact that a built-in name or a package stands for; ONNX files are opened."""
+    path = {**BUILT_IN, **PACKAGED}.get(str(model), Path(model))
+    if path.suffix == ".edgez":
+        path = cached_package_onnx(path)
+    return Graph(path) if path.suffix == ".onnx" else path
 
 
-def _open(model: Graph | str | Path, spec: ModelSpec, options: VerifyOptions) -> Network:
-    if Path(model).suffix in _ARTIFACTS:
-        return open_network(model, options.threads)
+def _known_spec(model: Graph | str | Path) -> ModelSpec | None:
+    """What an artifact's manifest says; None for what torch runs."""
+    if isinstance(model, Graph):
+        return model.manifest.spec
+    return read_manifest(model).spec if Path(model).suffix in _ARTIFACTS else None
+
+
+def _open(
+    model: Graph | str | Path,
+    spec: ModelSpec | None,
+    other: ModelSpec | None,
+    options: VerifyOptions,
+) -> tuple[Network, ModelSpec]:
+    if spec is not None:
+        return open_network(model, options.threads), spec
     from export.verify_torch import open_torch
 
-    resize = options.resize or spec.contract.resize
+    resize = options.resize or (None if other is None else other.contract.resize)
     return open_torch(Path(model), names=options.names, resize=resize)
+
+
+def _common_spec(
+    first: str | Path, second: str | Path, specs: Sequence[ModelSpec | None]
+) -> ModelSpec:
+    """The spec of both, whose heads must be alike: they are decoded in one way."""
+    mine, theirs = specs
+    if mine is None or theirs is None:
+        raise ArtifactError(f"{first}, {second}: one of the two says nothing of its heads")
+    for what, one, other in (
+        ("input (height, width)", mine.contract.hw, theirs.contract.hw),
+        ("pre-processing", mine.contract, theirs.contract),
+        ("number of classes", len(mine.classes), len(theirs.classes)),
+        ("outputs", mine.tensors, theirs.tensors),
+        ("heads", mine.heads, theirs.heads),
+    ):
+        if one != other:
+            shown = f" ({one}, here {other})" if isinstance(one, (int, tuple)) else ""
+            shown = "" if what == "heads" else shown
+            raise ArtifactError(
+                f"{second}: its {what} {'are' if what in ('outputs', 'heads') else 'is'} not that "
+                f"of {first}{shown}; edge verify compares two artifacts of one model. How two "
+                "different detectors compare, edge evaluate --against tells on labelled pictures"
+            )
+    return mine
 
 
 def _inputs(

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.measure.noise import Network, Tensors
 from edge.optional import require
+from edge.spec import ModelSpec
 
 __all__ = ["open_torch"]
 
 
-def open_torch(model: str | Path, **options: Any) -> Network:
-    """A zoo name, .cfg, .npz or .safetensors; `options` as `edge.models.zoo.load_model`.
+def open_torch(
+    model: str | Path,
+    *,
+    names: str | None = None,
+    resize: Literal["letterbox", "stretch"] | None = None,
+) -> tuple[Network, ModelSpec]:
+    """Open a zoo name, .cfg, .npz or .safetensors, and say what it is.
+
+    Args:
+        names, resize: as `edge.models.zoo.load_model`.
 
     Raises:
         ArtifactError, MissingDependency: as `load_model`.
     """
     torch = require("torch")
-    loaded: Any = require("edge.models.zoo").load_model(model, **options)
+    loaded: Any = require("edge.models.zoo").load_model(model, names=names, resize=resize)
     module, spec = loaded.module.eval(), loaded.spec
     shown: dict[str, NDArray[Any]] = {}
     makers: dict[int, str] = {}
@@ -43,7 +52,8 @@ def open_torch(model: str | Path, **options: Any) -> Network:
 
     contract = spec.contract
     heads = frozenset(spec.tensors)
-    return Network(str(model), "fp32", run, {}, (1, 3, *contract.hw), contract.digest, heads)
+    shape, digest = (1, 3, *contract.hw), contract.digest
+    return Network(str(model), "fp32", run, {}, shape, digest, heads), spec
 
 
 def _one(heads: Any) -> Any:

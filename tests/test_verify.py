@@ -12,8 +12,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from apps.cli import main
 from apps.commands.verify import arguments, run
 from edge.artifact import read_manifest
+from edge.built_in import BUILT_IN
 from edge.detections import Detections
 from edge.errors import ArtifactError
 from edge.measure.noise import agreement, compare_tensors, first_departure, open_network
@@ -21,7 +23,7 @@ from export.compare import VerifyOptions, verify
 from export.graph.writer import attach_manifest
 from export.int8.quantize import write_half
 from tests.support.painted import write_painted, write_painted_int8, write_pictures
-from tests.support.small_models import decibel, picture, write_small
+from tests.support.small_models import CFG, decibel, picture, write_small
 from tests.support.small_models import run as run_onnx
 
 
@@ -188,3 +190,30 @@ def test_the_command_says_it_with_its_status(
         assert "boxes that agree" in printed.err
     assert "departs at layers.1.pool.dequantized" in printed.err
     assert json.loads((tmp_path / "v.json").read_text())["departs"] == "layers.1.pool.dequantized"
+
+
+@pytest.mark.parametrize("change", ["classes", "heads", "size"])
+def test_detectors_with_other_heads_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    cfg = {
+        "classes": CFG.replace("classes=2", "classes=3").replace("filters=21", "filters=24"),
+        "heads": CFG.replace("10,14", "11,15"),
+        "size": CFG.replace("width=64", "width=96"),
+    }[change]
+    assert cfg != CFG
+    write_small(tmp_path / "a.onnx")
+    write_small(tmp_path / "b.onnx", cfg)
+    for pair in (("a.onnx", "b.onnx"), ("b.onnx", "a.onnx")):
+        paths = [str(tmp_path / name) for name in pair]
+        assert main(["verify", *paths, "--data", "scenes://?count=1"]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "two artifacts of one model" in said
+        assert str(tmp_path / pair[1]) in said and "edge evaluate --against" in said
+
+
+def test_a_built_in_name_stands_for_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    files = {name: str(path) for name, path in BUILT_IN.items()}
+    command = ["verify", "squeezedet-scenes", files["squeezedet-scenes"]]
+    assert main([*command, "--data", "scenes://?count=1"]) == 0
+    assert "no tensor is below 80 dB" in capsys.readouterr().err

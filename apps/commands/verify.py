@@ -22,7 +22,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `edge verify`."""
     from export.compare import VerifyOptions
 
-    parser.add_argument("first", metavar="A", help=".onnx, .engine, or a model that torch runs")
+    parser.add_argument(
+        "first",
+        metavar="A",
+        help=".onnx, .engine, .edgez, a built-in name, or a model that torch runs",
+    )
     parser.add_argument("second", metavar="B", help="the network to compare with A")
     add_options(parser, VerifyOptions)
     parser.add_argument("--every", action="store_true", help="show every tensor, in order")
