@@ -78,6 +78,40 @@ def test_gains_and_biases_that_no_weight_can_take_are_refused(
         read_table(changed(tmp_path, **changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"low": {"images": "x"}}, r"low\.images: takes a number"),
+        ({"low": {"images": 1e999}}, "not a number of JSON|out of a number's range"),
+        ({"noise_db": {"images": [1]}}, r"noise_db\.images: takes a number"),
+        ({"method": 1}, "method: takes text"),
+        ({"graph_sha256": True}, "graph_sha256: takes text"),
+        ({"images": "abc"}, "images: takes a list"),
+        ({"images": [1]}, r"images\[0\]: takes text"),
+        ({"gains": {"images": 1.0}}, r"gains\.images: takes a list"),
+        ({"rounding": {"a": 3}}, r"rounding\.a: takes text"),
+        ({"amax": [["images", 1.0]]}, "amax: takes an object"),
+        ({"amax": {"images": 1e39}}, "threshold of images is 1e\\+39"),
+        ({"amax": {"images": True}}, r"amax\.images: takes a number"),
+        ({"schema": "1"}, "schema: takes a whole number"),
+        ({"asked": 1.5}, "asked: takes a whole number"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(
+    tmp_path: Path, changes: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(CalibrationError, match=rf"x\.json: not a calibration table: .*({what})"):
+        read_table(changed(tmp_path, **changes))
+
+
+def test_no_hostile_table_is_read(edge_data: Path) -> None:
+    files = sorted((edge_data / "hostile" / "calib-json").iterdir())
+    assert files
+    for path in files:
+        with pytest.raises(CalibrationError, match="not a calibration table"):
+            read_table(path)
+
+
 @pytest.mark.parametrize("key", ["amax", "method", "graph_sha256", "contract_digest", "images"])
 def test_a_missing_field_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(CalibrationError, match=key):
