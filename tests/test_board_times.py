@@ -75,7 +75,7 @@ def test_a_network_is_pruned_for_a_board_that_is_not_here(
     assert 0.6 * full < narrow <= 0.7 * full
     assert board["host"] == {"board": "orin-nano-4", "precision": "fp32", "predicted": True}
     assert board["choice"]["board"] == "orin-nano-4"
-    times = StageTimes((1.0, narrow / full), (0.0, 0.0), ())
+    times = StageTimes((1.0, narrow / full), (0.0, 0.0))
     monkeypatch.setattr("export.compress.prune.time_stages", lambda *_: times)
     here = run(f"{base} --target-ms 70%", tmp_path / "b")
     assert here["plan"] != board["plan"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -334,4 +335,32 @@ def test_a_plan_survives_its_json(tmp_path: Path) -> None:
 def test_a_foreign_or_empty_plan_is_refused_with_its_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(CompressionError, match=r"plan\.json: not a pruning plan"):
+        read_plan(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schema": True}, "schema: takes a whole number"),
+        ({"schema": 0}, "schema is 0"),
+        ({"model": None}, "model: takes text"),
+        ({"widths": {"x": 2.0}}, "widths.x: takes a whole number"),
+        ({"widths": {"x": "2"}}, "widths.x: takes a whole number"),
+        ({"widths": {"x": True}}, "widths.x: takes a whole number"),
+        ({"widths": {"x": 10**9}}, "widths.x is 1000000000"),
+        ({"kept": {"x": ["0"]}}, r"kept.x\[0\]: takes a whole number"),
+        ({"kept": {"x": [True]}}, r"kept.x\[0\]: takes a whole number"),
+        ({"kept": {"x": [1, 0]}}, "kept.x takes different channels in ascending order"),
+        ({"kept": {"x": "01"}}, "kept.x: takes a list"),
+        ({"kept": [[0]]}, "kept: takes an object"),
+    ],
+)
+def test_a_wrong_plan_is_refused_by_file_and_field(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    plan = {"schema": 1, "model": "small", "widths": {"x": 2}, "kept": {"x": [0]}, **changes}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(
+        CompressionError, match=r"plan\.json: not a pruning plan of edge: .*" + words
+    ):
         read_plan(tmp_path / "plan.json")

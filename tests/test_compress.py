@@ -24,6 +24,8 @@ from edge.errors import ArtifactError
 from edge.models.checkpoint import load_safetensors, save_safetensors
 from edge.models.darknet import load_darknet
 from edge.models.dense import load_dense
+from edge.models.folding import fold_norms
+from edge.train.start import write_model
 from export.compress.deep import compress
 from tests.support.small_models import picture, run, small
 
@@ -291,3 +293,51 @@ def test_a_built_in_model_is_its_onnx_file(tmp_path: Path) -> None:
     assert np.allclose(found, run(BUILT_IN["squeezedet-scenes"], image)[0], atol=1e-3)
     with pytest.raises(ArtifactError, match="leave weights out"):
         load_dense("squeezedet-scenes", tmp_path, weights="x")
+
+
+def spoil(path: Path, number: float) -> None:
+    """Set the last float of a file of plain float32 weights."""
+    data = bytearray(path.read_bytes())
+    data[-4:] = np.float32(number).tobytes()
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("form", ["weights", "safetensors", "pruned", "begin", "npz"])
+def test_weights_that_are_no_numbers_are_refused_whatever_file_they_come_in(
+    edge_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, number: float
+) -> None:
+    module, spec = small()
+    safe, cfg, weights = write_model(module, spec, tmp_path, "bad")
+    target, source = tmp_path / "out.edgez", cfg
+    words: list[str] = []
+    if form == "weights":
+        spoil(weights, number)
+    elif form == "npz":
+        source = tmp_path / "bad.npz"
+        arrays = dict(np.load(edge_data / "weights" / "squeezedet_kitti_forge.npz"))
+        arrays["conv1.bias"][-1] = number
+        np.savez(source, **arrays)
+    else:
+        with torch.no_grad():
+            next(module.parameters()).view(-1)[-1] = number
+        folded = fold_norms(module) if form != "safetensors" else module
+        save_safetensors(folded, safe, spec)
+        source = safe if form == "safetensors" else cfg
+        words = [] if form == "safetensors" else [f"--{form}", str(safe)]
+    assert main(["compress", str(source), *words, "-o", str(target)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "NaN or infinite" in error and "bad" in error
+    assert not target.exists() and not target.with_suffix(".pruned.safetensors").exists()
+
+
+def test_the_hostile_packages_are_refused_in_one_line(
+    edge_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted((edge_data / "hostile" / "edgez").glob("*.edgez"))
+    assert files
+    for source in files:
+        assert main(["share", str(source), "-o", str(tmp_path / "out.edgez")]) == 2
+        error = capsys.readouterr().err.strip()
+        assert source.name in error and "\n" not in error
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from apps.cli import main
+from apps.commands.dissect import arguments
 from edge.compress.channels.dissect import Moments, of_classes, only_classes, profile, scores
 from edge.compress.channels.slicing import class_numbers, slice_classes
 from edge.compress.channels.wiring import read_wiring
-from edge.data.datasets import open_dataset
+from edge.data.datasets import load, open_dataset
 from edge.data.items import Dataset, Label, make_item
 from edge.errors import CompressionError, DataError
 from edge.models.cfgs import cfg_text
@@ -195,6 +197,41 @@ def test_dissect_writes_the_small_detector_and_what_each_stage_is_worth(
     assert not list(out.glob(".stages-*"))
     assert open_dataset(data).classes == ("cat", "dog")
     assert "fine-tuned" in capsys.readouterr().out
+
+
+def test_scenes_are_narrowed_to_classes_and_keep_their_pictures() -> None:
+    scenes = open_dataset("scenes://?seed=7&count=12")
+    found = of_classes(scenes, ("cyclist", "car"))
+    assert 0 < len(found.items) <= 12 and found.classes == ("cyclist", "car")
+    names = {one.image: one for one in scenes.items}
+    for item in found.items:
+        frame, known = load(item)
+        full, every = load(names[item.image])
+        np.testing.assert_array_equal(frame, full)
+        cars = int((every.class_id == scenes.classes.index("car")).sum())
+        assert int((known.class_id == 1).sum()) == cars
+        assert set(known.class_id.tolist()) <= {0, 1}
+    for item in only_classes(scenes, ("car", "van")).items:
+        assert set(load(names[item.image])[1].class_id.tolist()) <= {0, 1}
+
+
+def test_a_built_in_detector_is_dissected_on_its_scenes(tmp_path: Path) -> None:
+    argv = "dissect squeezedet-scenes --classes car,van --profile-images 4 --no-refit --data"
+    words = [*argv.split(), "scenes://?count=4", "--train", "scenes://?seed=800000&count=40"]
+    report = tmp_path / "r.json"
+    assert main([*words, "-o", str(tmp_path / "out"), "--json", str(report)]) == 0
+    result = json.loads(report.read_text())
+    assert result["classes"] == ["car", "van"] and result["warning"]
+    assert set(result["stages"][0]["by_class"]) == {"car", "van"}
+
+
+def test_the_first_two_convolutions_stay_whole_unless_said_otherwise() -> None:
+    parser = argparse.ArgumentParser()
+    arguments(parser)
+    for words, untouched in (("", 2), ("--untouched 0", 0)):
+        args = parser.parse_args(f"m.cfg --classes a {words}".split())
+        assert args.untouched == untouched
+    assert "(default: 2)" in " ".join(parser.format_help().split())
 
 
 def test_an_unknown_class_ends_the_command_in_one_line(

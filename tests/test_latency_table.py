@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +118,49 @@ def test_a_table_survives_its_file_and_lacks_other_networks(tmp_path: Path) -> N
         '{"schema": 9, "host": {}, "rows": []}',
         '{"schema": 1, "host": {}, "rows": [{"ms": 1}]}',
         '{"schema": 1, "host": {}, "rows": [{"ms": NaN}]}',
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_table_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(CompressionError, match=r"t\.json: not a latency table"):
         read_table(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ms": 0}, r"rows\[1\]: ms takes a number above 0"),
+        ({"ms": -1.5}, r"rows\[1\]: ms takes"),
+        ({"ms": "fast"}, r"rows\[1\]\.ms: takes a number"),
+        ({"ms": 10**400}, r"rows\[1\]\.ms: .*out of a number's range"),
+        ({"channels": 8.5}, r"rows\[1\]\.channels: takes a whole number"),
+        ({"channels": True}, r"rows\[1\]\.channels: takes a whole number"),
+        ({"channels": 0}, r"rows\[1\]: channels, filters and groups take"),
+        ({"filters": 10**12}, r"rows\[1\]: channels, filters and groups take"),
+        ({"groups": 3}, r"rows\[1\]: .*do not come in 3 groups"),
+        ({"size_hw": [3]}, r"rows\[1\]\.size_hw: takes 2 values"),
+        ({"pads": [0, 0, 0, -1]}, r"rows\[1\]: pads take"),
+        ({"activation": "Magic"}, r"rows\[1\]: activation is none of"),
+        ({"activation": None}, r"rows\[1\]\.activation: takes text"),
+        ({}, r"rows name a shape twice"),
+    ],
+)
+def test_a_wrong_row_is_refused_by_file_and_field(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    row = {**asdict(SHAPE), "ms": 1.5}
+    rows = [row, {**row, **changes}]
+    document = {"schema": 1, "host": {"cpu": "x"}, "rows": rows}
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    with pytest.raises(CompressionError, match=r"t\.json: not a latency table of edge: " + words):
+        read_table(tmp_path / "t.json")
+
+
+def test_the_hostile_tables_are_refused_in_one_line(edge_data: Path) -> None:
+    files = sorted((edge_data / "hostile" / "latency-table").iterdir())
+    assert files
+    for file in files:
+        with pytest.raises(CompressionError, match="not a latency table") as caught:
+            read_table(file)
+        assert "\n" not in str(caught.value)

@@ -410,7 +410,7 @@ def pretended(shape: object, _threads: int) -> float:
 
 def by_bytes(paths: list[Path]) -> StageTimes:
     times = tuple(path.stat().st_size / 1e6 for path in paths)
-    return StageTimes(times, (0.0,) * len(times), ())
+    return StageTimes(times, (0.0,) * len(times))
 
 
 @pytest.mark.parametrize(

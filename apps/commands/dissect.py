@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="names of the classes to keep, with commas between them",
     )
     add_options(parser, DissectOptions, leave_out=_FIXED)
+    parser.set_defaults(untouched=DissectOptions().channels.untouched)
     json_option(parser)
 
 

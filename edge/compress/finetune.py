@@ -12,6 +12,7 @@ from torch import nn
 
 from edge.compress.distil import distilled
 from edge.compress.options import FineTuneOptions
+from edge.errors import CompressionError
 from edge.spec import ModelSpec
 from edge.train.augment import Augmentation, Labelled
 from edge.train.batches import BatchMaker, make_batch, prefetched
@@ -91,7 +92,7 @@ def fine_tune(
         stepped: called with the model after every step.
 
     Raises:
-        FloatingPointError: the loss is no longer a number.
+        CompressionError: the loss is no longer a number.
     """
     flip = _FLIP if options.flip else 0.0
     augmentation = replace(_AUGMENTATIONS[options.augment], flip=flip)
@@ -108,7 +109,12 @@ def fine_tune(
         every = max(1, options.steps // 10)
         # Convolutions train faster in this layout on a CPU, as in `edge.train.session`.
         model = model.to(memory_format=torch.channels_last)
-        tuned = fit(model, loss, batches, schedule, report, every, after_step=stepped)
+        try:
+            tuned = fit(model, loss, batches, schedule, report, every, after_step=stepped)
+        except FloatingPointError as error:
+            raise CompressionError(
+                f"{spec.name}: training failed: {error}, with --peak below {peak:g}"
+            ) from error
         return tuned.to(memory_format=torch.contiguous_format)
 
 

@@ -86,10 +86,10 @@ class ModelOptions:
     """How to read a model whose own file does not say everything.
 
     Attributes:
-        weights: file of Darknet weights, if it does not lie beside the cfg.
-        names: file of class names, one on a line.
+        weights: file of Darknet weights, if it does not lie beside the cfg
+        names: file of class names, one on a line
         resize: how the model was trained to see frames: letterbox as pjreddie's Darknet does it,
-            stretch as AlexeyAB's.
+            stretch as AlexeyAB's
     """
 
     weights: str | None = option(None, metavar="F")
@@ -102,19 +102,19 @@ class FineTuneOptions:
     """How a smaller network is trained.
 
     Attributes:
-        steps: train for this many steps, of all stages together (without it nothing is trained).
-        batch: number of pictures in a training step.
-        peak: highest learning rate (1e-3, or 1e-4 for a network without batch norms).
+        steps: train for this many steps, all stages together; 0 trains nothing
+        batch: number of pictures in a training step
+        peak: highest learning rate (1e-3, or 1e-4 for a network without batch norms)
         teacher: weight in the loss of the full network's answers; more keeps the small network
-            closer to the full one, 0 trains on labels alone.
-        labels: ignore the labels and learn from the full network's answers alone.
-        flip: train without mirrored pictures, for objects with writing on them.
+            closer to the full one, 0 trains on labels alone
+        labels: ignore the labels and learn from the full network's answers alone
+        flip: train without mirrored pictures, for objects with writing on them
         augment: how strongly pictures are changed: mild changes colours, and size and place a
             little; strong adds mosaics, noise and other scales as edge train does, for few
-            pictures.
-        seed: number that fixes the order of the pictures and their changes.
+            pictures
+        seed: number that fixes the order of the pictures and their changes
         bfloat16: compute forward passes in bfloat16, which is faster on CPUs with AMX or
-            AVX-512 BF16.
+            AVX-512 BF16
     """
 
     steps: int = option(0, flag="--fine-tune", metavar="STEPS", check=_natural)
@@ -124,7 +124,7 @@ class FineTuneOptions:
     labels: bool = True
     flip: bool = True
     augment: Literal["mild", "strong"] = "mild"
-    seed: int = 0
+    seed: int = option(0, metavar="N")
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
@@ -144,21 +144,21 @@ class ChannelOptions:
 
     Attributes:
         importance: how the worth of a channel is measured: taylor by what the loss loses without
-            it, l1 by its weights, gamma by its batch norm, dissection by its answers.
+            it, l1 by its weights, gamma by its batch norm, dissection by its answers
         spread: where channels are removed: global takes them wherever they cost least, layer
-            takes the same share of every layer.
-        least: smallest share of a layer's channels to keep.
-        align: make the numbers of channels multiples of this; 32 suits INT8 tensor cores.
-        untouched: number of convolutions, from the first, that keep all channels.
+            takes the same share of every layer
+        least: smallest share of a layer's channels to keep
+        align: make the numbers of channels multiples of this; 32 suits INT8 tensor cores
+        untouched: number of convolutions, from the first, that keep all channels
         profile_images: number of training pictures that importance is measured and weights are
-            fitted on.
+            fitted on
         refit: leave the remaining weights as they are instead of fitting them to the full
-            network's outputs.
-        table: file with a latency table that was measured on another machine, used unchanged.
+            network's outputs
+        table: file with a latency table that was measured on another machine, used unchanged
         board: take milliseconds from what edge estimate predicts for this board, which need not
-            be here, instead of measuring them on this machine.
-        precision: with --board, the precision of the engine that is to be fast.
-        threads: number of onnxruntime threads in evaluation and timing.
+            be here, instead of measuring them on this machine
+        precision: with --board, the precision of the engine that is to be fast
+        threads: number of onnxruntime threads in evaluation and timing
     """
 
     importance: Importance = "taylor"
@@ -203,8 +203,8 @@ class PruneTarget:
 
     Attributes:
         kind: `ratio` of the channels to remove; `ms`; `share` of the full network's milliseconds;
-            `mb` of the FP32 ONNX file; `drop`, the points of mAP@.5 that may be lost.
-        value: in that unit.
+            `mb` of the FP32 ONNX file; `drop`, the points of mAP@.5 that may be lost
+        value: in that unit
     """
 
     kind: Literal["ratio", "ms", "share", "mb", "drop"]
@@ -228,12 +228,12 @@ class NarrowOptions(ModelOptions):
     """What pruning and dissection have in common.
 
     Attributes:
-        train: labelled pictures to learn from (scenes for a built-in model, else those of --data).
-        images: judge on at most this many pictures of --data, spread evenly.
-        output: folder for the files.
-        name: name of the files, without their endings.
-        channels: which channels are removed.
-        tuning: how the small network is trained.
+        train: labelled pictures to learn from (scenes for a built-in model, else those of --data)
+        images: judge on at most this many pictures of --data, spread evenly
+        output: folder for the files
+        name: name of the files, without their endings
+        channels: which channels are removed
+        tuning: how the small network is trained
     """
 
     train: str | None = option(None, metavar="D")
@@ -249,9 +249,9 @@ class PruneOptions(NarrowOptions):
     """How `edge prune` makes a network narrower.
 
     Attributes:
-        target: what to reach; exactly one of this and `plan`.
-        plan: repeat the plan of an earlier run.
-        begin: with --plan, the .safetensors of the run that wrote the plan, to train it further.
+        target: what to reach; exactly one of this and `plan`
+        plan: repeat the plan of an earlier run
+        begin: with --plan, the .safetensors of the run that wrote the plan, to train it further
     """
 
     target: PruneTarget | None = option(None, hidden=True)
@@ -272,8 +272,8 @@ class DissectOptions(NarrowOptions):
     """How `edge dissect` keeps some classes of a network.
 
     Attributes:
-        keep: share of the channels to keep, in no layer less than the share of the classes.
-        channels: which channels are removed; `least` becomes at least the share of the classes.
+        keep: share of the channels to keep, in no layer less than the share of the classes
+        channels: which channels are removed; `least` becomes at least the share of the classes
     """
 
     channels: ChannelOptions = ChannelOptions(importance="dissection", spread="layer", untouched=2)
@@ -285,21 +285,21 @@ class WeightRecipe:
     """What is done to single weights.
 
     Attributes:
-        prune: share of the weights to remove.
+        prune: share of the weights to remove
         scope: how layers share the pruning: lamp by arXiv:2010.07611, global by size, layer the
             same share of each, loss by what the loss would lose on pictures, without --fine-tune
-            (loss where there are pictures and no training, else lamp).
-        two_four: remove two of every four weights instead, for sparse tensor cores.
+            (loss where there are pictures and no training, else lamp)
+        two_four: remove two of every four weights instead, for sparse tensor cores
         bits: bits of an index into a layer's values, so that 2 to this power values are possible.
             A fraction such as 2.3 limits the mean over all weights, and gives more to the layers
-            that need it, which takes pictures.
-        start: how k-means begins: optimal is the best for a histogram of the weights.
-        sharing: share of the training steps for weights that share values; with --pruned it is
-            all of them.
-        coding: how indices are coded; auto takes what gives the smallest file.
-        half: store centroids and biases in FP32, not in FP16.
+            that need it, which takes pictures
+        start: how k-means begins (optimal): optimal is the best for a histogram of the weights
+        sharing: share of the training steps for weights that share values (0.4); with --pruned it
+            is all of them
+        coding: how indices are coded (auto); auto takes what gives the smallest file
+        half: store centroids and biases in FP32, not in FP16
         scaled: give each output channel a scale beside the values of its layer, which few bits
-            need.
+            need
     """
 
     prune: float = option(0.6, metavar="S", check=_share_below_one)
@@ -326,10 +326,10 @@ class PackageOptions(ModelOptions):
     """What the commands that write a package have in common.
 
     Attributes:
-        output: the package to write.
-        images: judge on at most this many pictures of --data, spread evenly.
-        threads: number of onnxruntime threads in the evaluation.
-        name: name of the detector in the package, instead of the model's.
+        output: the package to write
+        images: judge on at most this many pictures of --data, spread evenly
+        threads: number of onnxruntime threads in the evaluation
+        name: name of the detector in the package, instead of the model's
     """
 
     output: str = option("out.edgez", hidden=True)
@@ -343,13 +343,13 @@ class CompressOptions(PackageOptions):
     """How `edge compress` makes the file of a network smaller.
 
     Attributes:
-        recipe: what is done to the weights.
-        tuning: how the network is trained; its steps are those of all stages together.
-        train: pictures to learn from; only --fine-tune needs their labels.
-        pruned: F.pruned.safetensors of an earlier run, which is only shared and coded.
-        begin: F.pruned.safetensors of an earlier run, which is pruned and trained further.
+        recipe: what is done to the weights
+        tuning: how the network is trained; its steps are those of all stages together
+        train: pictures to learn from; only --fine-tune needs their labels
+        pruned: F.pruned.safetensors of an earlier run, which is only shared and coded
+        begin: F.pruned.safetensors of an earlier run, which is pruned and trained further
         refit: without --fine-tune, prune and round every weight by itself; no other weight makes
-            up for its error.
+            up for its error
     """
 
     recipe: WeightRecipe = RECIPES["plain"]
@@ -378,15 +378,15 @@ class NoiseOptions(PackageOptions):
 
     Attributes:
         noise_db: keep this signal-to-noise ratio at the network's outputs, in decibels, without
-            training; more makes the package larger and more exact.
-        train: pictures that show how rounding errors cancel (other pictures of --data).
-        images: number of pictures that the noise is measured on.
-        coding: how indices are coded.
+            training; more makes the package larger and more exact
+        train: pictures that show how rounding errors cancel (other pictures of --data)
+        images: number of pictures that the noise is measured on
+        coding: how indices are coded
         dead: part of a step from which on a weight is rounded away from zero; 0.5 is plain
-            rounding, more leaves more zeros.
+            rounding, more leaves more zeros
     """
 
-    noise_db: float = 30.0
+    noise_db: float = option(30.0, metavar="DB")
     train: str | None = None
     images: int | None = None
     coding: Coding = "auto"
@@ -403,10 +403,10 @@ class ShareOptions(PackageOptions):
     """How `edge share` reduces each layer to a few weight values.
 
     Attributes:
-        bits: give each layer 2 to the power of this many values.
-        start: how k-means begins: linear spreads the first centres over the range of the weights.
-        coding: how indices are coded; packed gives whole bits to each, auto the smallest file.
-        half: store centroids and biases in FP32, not in FP16.
+        bits: give each layer 2 to the power of this many values
+        start: how k-means begins: linear spreads the first centres over the range of the weights
+        coding: how indices are coded; packed gives whole bits to each, auto the smallest file
+        half: store centroids and biases in FP32, not in FP16
     """
 
     bits: int = option(5, metavar="B", check=_bits)

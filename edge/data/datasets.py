@@ -116,6 +116,9 @@ def _scenes(path: str, limit: int | None) -> Dataset:
 
 def _render(item: Item, seed: int) -> tuple[NDArray[np.uint8], Item]:
     scene = scenes.render(seed)
+    if item.hw is not None:
+        # Rendered before, and perhaps of some classes alone since.
+        return scene.image, item
     height, width = scene.image.shape[:2]
     rows = zip(scene.class_id.tolist(), scene.xyxy.tolist(), strict=True)
     labels = [Label(class_id, tuple(box), str(item.image)) for class_id, box in rows]

@@ -51,7 +51,7 @@ class BoardTimes:
     def times(self, artifacts: Sequence[Path]) -> StageTimes:
         """Return the likely milliseconds of networks; a prediction has no noise between them."""
         ms = tuple(self.network(path).likely_ms for path in artifacts)
-        return StageTimes(ms, (0.0,) * len(ms), ())
+        return StageTimes(ms, (0.0,) * len(ms))
 
     def check_reach(
         self,

@@ -33,10 +33,10 @@ from edge.models.folding import fold_norms, unfold_norms
 from edge.reporting import say, ticking
 from edge.train.augment import Labelled
 from edge.train.batches import BatchMaker, make_batch
-from export.compress.pack import half_books, pack
+from export.compress.pack import half_books, pack, package_target
 from export.compress.pictures import fitting_pictures, labelled_pictures, some_of
 from export.compress.source import earlier_network, images_for
-from export.compress.stages import evaluate_stage
+from export.compress.stages import check_outputs, evaluate_stage
 
 __all__ = ["ByteStage", "CompressResult", "LayerCodes", "compress"]
 
@@ -112,11 +112,10 @@ def compress(
         CompressionError: the recipe cannot be carried out.
         ArtifactError, DataError: the model or the images cannot be used.
     """
-    recipe, target = options.recipe, Path(options.output)
+    recipe, target = options.recipe, package_target(options.output)
+    check_outputs(target.parent, target.stem, ".pruned.safetensors", ".log")
     if options.pruned is not None:
         recipe = replace(recipe, sharing=1.0)
-    if target.suffix != ".edgez":
-        raise ArtifactError(f"{target}: a package is called NAME.edgez")
     with TemporaryDirectory(prefix="edge-") as folder:
         scratch = Path(folder)
         dense = load_dense(model, scratch, name=options.name, **model_options(options))

@@ -17,7 +17,13 @@ from edge.measure.accuracy import labelled
 from edge.spec import ModelSpec
 from export.compress.prune import ChannelPruning, PruneResult, results_of, write_files
 from export.compress.source import images_or_error, load_prunable
-from export.compress.stages import StageFacts, evaluate_stage, training_pictures
+from export.compress.stages import (
+    NETWORK_FILES,
+    StageFacts,
+    check_outputs,
+    evaluate_stage,
+    training_pictures,
+)
 
 __all__ = ["DissectResult", "dissect"]
 
@@ -67,6 +73,8 @@ def dissect(
     loaded = load_prunable(model, options)
     module, spec = slice_classes(loaded.module, loaded.spec, classes)
     name = check_name(options.name or f"{loaded.spec.name}-dissected", "the name of the files")
+    folder = make_folder(options.output)
+    check_outputs(folder, name, *NETWORK_FILES)
     share = len(spec.classes) / len(loaded.spec.classes)
     channels = replace(options.channels, least=max(options.channels.least, share))
     # Labels that have only numbers count in the full network's classes.
@@ -74,7 +82,6 @@ def dissect(
     learnt = labelled(train, loaded.spec.classes)
     pure = training_pictures(only_classes(learnt, spec.classes), spec)
     pictures = training_pictures(learnt, spec)
-    folder = make_folder(options.output)
     with TemporaryDirectory(prefix="edge-") as scratch:
         sliced = replace(loaded, module=module, spec=spec)
         work = ChannelPruning(sliced, judged, pictures, channels, Path(scratch), profiled=pure)

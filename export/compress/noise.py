@@ -15,7 +15,7 @@ from edge.compress.weights.noise import NoiseSearch
 from edge.compress.weights.sizes import entropy_bytes
 from edge.models.dense import load_dense
 from edge.reporting import say, ticking
-from export.compress.pack import pack
+from export.compress.pack import pack, package_target
 from export.compress.pictures import network_pictures, varied
 from export.graph.writer import write_onnx
 
@@ -86,6 +86,7 @@ def compress_to_noise(
         ArtifactError, DataError: the model or the pictures cannot be used.
     """
     data = data or SCENES
+    target = package_target(options.output)
     with TemporaryDirectory(prefix="edge-") as folder:
         scratch = Path(folder)
         dense = load_dense(model, scratch, name=options.name, **model_options(options))
@@ -97,7 +98,7 @@ def compress_to_noise(
         with ticking("measuring", search.measurements) as search.tick:
             found = search.run(options.noise_db)
         sizes = pack(
-            Path(options.output),
+            target,
             found.module,
             dense,
             found.books,

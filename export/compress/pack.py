@@ -13,13 +13,28 @@ from edge.edgez.codebook import Codebook
 from edge.edgez.graph import split_graph
 from edge.edgez.package import PackageSizes, Tensor, write_package
 from edge.edgez.tensors import as_half
+from edge.errors import ArtifactError
+from edge.files import refuse_input
 from edge.models.checkpoint import save_safetensors
 from edge.models.dense import Dense
 from edge.optional import require
 from edge.spec import ModelSpec
 from export.graph.writer import write_onnx
 
-__all__ = ["half_books", "pack"]
+__all__ = ["half_books", "pack", "package_target"]
+
+
+def package_target(output: str) -> Path:
+    """Return the path of a package to write, refused before any work is done.
+
+    Raises:
+        ArtifactError: it is not called NAME.edgez, or is an input of the running command.
+    """
+    target = Path(output)
+    if target.suffix != ".edgez":
+        raise ArtifactError(f"{target}: a package is called NAME.edgez")
+    refuse_input(target)
+    return target
 
 
 def half_books(books: Mapping[str, Codebook]) -> dict[str, Codebook]:

@@ -27,6 +27,7 @@ from edge.errors import CompressionError
 from edge.files import check_name, make_folder, write_file
 from edge.measure.accuracy import labelled
 from edge.measure.host import fingerprint
+from edge.measure.sensors import Watch
 from edge.models.folding import fold_norms, has_norms, unfold_norms
 from edge.models.zoo import LoadedModel
 from edge.reporting import say, track
@@ -35,9 +36,11 @@ from edge.train.losses.ciou import loss_for
 from export.compress.board import BoardTimes
 from export.compress.source import earlier_network, images_or_error, load_prunable
 from export.compress.stages import (
+    NETWORK_FILES,
     Stage,
     StageResult,
     StageTimes,
+    check_outputs,
     evaluate_stage,
     fine_tune_stage,
     save_network,
@@ -106,6 +109,7 @@ def prune(model: str | Path, data: str | Path | None, options: PruneOptions) -> 
     loaded = load_prunable(model, options)
     name = check_name(options.name or f"{loaded.spec.name}-pruned", "the name of the files")
     folder = make_folder(options.output)
+    check_outputs(folder, name, *NETWORK_FILES)
     judged = labelled(data, loaded.spec.classes, options.images)
     learnt = judged if train == data else labelled(train, loaded.spec.classes)
     pictures = training_pictures(learnt, loaded.spec)
@@ -161,7 +165,7 @@ class ChannelPruning:
         self.options, self.scratch = options, scratch
         self.board = BoardTimes(options.board, options.precision) if options.board else None
         self._promised: float | None = None
-        self._warned: list[str] = []
+        self._watch = Watch()
 
     def evaluate(self, name: str, module: nn.Module) -> Stage:
         """Return a stage of this network; see `evaluate_stage`."""
@@ -176,7 +180,8 @@ class ChannelPruning:
     def _times(self, artifacts: Sequence[Path]) -> StageTimes:
         if self.board is not None:
             return self.board.times(artifacts)
-        return time_stages(artifacts, self.judged.items[0], self.options.threads)
+        item, threads = self.judged.items[0], self.options.threads
+        return time_stages(artifacts, item, threads, self._watch)
 
     @property
     def host(self) -> dict[str, object]:
@@ -194,17 +199,13 @@ class ChannelPruning:
 
     def _sure_times(self, artifacts: Sequence[Path]) -> StageTimes:
         times = self._times(artifacts)
-        for warning in times.warnings:
-            if warning not in self._warned:
-                self._warned.append(warning)
-                say(warning)
         if times.doubt is not None:
             raise CompressionError(f"{self.spec.name}: {times.doubt}, or give --table")
         return times
 
     def warnings(self, times: StageTimes) -> tuple[str, ...]:
         """Return why the times of a result may be wrong, the pruned network's being the second."""
-        found = [*self._warned, *(w for w in times.warnings if w not in self._warned)]
+        found = self._watch.warnings(int(str(fingerprint()["cores"])))
         if times.doubt is not None:
             found.append(times.doubt)
         reached = times.ms[1] / times.ms[0]

@@ -17,7 +17,7 @@ from edge.data.datasets import Dataset
 from edge.edgez.codebook import Codebook
 from edge.measure.accuracy import labelled
 from edge.models.dense import Dense, load_dense
-from export.compress.pack import half_books, pack
+from export.compress.pack import half_books, pack, package_target
 from export.compress.stages import evaluate_stage
 
 __all__ = ["ShareResult", "SharedLayer", "share"]
@@ -76,6 +76,7 @@ def share(model: str | Path, data: str | Path | None, options: ShareOptions) -> 
         ArtifactError, CompressionError, DataError: the model, the bits or the images cannot be
             used.
     """
+    target = package_target(options.output)
     with TemporaryDirectory(prefix="edge-") as folder:
         scratch = Path(folder)
         dense = load_dense(model, scratch, name=options.name, **model_options(options))
@@ -90,7 +91,7 @@ def share(model: str | Path, data: str | Path | None, options: ShareOptions) -> 
         module = with_codebooks(dense.module, books)
         after = _map50("after", dense, judged, scratch, options.threads)
         sizes = pack(
-            Path(options.output),
+            target,
             module,
             dense,
             books,

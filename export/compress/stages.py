@@ -15,10 +15,9 @@ from torch import nn
 from edge.compress.finetune import fine_tune
 from edge.compress.options import FineTuneOptions
 from edge.data.datasets import Dataset, Item, load
-from edge.data.metrics import ClassAccuracy, Metrics, evaluate_detections
-from edge.files import write_file
+from edge.data.metrics import Metrics, evaluate_detections
+from edge.files import refuse_input, write_file
 from edge.measure.accuracy import detect
-from edge.measure.host import fingerprint
 from edge.measure.sensors import Watch
 from edge.measure.statistics import interval
 from edge.measure.turns import open_runner, opencv_threads, take_turns_until, warm_up
@@ -31,10 +30,12 @@ from edge.train.start import write_model
 from export.graph.writer import write_onnx
 
 __all__ = [
+    "NETWORK_FILES",
     "Stage",
     "StageFacts",
     "StageResult",
     "StageTimes",
+    "check_outputs",
     "evaluate_stage",
     "fine_tune_stage",
     "save_network",
@@ -46,7 +47,9 @@ __all__ = [
 _SHOWN = 0.25
 _ROUNDS, _BLOCK_MS = 10, 60.0
 # Times are taken until the ratios of networks are known this well, for at most so many rounds.
-_SPREAD, _LONGEST = 0.05, 6
+_SPREAD, _LONGEST = 0.05, 10
+# Of all files that a narrower network may be written as.
+NETWORK_FILES = (".safetensors", ".cfg", ".weights", ".names", ".fp32.onnx", ".plan.json", ".html")
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class StageFacts:
 
     Attributes:
         map50, map50_95: mean average precision, 0..1.
-        by_class: of each class.
+        by_class: `ap50`, `ap50_95` and `boxes` of each class.
         false_positives: wrong boxes per image with a score of at least 0.25.
         megabytes: of the FP32 ONNX file.
         parameters: number of weights and biases.
@@ -63,7 +66,7 @@ class StageFacts:
 
     map50: float
     map50_95: float
-    by_class: dict[str, ClassAccuracy]
+    by_class: dict[str, dict[str, float]]
     false_positives: float
     megabytes: float
     parameters: int
@@ -105,12 +108,10 @@ class StageTimes:
     Attributes:
         ms: median milliseconds of each network.
         spread: half of the 95 % interval of each network's time as a ratio to the first's.
-        warnings: what disturbed the machine.
     """
 
     ms: tuple[float, ...]
     spread: tuple[float, ...]
-    warnings: tuple[str, ...]
 
     @property
     def doubt(self) -> str | None:
@@ -119,8 +120,18 @@ class StageTimes:
             return None
         return (
             "cannot tell on this machine now: times of the same network differ, so that a ratio is "
-            f"known to {max(self.spread):.0%} only; stop other programs and run again"
+            f"known to {max(self.spread):.1%} only; stop other programs and run again"
         )
+
+
+def check_outputs(folder: Path, name: str, *suffixes: str) -> None:
+    """Refuse a name of files that would replace an input, before any work is done.
+
+    Raises:
+        ArtifactError: `folder/name` with one of `suffixes` is an input of the running command.
+    """
+    for suffix in suffixes:
+        refuse_input(folder / f"{name}{suffix}")
 
 
 def evaluate_stage(
@@ -155,11 +166,15 @@ def _false_positives(metrics: Metrics) -> float:
     return wrong / metrics.images
 
 
-def time_stages(artifacts: Sequence[Path], item: Item, threads: int) -> StageTimes:
-    """Time networks on onnxruntime in turns, until their ratios are stable or it is too long."""
+def time_stages(artifacts: Sequence[Path], item: Item, threads: int, watch: Watch) -> StageTimes:
+    """Time networks on onnxruntime in turns, until their ratios are stable or it takes too long.
+
+    Args:
+        item: the picture to run on.
+        watch: looks at the machine between blocks.
+    """
     frame, _ = load(item)
     runners = [open_runner(path, frame, threads) for path in artifacts]
-    watch = Watch()
 
     def spreads() -> tuple[float, ...]:
         first = runners[0].medians("engine")
@@ -175,7 +190,6 @@ def time_stages(artifacts: Sequence[Path], item: Item, threads: int) -> StageTim
         return StageTimes(
             tuple(float(np.median(runner.medians("engine"))) for runner in runners),
             spreads(),
-            tuple(watch.warnings(int(str(fingerprint()["cores"])))),
         )
     finally:
         for runner in runners:

@@ -19,7 +19,7 @@ from torch import nn
 from edge.compress.channels.importance import Importances
 from edge.compress.channels.wiring import Wiring
 from edge.data.classes import match_classes
-from edge.data.datasets import Dataset, Item
+from edge.data.datasets import Dataset, Item, load
 from edge.data.items import EVERY_CLASS
 from edge.errors import DataError
 from edge.models.hooks import hooked
@@ -106,7 +106,7 @@ def of_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
         DataError: there is no such image.
     """
     join = match_classes(dataset.classes, classes)
-    items = [_of_item(item, join) for item in dataset.items]
+    items = [_of_item(_labelled(item), join) for item in dataset.items]
     kept = tuple(item for item in items if (item.class_id != EVERY_CLASS).any())
     if not kept:
         raise DataError(f"{dataset.source}: no image with {', '.join(classes)}")
@@ -124,7 +124,7 @@ def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     join = match_classes(dataset.classes, classes)
     pure = tuple(
         item
-        for item in dataset.items
+        for item in map(_labelled, dataset.items)
         if len(item) and (join[item.class_id[item.class_id != EVERY_CLASS]] >= 0).all()
     )
     if not pure:
@@ -132,6 +132,13 @@ def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
             f"{dataset.source}: no image holds only {', '.join(classes)}; give images that do"
         )
     return of_classes(replace(dataset, items=pure), classes)
+
+
+def _labelled(item: Item) -> Item:
+    """Return the item with its boxes; those of a built-in scene are known once it is rendered."""
+    if item.seed is None or item.hw is not None:
+        return item
+    return replace(load(item)[1], seed=item.seed)
 
 
 def _of_item(item: Item, join: NDArray[np.int32]) -> Item:
