@@ -5,14 +5,23 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apps.charts.svg import Axes, Axis, circle, line, svg
 from apps.commands.options import add_options, json_option, read_options, target
 from apps.commands.terminal import show
-from edge.files import write_file, write_json
+from edge.data.datasets import open_dataset
+from edge.errors import DataError
+from edge.files import plain_text, write_file, write_json
+from edge.optional import require
 from edge.reporting import say
 from edge.train.anchors import AnchorResult, find_anchors
 from edge.train.options import AnchorOptions
+
+if TYPE_CHECKING:
+    from edge.models.darknet_cfg import DarknetCfg
 
 __all__ = ["arguments", "print_anchors", "run"]
 
@@ -28,7 +37,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="D",
-        help="labelled pictures: VOC, COCO, YOLO or KITTI folder, a COCO json, or scenes",
+        help="labelled pictures: VOC, COCO, YOLO or KITTI folder, a COCO json, obj.data, "
+        "data.yaml, a list of pictures, or scenes",
     )
     add_options(parser, AnchorOptions)
     parser.add_argument(
@@ -37,18 +47,70 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F.svg",
         help="plot the mean IoU over the number of anchors into this file",
     )
+    parser.add_argument(
+        "--cfg",
+        metavar="F.cfg",
+        help="cfg to adapt with --write; the number of anchors and --size are those of this cfg",
+    )
+    parser.add_argument(
+        "--write",
+        type=target(".cfg"),
+        metavar="NEW.cfg",
+        help="write the cfg with these anchors and the classes of --data, and NEW.names beside it",
+    )
     json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Cluster and print."""
     options = read_options(args, AnchorOptions)
+    if (args.cfg is None) != (args.write is None):
+        raise DataError("--cfg and --write go together: the cfg to adapt, and where to write it")
+    cfg = None
+    if args.cfg is not None:
+        require("torch")
+        from edge.models.adapt import anchor_count
+        from edge.models.darknet_cfg import read_cfg
+
+        cfg = read_cfg(Path(args.cfg))
+        hw = cfg.net.positive("height"), cfg.net.positive("width")
+        options = _of_cfg(options, anchor_count(cfg), hw, args.cfg)
     result = find_anchors(args.data, options, with_curve=args.curve is not None)
     if result.curve is not None:
         write_file(args.curve, _plot(result.curve, options.k).encode())
     write_json(result, args.json)
     print_anchors(result)
+    if cfg is not None:
+        # All pictures: few of them may lack a class.
+        classes = options.classes or open_dataset(args.data).classes
+        _write_cfg(cfg, result, classes, Path(args.write))
     return 0
+
+
+def _of_cfg(options: AnchorOptions, count: int, hw: tuple[int, int], cfg: str) -> AnchorOptions:
+    """Return the options with number of anchors and input size of a cfg.
+
+    Raises:
+        DataError: others were given.
+    """
+    usual = AnchorOptions()
+    for given, default, own, flag in (
+        (options.k, usual.k, count, "--k"),
+        (options.hw, usual.hw, hw, "--size"),
+    ):
+        if given not in (default, own):
+            raise DataError(f"{cfg}: has {own}, which {flag} {given} is not; leave {flag} out")
+    return replace(options, k=count, hw=hw)
+
+
+def _write_cfg(cfg: DarknetCfg, result: AnchorResult, classes: Sequence[str], path: Path) -> None:
+    from edge.models.adapt import adapt_cfg
+
+    adapted = adapt_cfg(cfg, len(classes), [anchor.wh for anchor in result.anchors])
+    names = path.with_suffix(".names")
+    write_file(path, adapted.text.encode())
+    write_file(names, "".join(f"{plain_text(name)}\n" for name in classes).encode())
+    say(f"written: {path}, {names}")
 
 
 def _plot(found: Sequence[tuple[int, float]], chosen: int) -> str:

@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="D",
         help="labelled pictures to learn from: VOC, COCO, YOLO or KITTI folder, a COCO json, a VOC "
-        "split, or scenes://?seed=S",
+        "split, obj.data, data.yaml, a list of pictures, or scenes://?seed=S",
     )
     add_options(parser, TrainOptions)
     parser.add_argument(

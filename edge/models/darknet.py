@@ -77,6 +77,11 @@ class Darknet(nn.Module):
         return tuple(values[head.source] for head in self._heads)
 
     @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of the input, pixels."""
+        return self._contract_hw
+
+    @property
     def head_sections(self) -> tuple[str, ...]:
         """The type of each head's section: `yolo` or `region`."""
         return tuple(head.section.type for head in self._heads)

@@ -24,7 +24,7 @@ from edge.models.squeezedet_npz import load_squeezedet_npz
 from edge.names import read_names
 from edge.spec import ModelSpec
 
-__all__ = ["ZOO", "LoadedModel", "ZooEntry", "cached_path", "fetch", "load_model"]
+__all__ = ["ZOO", "LoadedModel", "ZooEntry", "cached_path", "fetch", "load_cfg", "load_model"]
 
 Resize = Literal["letterbox", "stretch"]
 RANDOM = ("random weights",)
@@ -183,6 +183,16 @@ def load_model(
         known = ", ".join(sorted([*ZOO, *BUILT_IN]))
         raise ArtifactError(f"{model}: no .cfg, .npz or .safetensors, and not one of {known}")
     return replace(loaded, spec=_respecified(loaded.spec, names, resize))
+
+
+def load_cfg(model: str | Path, hw: tuple[int, int] | None = None) -> DarknetCfg:
+    """Return the cfg of a file or of a Darknet of the zoo, for an input of `hw` pixels.
+
+    Raises:
+        ArtifactError: the file is damaged, or `hw` does not suit the network.
+    """
+    path = Path(model)
+    return _resized(read_cfg(path), hw) if path.suffix == ".cfg" else _zoo_cfg(str(model), hw)
 
 
 def _entry(name: str) -> ZooEntry:

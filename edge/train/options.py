@@ -57,6 +57,8 @@ class TrainOptions:
             fit: a zoo name, .safetensors, .npz, .weights, or a SqueezeNet's .net
         random_weights: start a built-in model from random weights, not from the shipped ones
         names: file of class names, one a line
+        classes_from_data: give a Darknet network the classes of --data: their number, the filters
+            before each head and the names; its other weights are kept as with --weights
         resize: how frames are fitted into the input: letterbox keeps the aspect ratio and pads,
             stretch does not
         hw: size of the network's input, in place of the cfg's
@@ -104,6 +106,7 @@ class TrainOptions:
     weights: str | Path | None = option(None, metavar="F")
     random_weights: bool = False
     names: str | Path | None = option(None, metavar="F")
+    classes_from_data: bool = False
     resize: Literal["letterbox", "stretch"] | None = None
     hw: tuple[int, int] | None = option(None, flag="--size", metavar="HxW", check=height_width)
     seed: int = 0
@@ -144,6 +147,8 @@ class TrainOptions:
             raise ValueError(f"average is {self.average}; it takes a number from 0 to 1")
         if min(self.peak, self.decay, self.warmup or 0) < 0:
             raise ValueError("peak, decay and warmup must not be negative")
+        if self.classes_from_data and self.names is not None:
+            raise ValueError("--classes-from-data takes the names of the data; leave --names out")
         if self.resume and (self.fresh or self.overfit):
             raise ValueError("--resume goes neither with --fresh nor with --overfit")
 

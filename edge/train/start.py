@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +14,17 @@ from edge.built_in import BUILT_IN
 from edge.data.world.world import scene_set
 from edge.errors import ArtifactError
 from edge.files import read_file, write_file
+from edge.models.adapt import adapt_cfg
 from edge.models.builtin import NAMES, build
+from edge.models.cfgs import CFGS
 from edge.models.checkpoint import save_safetensors
-from edge.models.darknet import Darknet
+from edge.models.darknet import Darknet, build_darknet
 from edge.models.darknet_weights import save_weights
 from edge.models.dense import load_dense
 from edge.models.folding import unfold_norms
 from edge.models.initialise import initialise
 from edge.models.squeezedet import SqueezeDet, read_config, squeezedet_spec
-from edge.models.zoo import ZOO, load_model
+from edge.models.zoo import ZOO, load_cfg, load_model
 from edge.spec import ModelSpec
 from edge.train.augment import Labelled
 from edge.train.batches import as_tensor, resized
@@ -43,7 +46,9 @@ class Start(NamedTuple):
     notes: tuple[str, ...]
 
 
-def start_from(model: str | Path, options: TrainOptions | None = None) -> Start:
+def start_from(
+    model: str | Path, options: TrainOptions | None = None, classes: Sequence[str] = ()
+) -> Start:
     """Return the network to train.
 
     Args:
@@ -51,21 +56,50 @@ def start_from(model: str | Path, options: TrainOptions | None = None) -> Start:
             takes; a cfg without weights beside it starts with random ones.
         options: of them `weights` (see `transfer`), `random_weights`, `names`, `resize`, `hw` and
             `seed` count.
+        classes: names to give a Darknet network in place of its own, see `classes_from_data`.
 
     Raises:
         ArtifactError: no such model, or a file that is damaged or does not fit.
     """
     options = options or TrainOptions()
+    if classes:
+        return _adapted(model, options, classes)
     if str(model) in BUILT_IN and options.weights is None and not options.random_weights:
         _refuse_shape_options(model, options)
         return shipped_start(str(model))
     module, spec, note = _network(model, options)
     if options.weights is None:
         return Start(module, spec, (note,))
-    done = transfer(module, options.weights)
-    loaded = f"{len(done.loaded)} layers begin as in {options.weights}, up to {done.loaded[-1]}"
-    stopped = (f"stopped there: {done.stopped}",) if done.stopped else ()
-    return Start(module, spec, (note, loaded, *stopped))
+    return Start(module, spec, (note, *_transferred(module, options.weights)))
+
+
+def _adapted(model: str | Path, options: TrainOptions, classes: Sequence[str]) -> Start:
+    """Return a Darknet network with other classes; what still fits keeps its weights."""
+    path, resize = Path(model), options.resize
+    if path.suffix == ".cfg":
+        cfg = load_cfg(path, options.hw)
+        beside: str | Path | None = path.with_suffix(".weights")
+        beside = beside if path.with_suffix(".weights").is_file() else None
+    elif str(model) in ZOO and str(model) in CFGS:
+        cfg, beside = load_cfg(str(model), options.hw), str(model)
+        resize = resize or ZOO[str(model)].resize
+    else:
+        raise ArtifactError(f"{model}: only a .cfg or a Darknet of the zoo takes other classes")
+    cfg = adapt_cfg(cfg, len(classes))
+    network = build_darknet(cfg, None)
+    spec = network.spec(path.stem, classes, resize or "letterbox")
+    initialise(network, spec, options.seed)
+    note = f"{len(classes)} classes of the data; random weights, seed {options.seed}"
+    source = options.weights if options.weights is not None else beside
+    if source is None or options.random_weights:
+        return Start(network, spec, (note,))
+    return Start(network, spec, (note, *_transferred(network, source)))
+
+
+def _transferred(module: nn.Module, source: str | Path) -> tuple[str, ...]:
+    done = transfer(module, source)
+    loaded = f"{len(done.loaded)} layers begin as in {source}, up to {done.loaded[-1]}"
+    return (loaded, f"stopped there: {done.stopped}") if done.stopped else (loaded,)
 
 
 def _refuse_shape_options(model: str | Path, options: TrainOptions) -> None:

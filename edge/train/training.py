@@ -15,7 +15,7 @@ from torch import nn
 from edge.data.datasets import Dataset, match_classes, open_dataset
 from edge.data.items import Item, Problem
 from edge.data.separate import Fingerprints, refuse_shared
-from edge.errors import ArtifactError
+from edge.errors import ArtifactError, DataError
 from edge.files import check_name, make_folder
 from edge.measure.accuracy import labelled
 from edge.reporting import track
@@ -110,7 +110,8 @@ def train(
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     with team(options.device) as members:
-        start = start_from(model, options)
+        classes = _classes(data) if options.classes_from_data else ()
+        start = start_from(model, options, classes)
         files = _place(start.spec.name, options, (model, options.weights))
         journal = Journal.open(files.log, members, append=options.resume)
         journal.log(command or f"edge train {model} --data {data}")
@@ -156,6 +157,18 @@ def _place(model_name: str, options: TrainOptions, sources: Iterable[str | Path 
             )
     files.refuse_finished(options)
     return files
+
+
+def _classes(data: str | Path) -> tuple[str, ...]:
+    """Return the classes of the data.
+
+    Raises:
+        DataError: it has no labels.
+    """
+    classes = open_dataset(data).classes
+    if not classes:
+        raise DataError(f"{data}: images without labels; they have no classes")
+    return classes
 
 
 def _open_validation(options: TrainOptions, spec: ModelSpec) -> Dataset | None:
