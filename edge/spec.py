@@ -565,6 +565,11 @@ class Manifest:
         """The IoU above which boxes are suppressed that the network was made for, where known."""
         return self.argument("iou", float)
 
+    @property
+    def quantized_elsewhere(self) -> bool:
+        """Whether its Q/DQ nodes were in an imported graph already."""
+        return dict(self.arguments).get("quantized_elsewhere") == "true"
+
     def misfit(self) -> str:
         """What its heads read that its outputs are not, or "" where they tell one story."""
         classes, spec = len(self.spec.classes), self.spec

@@ -50,6 +50,8 @@ class OrtBackend:
         opened = file if isinstance(file, OnnxFile) else OnnxFile(file)
         self.manifest = opened.manifest
         self._path, threads = opened.path, threads or os.cpu_count() or 1
+        # Other tools put their quantizers elsewhere than these rearrangements expect them.
+        rearrange = rearrange and not self.manifest.quantized_elsewhere
         model, kernels = _prepared(opened, exact) if rearrange else (opened.data, "")
         self._session = open_session(
             model,

@@ -11,10 +11,80 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
-from edge.optional import require
-from edge.spec import Columns, HeadSpec, Holds
+import numpy as np
 
-__all__ = ["finish_outputs"]
+from edge.optional import require
+from edge.runtime.ops_cpu import Decoder
+from edge.runtime.session import open_session
+from edge.spec import BoxCoding, Columns, HeadSpec, Holds, Layout, ModelSpec, ScoreCoding
+from export.foreign.forms import Hypothesis
+from export.foreign.graph import IMAGES, CleanGraph, keep_outputs
+
+__all__ = ["differs", "finish_outputs", "maps_before_decoding"]
+
+_BINS = 16
+
+
+def maps_before_decoding(model: Any, found: Hypothesis) -> Hypothesis | None:
+    """The reading of an ultralytics v8 head by its raw maps, where the graph has them.
+
+    Each level has a convolution of 4 * 16 bins and one of the classes, and nothing else reads them
+    but what decodes. Whether these are them says `differs`.
+    """
+    head, strides = found.heads[0], [int(level.stride or 0) for level in found.grid]
+    if found.kind != "yolov8" or len(found.heads) > 1 or not strides or head.layout.rows == 0:
+        return None
+    onnx = require("onnx")
+    inferred = onnx.shape_inference.infer_shapes(model)
+    shapes = {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in inferred.graph.value_info
+    }
+    made = [node.output[0] for node in model.graph.node if node.op_type == "Conv"]
+    heads = []
+    for level in found.grid:
+        pair: list[Columns] = []
+        kinds: tuple[tuple[int, Holds], ...] = (
+            (4 * _BINS, "box"),
+            (head.width("classes", found.classes), "classes"),
+        )
+        for width, kind in kinds:
+            fits = [name for name in made if shapes.get(name) == (1, width, *level.grid_hw)]
+            # The last ones of a level are those of its head.
+            ends = [name for name in fits if not _feeds_activation(model, name)]
+            if len(ends) != 1 or (pair and ends[0] == pair[0].tensor):
+                return None
+            pair.append(Columns(ends[0], (kind,)))
+        box = BoxCoding("distances", (level,), shift=0.5, bins=_BINS, unit="cells")
+        heads.append(HeadSpec(Layout(tuple(pair)), box, ScoreCoding("sigmoid")))
+    return replace(found, heads=tuple(heads))
+
+
+def _feeds_activation(model: Any, name: str) -> bool:
+    """Whether a convolution's output goes through Sigmoid and Mul or Relu: an inner one."""
+    kinds = {node.op_type for node in model.graph.node if name in node.input}
+    return bool(kinds & {"Relu", "LeakyRelu", "Mul", "HardSwish", "Clip", "Add"})
+
+
+def differs(graph: CleanGraph, found: Hypothesis, cut: Hypothesis, feed: Any) -> str:
+    """What two readings of one graph decode differently of one input; empty where they agree."""
+    names = [name for each in (found, cut) for head in each.heads for name in head.tensors]
+    session = open_session(keep_outputs(graph.model, names).SerializeToString(), graph.source)
+    raw = dict(zip(names, session.run(names, {IMAGES: feed}), strict=True))
+    seen = []
+    for each in (found, cut):
+        spec = ModelSpec(
+            "cut", each.kind, tuple(map(str, range(each.classes))), each.contract, each.heads
+        )
+        boxes = Decoder(spec)([raw[name] for name in spec.tensors], 0.02)
+        order = np.lexsort((boxes.xyxy[:, 0], boxes.class_id, -np.round(boxes.score, 4)))
+        seen.append(boxes[order])
+    first, second = seen
+    if not len(first) or len(first) != len(second):
+        return f"{len(first)} boxes after it and {len(second)} before it"
+    box = float(np.abs(first.xyxy - second.xyxy).max())
+    score = float(np.abs(first.score - second.score).max())
+    return "" if box < 0.5 and score < 1e-3 else f"boxes differ by {box:.2g} pixels"
 
 
 def finish_outputs(
@@ -46,8 +116,6 @@ def finish_outputs(
         done.append(replace(head, layout=replace(head.layout, tensors=tuple(tensors))))
     names = [tensor.tensor for head in done for tensor in head.layout.tensors]
     if notes:
-        from export.foreign.graph import keep_outputs
-
         model = keep_outputs(model, names)
     notes += _to_float(model)
     return model, tuple(done), notes

@@ -25,9 +25,9 @@ from edge.onnx_file import OnnxFile
 from edge.onnx_metadata import MANIFEST_KEY
 from edge.optional import require
 from edge.reporting import say
-from edge.runtime.ops_cpu import Decoder
+from edge.runtime.ops_cpu import Decoder, Preprocessor
 from edge.spec import InputContract, Manifest, ModelSpec, TensorSpec
-from export.foreign.cutting import finish_outputs
+from export.foreign.cutting import differs, finish_outputs, maps_before_decoding
 from export.foreign.forms import KINDS, Hypothesis, Signature, hypotheses
 from export.foreign.graph import (
     CHECKPOINTS,
@@ -237,6 +237,7 @@ class _Import:
         found, classes = self.by_labels(readings, facts, trial)
         found = self.contract(found, facts, graph, trial, classes)
         self.sanity(found, runner)
+        found = self.before_decoding(found, graph, runner)
         others = tuple(dict.fromkeys(r.kind for r in readings if r.kind != found.kind))
         confirmed = self.proved or bool(facts.origin)
         result = self.write(graph, found, classes, folder, confirmed and not self.warned, others)
@@ -589,6 +590,24 @@ class _Import:
                 f"input ({describe(usual.contract)}) {other:.2f}",
             )
 
+    def before_decoding(self, found: Hypothesis, graph: CleanGraph, runner: Runner) -> Hypothesis:
+        """Read the raw maps in front of a decoding tail, where the graph has them."""
+        cut = maps_before_decoding(graph.model, found)
+        if cut is None:
+            return found
+        feed = Preprocessor(found.contract)(runner.frames[0])[0]
+        wrong = differs(graph, found, cut, feed)
+        if wrong:
+            self.note("graph", f"its decoding is kept: {wrong}")
+            return found
+        self.note(
+            "graph",
+            "its decoding is cut off: the raw maps in front of it are read, which keep a scale of "
+            "their own in INT8 and are decoded only where something is seen; boxes and scores on a "
+            "picture are equal",
+        )
+        return cut
+
     # ---------------------------------------------------------- file
 
     def write(
@@ -638,6 +657,7 @@ class _Import:
                 ("head", json.dumps(found.kind)),
                 ("iou", json.dumps(found.iou)),
                 ("sure", json.dumps(sure)),
+                ("quantized_elsewhere", json.dumps(graph.quantized)),
                 ("evidence", json.dumps([f"{each.of}: {each.says}" for each in self.evidence])),
             ),
         )
