@@ -18,11 +18,38 @@ from edge.runtime.ops_cpu import Decoder
 from edge.runtime.session import open_session
 from edge.spec import BoxCoding, Columns, HeadSpec, Holds, Layout, ModelSpec, ScoreCoding
 from export.foreign.forms import Hypothesis
-from export.foreign.graph import IMAGES, CleanGraph, keep_outputs
+from export.foreign.graph import IMAGES, CleanGraph, Output, keep_outputs
 
-__all__ = ["differs", "finish_outputs", "maps_before_decoding"]
+__all__ = ["before_suppression", "differs", "finish_outputs", "maps_before_decoding"]
 
 _BINS = 16
+
+
+def before_suppression(graph: CleanGraph) -> CleanGraph:
+    """The graph cut in front of its NonMaxSuppression, where the number of rows depends on it.
+
+    An engine has outputs of one size. What the suppression reads, boxes and scores, has that.
+    """
+    nodes = [node for node in graph.model.graph.node if node.op_type == "NonMaxSuppression"]
+    if len(nodes) != 1 or not graph.varies:
+        return graph
+    makers = {output: node for node in graph.model.graph.node for output in node.output}
+    boxes, scores = nodes[0].input[:2]
+    maker = makers.get(scores)
+    if maker is not None and maker.op_type == "Transpose":
+        scores = maker.input[0]
+    model = keep_outputs(graph.model, [boxes, scores])
+    session = open_session(model.SerializeToString(), graph.source)
+    arrays = session.run([boxes, scores], {IMAGES: np.zeros((1, 3, *graph.hw), np.float32)})
+    outputs = tuple(
+        Output(name, tuple(array.shape[1:]), array.dtype.kind in "iu")
+        for name, array in zip((boxes, scores), arrays, strict=True)
+    )
+    note = (
+        f"the number of rows of {', '.join(out.name for out in graph.outputs)} depends on the "
+        f"picture: it is cut in front of its NonMaxSuppression, at {boxes} and {scores}"
+    )
+    return replace(graph, model=model, outputs=outputs, notes=[*graph.notes, note])
 
 
 def maps_before_decoding(model: Any, found: Hypothesis) -> Hypothesis | None:

@@ -285,7 +285,8 @@ def _class_counts(signature: Signature, columns: int, *, background: bool) -> It
 
 def _cell_rows(signature: Signature) -> Iterator[Hypothesis]:
     """ultralytics v5 to v12, v7 and YOLOX: one table whose rows are cells times anchors."""
-    for out in signature.outputs:
+    # Networks with an auxiliary head for training, such as YOLOv9, give their own one last.
+    for out in reversed(signature.outputs):
         if _others_are_maps(signature, out):
             for rows, columns, axis in _tables(out):
                 for anchors in (1, 3):
@@ -296,8 +297,9 @@ def _cell_rows(signature: Signature) -> Iterator[Hypothesis]:
 
 
 def _others_are_maps(signature: Signature, out: Output) -> bool:
-    """Old exports of YOLOv5 give their three raw maps beside the decoded table."""
-    return all(len(other.dims) == 4 for other in signature.outputs if other is not out)
+    """Some exports give their raw maps, or the table of an auxiliary head, beside the table."""
+    others = [other for other in signature.outputs if other is not out]
+    return all(len(other.dims) in (3, 4) or other.dims == out.dims for other in others)
 
 
 @dataclass(frozen=True)
@@ -818,7 +820,11 @@ def _rows(signature: Signature) -> Iterator[Hypothesis]:
         return
     (out,) = signature.outputs
     orders: dict[int, tuple[tuple[Holds, ...], ...]] = {
-        6: (("box", "classes", "label"), ("box", "label", "classes")),
+        6: (
+            ("box", "classes", "label"),
+            ("box", "label", "classes"),
+            ("label", "classes", "box"),
+        ),
         7: (
             ("other", "box", "label", "classes"),
             ("other", "box", "classes", "label"),
@@ -874,6 +880,8 @@ def _detections(signature: Signature) -> Iterator[Hypothesis]:
         with_score = box_out.dims[-1] == 5
         labels = [out for out in flat if out.integer or re.search("label|class", out.name, re.I)]
         scores = [out for out in flat if out not in labels]
+        if len(scores) > 1:
+            scores = [out for out in scores if re.search("score|conf|prob", out.name, re.I)]
         if len(labels) != 1 or len(scores) != (0 if with_score else 1):
             continue
         holds: dict[str, tuple[Holds, ...]] = {

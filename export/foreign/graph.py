@@ -67,6 +67,7 @@ class CleanGraph:
         quantized: whether it has Q/DQ nodes.
         whole_range: whether it takes pixels 0..255, because its own input was uint8.
         normalises: whether its first nodes are arithmetic with constants on the picture.
+        varies: whether an output's size depends on the picture.
         metadata: `metadata_props`.
         notes: what was done to it, one sentence each.
     """
@@ -78,6 +79,7 @@ class CleanGraph:
     quantized: bool
     whole_range: bool
     normalises: bool
+    varies: bool
     metadata: dict[str, str]
     notes: list[str] = field(default_factory=list)
 
@@ -230,8 +232,11 @@ def clean(
         )
     outputs = tuple(_output(name, after[name]) for name in names)
     normalises = _normalises(model)
+    varies = _varies(model, source)
     _set_output_types(model, after)
-    return CleanGraph(source, model, hw, outputs, quantized, byte, normalises, metadata, notes)
+    return CleanGraph(
+        source, model, hw, outputs, quantized, byte, normalises, varies, metadata, notes
+    )
 
 
 def _output(name: str, array: NDArray[Any]) -> Output:
@@ -477,6 +482,12 @@ def _give_biases(model: Any) -> None:
             model.graph.initializer.append(onnx.numpy_helper.from_array(zeros, name))
             del node.input[2:]
             node.input.append(name)
+
+
+def _varies(model: Any, source: str) -> bool:
+    """Whether onnxruntime cannot tell the size of an output beforehand."""
+    outputs = open_session(model.SerializeToString(), source).get_outputs()
+    return any(not isinstance(dim, int) for output in outputs for dim in output.shape)
 
 
 def _set_output_types(model: Any, arrays: dict[str, NDArray[Any]]) -> None:

@@ -27,7 +27,12 @@ from edge.optional import require
 from edge.reporting import say
 from edge.runtime.ops_cpu import Decoder, Preprocessor
 from edge.spec import InputContract, Manifest, ModelSpec, TensorSpec
-from export.foreign.cutting import differs, finish_outputs, maps_before_decoding
+from export.foreign.cutting import (
+    before_suppression,
+    differs,
+    finish_outputs,
+    maps_before_decoding,
+)
 from export.foreign.forms import KINDS, Hypothesis, Signature, hypotheses
 from export.foreign.graph import (
     CHECKPOINTS,
@@ -49,6 +54,7 @@ _LOOKED_AT = 8
 _SCENES = f"scenes://?seed=5&count={_LOOKED_AT}"
 _CONFIDENT = 0.25
 _SHOWN = 6
+_FINISHED = ("rows", "detections")
 
 
 @dataclass(frozen=True)
@@ -226,9 +232,13 @@ class _Import:
         for said in facts.evidence:
             self.note("metadata", said)
         graph = clean(proto, str(self.file), self.hw, facts.hw)
+        told = len(graph.notes)
         for note in graph.notes:
             warning = note.startswith("warning: ")
             (self.warn if warning else self.note)("graph", note.removeprefix("warning: "))
+        graph = before_suppression(graph)
+        for note in graph.notes[told:]:
+            self.note("graph", note)
         _refuse_no_detector(graph, str(self.file))
         readings = self.by_shape(graph, facts)
         runner = Runner(graph.session(), self.frames())
@@ -339,6 +349,10 @@ class _Import:
                 f"reading of its outputs: {lines}; if the input is another, say so: --contract "
                 "scale=1,channel_order=BGR"
             )
+        finished = [each for each in left if each.kind in _FINISHED]
+        if finished and len(finished) < len(left):
+            self.note("graph", "finished boxes stand beside raw ones: the finished ones are read")
+            left = finished
         # Readings of one kind that all hold differ in nothing that these pictures show.
         first: dict[str, Hypothesis] = {}
         for each in left:

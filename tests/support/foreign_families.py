@@ -8,7 +8,7 @@ compute nothing; their outputs are constants that a zero times the picture is ad
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, log, sqrt
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["FAMILIES", "Family", "Planted", "write_graph"]
+__all__ = ["FAMILIES", "HW", "Family", "Planted", "write_graph"]
 
 Array = NDArray[Any]
 HW = (256, 320)
@@ -368,6 +368,37 @@ def tensorflow(integer: bool = False) -> Family:
     return Family("detections", outputs, nhwc=True, byte=True, contract=contract)
 
 
+def tensorflow_2() -> Family:
+    """TensorFlow 2's eight outputs: finished boxes beside the raw ones and other numbers."""
+    family = tensorflow()
+    rng = np.random.default_rng(5)
+    rows = np.concatenate((rng.uniform(0, 0.5, (1917, 2)), rng.uniform(0.5, 1, (1917, 2))), 1)
+    outputs = {
+        "detection_anchor_indices": np.arange(100.0)[None],
+        **family.outputs,
+        "detection_multiclass_scores": low(rng, 1, 100, CLASSES + 1),
+        "raw_detection_boxes": rows[None],
+        "raw_detection_scores": low(rng, 1, 1917, CLASSES + 1),
+    }
+    return replace(family, outputs=outputs)
+
+
+def auxiliary() -> Family:
+    """WongKinYiu/yolov9: the auxiliary head's table, then its own, then maps."""
+    own = yolov8().outputs["output0"]
+    other = own.copy()
+    other[0, 4:] *= 0.1
+    maps = RNG.normal(0, 1, (1, 64 + CLASSES, *cells(HW, 8)))
+    return Family("yolov8", {"output0": other, "output1": own, "map": maps})
+
+
+def paddle() -> Family:
+    """PaddleDetection: label, score and box, with the picture's size as an input."""
+    box = [lambda e, i=i: e.xyxy[i] for i in range(4)]
+    own = padded(OBJECTS, 100, lambda e: e.class_id, lambda e: e.score, *box)
+    return Family("rows", {"output0": own[None]})
+
+
 def detr(unit: str) -> Family:
     """RT-DETR and torchvision: int64 labels, boxes and scores."""
     box = [lambda e, i=i: e.xyxy[i] for i in range(4)]
@@ -612,6 +643,9 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "deepstream, apart": lambda: deepstream(True),
     "tensorflow detections": tensorflow,
     "tensorflow detections, integer labels": lambda: tensorflow(True),
+    "tensorflow 2's eight outputs": tensorflow_2,
+    "yolov9 with its auxiliary head": auxiliary,
+    "paddle rows": paddle,
     "rt-detr": lambda: detr("pixels"),
     "detr in 0..1": lambda: detr("input"),
     "detr logits, softmax": lambda: detr_raw(True),
