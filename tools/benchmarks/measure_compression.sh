@@ -6,7 +6,7 @@
 # EDGE_DATA has weights/, kitti/ and coco/; OUT (out/compression) receives what is made. Needs the
 # environment that `make test` sets up.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 data=$(realpath "${EDGE_DATA:-../shared/data}")
 out=${1:-out/compression}
 bin=.venv/bin
