@@ -420,6 +420,14 @@ def test_a_board_without_rows_and_a_network_out_of_range_have_wider_intervals(
     assert all(any("times outside" in note for note in one.notes) for one in (known, new))
 
 
+def test_a_precision_that_nobody_published_on_the_only_blackwell_is_least_certain(
+    ours: Network,
+) -> None:
+    single, half = estimate(ours, ["agx-thor"], EstimateOptions(("fp32", "fp16")))
+    assert width(single) > 1.2 * width(half)
+    assert any("no published row of this board in fp32" in note for note in single.notes)
+
+
 def test_an_unknown_board_is_refused_by_name(ours: Network) -> None:
     with pytest.raises(ArtifactError, match="orin-nano-giga: no such board; known are"):
         estimate(ours, ["orin-nano-giga"])

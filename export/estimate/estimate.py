@@ -351,7 +351,8 @@ def _interval(
     if not rows:
         width, notes = fit.new_board, ["no published row of this board"]
     elif all(row.precision != precision for row in rows):
-        width, notes = fit.new_board, [f"no published row of this board in {precision}"]
+        width = fit.new_precision[board.family]
+        notes = [f"no published row of this board in {precision}"]
     shift = 0.0
     if measured:
         shift, width = _refined(network, board, precision, fit, measured)

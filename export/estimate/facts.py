@@ -61,6 +61,7 @@ class Fit:
         spread: half width of the 80 % interval, as a logarithm, where the network is new; from
             cross-validation over networks.
         new_board: the same where the board is new as well.
+        new_precision: the same where the board is known and the precision is not, by family.
         operations: least and most of a fitted row, of one frame.
         extrapolation: half width that is added, in squares, per factor e outside that range.
         errors: the table that the fit printed.
@@ -70,6 +71,7 @@ class Fit:
     constants: Constants
     spread: float
     new_board: float
+    new_precision: Mapping[str, float]
     operations: tuple[int, int]
     extrapolation: float
     errors: Mapping[str, Mapping[str, float]]

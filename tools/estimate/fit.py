@@ -233,10 +233,15 @@ def judge(rows: Sequence[Row], constants: Constants) -> tuple[dict[str, Any], di
         return lambda row: network_ms(row.work, found)
 
     networks, boards = (lambda row: row.facts.network), (lambda row: row.board.name)
+
+    def precisions(row: Row) -> str:
+        return f"{row.board.name} {row.facts.precision}"
+
     errors = {
         "fitted": np.array([np.log(network_ms(r.work, constants) / r.facts.ms) for r in rows]),
         "network left out": left_out(rows, networks, model),
         "board left out": left_out(rows, boards, model),
+        "precision of a board left out": left_out(rows, precisions, model),
         "roofline, network left out": left_out(rows, networks, roofline),
         "roofline, board left out": left_out(rows, boards, roofline),
     }
@@ -257,6 +262,19 @@ def judge(rows: Sequence[Row], constants: Constants) -> tuple[dict[str, Any], di
 def spread_of(rows: Sequence[Row], errors: Array) -> float:
     """Half width from the rows of the sources whose figures are to be predicted."""
     return round(half_width(errors[[not row.extra for row in rows]]), 4)
+
+
+def by_family(rows: Sequence[Row], errors: Array) -> dict[str, float]:
+    """Half width by family of boards, from the rows of the sources to be predicted."""
+    return {
+        family: round(
+            half_width(
+                errors[[not row.extra and row.board.family == family for row in rows]],
+            ),
+            4,
+        )
+        for family in sorted({row.board.family for row in rows})
+    }
 
 
 def operations_of(row: Row) -> int:
@@ -339,6 +357,7 @@ def main() -> None:
         },
         "spread": spread,
         "new_board": spread_of(rows, errors["board left out"]),
+        "new_precision": by_family(rows, errors["precision of a board left out"]),
         "operations": [min(map(operations_of, rows)), max(map(operations_of, rows))],
         "extrapolation": extrapolation(every, rows, constants, spread),
         "errors": tables,
