@@ -13,9 +13,17 @@ import pytest
 
 from edge.data.datasets import Dataset, open_dataset
 from edge.data.items import EVERY_CLASS, Label, make_item
-from edge.data.metrics import Metrics, evaluate_detections, voc_ap, voc_map
+from edge.data.metrics import (
+    ClassAccuracy,
+    Metrics,
+    SizeAccuracy,
+    evaluate_detections,
+    voc_ap,
+    voc_map,
+)
 from edge.detections import Detections
 from edge.errors import DataError
+from edge.files import to_plain
 
 Box = tuple[float, float, float, float]
 A: Box = (10, 10, 50, 50)
@@ -96,13 +104,13 @@ def test_coco_figures_equal_pycocotools_own(
     capfd.readouterr()
     ours = evaluate_detections(truth, every)
     assert capfd.readouterr().out == ""
-    sizes = [ours.by_size[size]["map50_95"] for size in ("small", "medium", "large")]
+    sizes = [ours.by_size[size].map50_95 for size in ("small", "medium", "large")]
     assert 0.1 < stats[0] < 0.9
     np.testing.assert_allclose(
         [ours.map50_95, ours.map50, *sizes], stats[[0, 1, 3, 4, 5]], atol=2e-4
     )
     assert len(ours.by_class) == 80
-    mean = np.mean([one["ap50_95"] for one in ours.by_class.values()])
+    mean = np.mean([one.ap50_95 for one in ours.by_class.values()])
     assert mean == pytest.approx(ours.map50_95)
 
 
@@ -110,8 +118,8 @@ def test_perfect_detections_score_one() -> None:
     truth = dataset([box(0, A), box(1, B)], [])
     ours = evaluate_detections(truth, [found((0, 0.9, A), (1, 0.8, B)), found()])
     assert (ours.map50, ours.map50_95, ours.images) == (1, 1, 2)
-    assert ours.by_class["cat"] == {"ap50": 1, "ap50_95": 1, "boxes": 1}
-    assert ours.by_size == {"medium": {"map50": 1, "map50_95": 1}}
+    assert ours.by_class["cat"] == ClassAccuracy(ap50=1, ap50_95=1, boxes=1)
+    assert ours.by_size == {"medium": SizeAccuracy(map50=1, map50_95=1)}
 
 
 def test_no_detections_score_zero() -> None:
@@ -179,7 +187,7 @@ def test_matches_hold_what_each_detection_did() -> None:
 
 def test_figures_are_plain_json() -> None:
     ours: Metrics = evaluate_detections(dataset([box(0, A)]), [found((0, 0.9, A))])
-    assert json.loads(json.dumps(ours.to_json()))["by_class"]["cat"]["boxes"] == 1
+    assert json.loads(json.dumps(to_plain(ours.by_class)))["cat"]["boxes"] == 1
 
 
 def test_wrong_arguments_are_refused() -> None:

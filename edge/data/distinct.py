@@ -61,7 +61,7 @@ def _check_colour(item: Item) -> None:
         return
     data = np.frombuffer(Path(item.image).read_bytes(), np.uint8)
     raw: Any = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR)
-    if raw.ndim == 2:
+    if raw is not None and raw.ndim == 2:
         raise DataError(
             f"{item.image}: grey, where a camera gives colour; write it as its frames will be, "
             "or leave it out"

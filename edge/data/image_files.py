@@ -4,10 +4,14 @@ What `cv2.imread` does, with one exception. EXIF turns the picture upright, as w
 saw it; palettes and CMYK become colours, grey becomes three equal channels, and alpha is dropped
 (a network never saw any). More than eight bits a channel are refused: `cv2.imread` keeps the
 upper eight, which leaves a camera's ten or twelve bits nearly black.
+
+A file whose header promises more than 64 million pixels is refused before it is decoded;
+`EDGE_MAX_PIXELS` in the environment names another number.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +21,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.data.image_header import image_hw
 from edge.data.items import Item
 from edge.errors import DataError
+from edge.files import read_file
 
-__all__ = ["read_image", "turned_upright"]
+__all__ = ["PIXELS_VARIABLE", "check_pixels", "read_image", "turned_upright"]
+
+PIXELS_VARIABLE = "EDGE_MAX_PIXELS"
+_PIXELS = 64 * 10**6
 
 # Orientations 5 to 8 of EXIF, which exchange the sides: a stored picture to the upright one, and
 # where a point (x, y) of a stored picture of width w and height h lies then.
@@ -36,9 +45,11 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) BGR uint8, by the rule of this module.
 
     Raises:
-        DataError: missing, empty, not an image, cut off, or of more than 8 bits a channel.
+        DataError: missing, empty, not an image, cut off, larger than `check_pixels` allows, or of
+            more than 8 bits a channel.
     """
     data = _bytes_of(path)
+    check_pixels(data, str(path))
     if _cut_off(data):
         raise DataError(f"{path}: the image is cut off after {len(data)} bytes; copy it again")
     image: Any = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
@@ -50,6 +61,27 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             "its frames will be"
         )
     return np.asarray(image, np.uint8)
+
+
+def check_pixels(data: bytes, source: str) -> None:
+    """Refuse an image whose header promises too many pixels, or none.
+
+    Raises:
+        DataError: it does, or `EDGE_MAX_PIXELS` is no number; names `source`.
+    """
+    hw = image_hw(data)
+    if hw is None:
+        raise DataError(f"{source}: not an image that OpenCV can read ({len(data)} bytes)")
+    text = os.environ.get(PIXELS_VARIABLE, str(_PIXELS))
+    if not text.isascii() or not text.isdigit():
+        raise DataError(f"{PIXELS_VARIABLE} is {text!r}; it takes a number of pixels")
+    if hw[0] * hw[1] > int(text):
+        raise DataError(
+            f"{source}: {hw[1]}x{hw[0]} pixels in {len(data)} bytes, more than {text}; if it is "
+            f"a real picture, set {PIXELS_VARIABLE}={hw[0] * hw[1]}"
+        )
+    if not hw[0] or not hw[1]:
+        raise DataError(f"{source}: an image of {hw[1]}x{hw[0]} pixels")
 
 
 def turned_upright(item: Item, frame: NDArray[np.uint8]) -> Item:
@@ -73,14 +105,14 @@ def turned_upright(item: Item, frame: NDArray[np.uint8]) -> Item:
 
 
 def _bytes_of(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return read_file(path, error=DataError)
 
 
 def _decode(data: bytes, flags: int) -> Any:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:
+        return None
 
 
 def _cut_off(data: bytes) -> bool:

@@ -18,6 +18,8 @@ __all__ = ["EVERY_CLASS", "Dataset", "Item", "Label", "Problem", "images_in", "m
 EVERY_CLASS = -1
 Kind = Literal["yolo", "voc", "coco", "kitti", "images", "scenes"]
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+# Farther from the picture's corner than this no label can be meant; squares stay finite numbers.
+_MOST_PX, _MOST_FRACTION = 1e6, 1e3
 # Labels are rounded: what sticks out by less than this is no fault of the label.
 _TOLERANCE_PX, _TOLERANCE_FRACTION = 1.0, 1e-3
 
@@ -154,12 +156,16 @@ def make_item(
 ) -> tuple[Item, list[Problem]]:
     """Check the labels of one image: what has no area or lies outside is dropped, what sticks out
     is clipped, and each is told.
+
+    Raises:
+        DataError: a number that cannot be meant.
     """
     high = (1.0, 1.0) if fraction else (hw[1], hw[0]) if hw else (np.inf, np.inf)
     kept: list[Label] = []
     problems: list[Problem] = []
     for label in labels:
-        checked, reason = _check(label, high, _TOLERANCE_FRACTION if fraction else _TOLERANCE_PX)
+        _check_numbers(label, _MOST_FRACTION if fraction else _MOST_PX)
+        checked, reason = _fit(label, high, _TOLERANCE_FRACTION if fraction else _TOLERANCE_PX)
         if reason:
             problems.append(Problem(reason, label.where))
         if checked:
@@ -167,12 +173,21 @@ def make_item(
     return _item(image, kept, hw, fraction), problems
 
 
-def _check(
+def _check_numbers(label: Label, most: float) -> None:
+    if not all(abs(side) <= most for side in label.xyxy):
+        raise DataError(
+            f"{label.where}: a coordinate is not a finite number, or beyond {most:g}; mend or "
+            "delete it"
+        )
+    if label.area is not None and not 0 <= label.area <= _MOST_PX**2:
+        raise DataError(f"{label.where}: area {label.area:g} cannot be; mend or delete it")
+
+
+def _fit(
     label: Label, high: tuple[float, float], tolerance: float
 ) -> tuple[Label | None, str | None]:
+    """The label clipped to the image, or None, and the rule that changed or dropped it."""
     x1, y1, x2, y2 = label.xyxy
-    if not np.isfinite(label.xyxy).all():
-        raise DataError(f"{label.where}: a coordinate is not a finite number; mend or delete it")
     if x2 <= x1 or y2 <= y1:
         return None, "box without area"
     clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, high[0]), min(y2, high[1]))

@@ -18,9 +18,11 @@ from edge.data.items import (
     thin,
 )
 from edge.errors import DataError
+from edge.files import read_file
 
 __all__ = ["KITTI_CLASSES", "read_kitti"]
 
+_LIMIT_BYTES = 64 << 20
 KITTI_CLASSES = (
     "Car",
     "Van",
@@ -51,8 +53,8 @@ def read_kitti(folder: Path, limit: int | None = None) -> Dataset:
 
 def _labels(path: Path) -> list[Label]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_file(path, limit=_LIMIT_BYTES, error=DataError).decode().splitlines()
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as KITTI labels: {error}") from error
     return [
         _label(line.split(), f"{path}:{number}")

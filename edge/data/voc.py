@@ -12,8 +12,12 @@ from xml.etree import ElementTree
 
 from edge.data.items import Dataset, Item, Label, Problem, images_in, make_item, thin
 from edge.errors import DataError
+from edge.files import read_file
+from edge.names import check_class_name
 
 __all__ = ["find_voc", "read_voc"]
+
+_LIMIT_BYTES = 64 << 20
 
 
 class _Object(NamedTuple):
@@ -68,12 +72,19 @@ def read_voc(path: Path, limit: int | None = None) -> Dataset:
 
 def _stems(path: Path, folder: Path) -> list[str]:
     if path.suffix == ".txt":
-        stems = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        stems = [line.split()[0] for line in _text(path).splitlines() if line.strip()]
     else:
         stems = sorted(xml.stem for xml in (folder / "Annotations").glob("*.xml"))
     if not stems:
         raise DataError(f"{path}: lists no annotated image")
     return stems
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_file(path, limit=_LIMIT_BYTES, error=DataError).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a list of images in UTF-8: {error}") from error
 
 
 def _image(images: dict[str, Path], stem: str, folder: Path) -> Path:
@@ -85,13 +96,15 @@ def _image(images: dict[str, Path], stem: str, folder: Path) -> Path:
 def _annotation(folder: Path, stem: str) -> tuple[list[_Object], tuple[int, int] | None]:
     path = folder / "Annotations" / f"{stem}.xml"
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.fromstring(read_file(path, limit=_LIMIT_BYTES, error=DataError))
         things = [
             _object(node, f"{path}: object {number}")
             for number, node in enumerate(root.findall("object"), 1)
         ]
         height, width = (int(root.findtext(f"size/{side}") or 0) for side in ("height", "width"))
-    except (ElementTree.ParseError, OSError, ValueError) as error:
+    except DataError:
+        raise
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise DataError(f"{path}: not a VOC annotation: {error}") from error
     # Some tools write 0 for a size they did not look up.
     return things, (height, width) if height > 0 and width > 0 else None
@@ -109,4 +122,5 @@ def _object(node: ElementTree.Element, where: str) -> _Object:
         if xmax <= xmin or ymax <= ymin
         else (xmin - 1, ymin - 1, xmax, ymax)
     )
+    check_class_name(name, where)
     return _Object(name, box, (node.findtext("difficult") or "0").strip() == "1", where)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from edge.data.items import Dataset, Item, Label, Problem, images_in, make_item, thin
 from edge.errors import DataError
+from edge.files import read_file
 from edge.names import read_names
 
 __all__ = ["class_names_of", "has_yolo_labels", "read_labels", "read_yolo"]
 
-# Of labels without names: a higher number is a slip, and each class would get a name.
+_LIMIT_BYTES = 64 << 20
+# A higher number is a slip, and each class would get a name.
 _MOST_CLASSES = 10_000
 
 
@@ -65,11 +67,13 @@ def read_labels(path: Path) -> list[Label]:
     if not path.exists():
         return []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_file(path, limit=_LIMIT_BYTES, error=DataError).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as YOLO labels: {error}") from error
     return [
-        _label(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
+        _label(line, f"{path}:{number}")
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip()
     ]
 
 
@@ -82,8 +86,10 @@ def _label(line: str, where: str) -> Label:
         cx, cy, width, height = (float(field) for field in fields[1:])
     except ValueError as error:
         raise DataError(f"{where}: {line.strip()!r} is not 'class cx cy w h': {error}") from error
-    if class_id < 0:
-        raise DataError(f"{where}: class {class_id}; class numbers begin at 0")
+    if not 0 <= class_id <= _MOST_CLASSES:
+        raise DataError(
+            f"{where}: class {class_id}; class numbers begin at 0 and end below {_MOST_CLASSES}"
+        )
     if max(abs(cx), abs(cy)) > 2:
         raise DataError(f"{where}: {line.strip()!r} is in pixels; it takes fractions of the image")
     box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
@@ -119,8 +125,6 @@ def class_names_of(
         names, where = tuple(own), named_by or source
     elif classes:
         names, where = tuple(classes), "the model"
-    elif highest > _MOST_CLASSES:
-        raise DataError(f"{source}: a label has class {highest}; give names, or mend the label")
     else:
         return tuple(map(str, range(highest + 1)))
     if highest >= len(names):
