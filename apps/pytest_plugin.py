@@ -95,12 +95,14 @@ def edge_measure(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]
     suite = request.config.stash.get(_SUITE, None)
 
     def measure(artifact: str | Path, **options: Any) -> dict[str, Any]:
-        from edge.measure.bench import bench
+        from edge.files import to_plain
+        from edge.measure.bench import BenchOptions, bench
 
         if suite is not None:
             options = {"baseline": suite.baseline, "threads": suite.threads, **options}
-        rows: list[dict[str, Any]] = bench([artifact], **options)["rows"]
-        return next(row for row in rows if Path(row["artifact"]) == Path(artifact))
+        rows = bench([artifact], BenchOptions(**options)).rows
+        row: dict[str, Any] = to_plain(next(r for r in rows if Path(r.artifact) == Path(artifact)))
+        return row
 
     return measure
 

@@ -198,7 +198,7 @@ def test_want_of_memory_is_one_line(
     def full(*_: object, **__: object) -> None:
         raise MemoryError("cannot allocate 9 GiB")
 
-    monkeypatch.setattr("apps.commands.detect.detect", full)
+    monkeypatch.setattr("apps.commands.detect.detect_pictures", full)
     assert "out of memory: cannot allocate 9 GiB" in refused(capsys, "detect", "a.onnx", "a.jpg")
 
 

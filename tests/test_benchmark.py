@@ -20,7 +20,8 @@ import edge.runtime.detector
 from apps.commands import bench as bench_arguments
 from apps.commands.bench import print_bench, print_rebuilds
 from edge.errors import ArtifactError, DataError
-from edge.measure.bench import bench
+from edge.files import to_plain, write_json
+from edge.measure.bench import BenchOptions, LayerTime, bench
 from edge.measure.frames import hold_frames
 from edge.measure.turns import affinity, open_runner, take_turns_until, warm_up
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
@@ -86,31 +87,33 @@ def folder(tmp_path: Path) -> Path:
 
 def test_rows_hold_what_was_measured(models: list[Path], folder: Path, tmp_path: Path) -> None:
     before = cv2.getNumThreads()
-    result = bench(
-        models[:1], models[1], source=folder, frames=20, json_path=tmp_path / "b.json", threads=1
-    )
+    options = BenchOptions(baseline=models[1], source=folder, frames=20, threads=1)
+    result = bench(models[:1], options)
     assert cv2.getNumThreads() == before
-    slow, fast = result["rows"]
-    assert (slow["label"], fast["label"]) == (
+    slow, fast = result.rows
+    assert (slow.label, fast.label) == (
         "9r 96x64 int8 (random weights)",
         "3 96x64 int8",
     )
-    assert (slow["speedup"], slow["bytes"], fast["bytes"]) == (1, 2000, 100)
-    assert fast["speedup"] == pytest.approx(fast["fps_pipeline"] / slow["fps_pipeline"])
+    assert (slow.speedup, slow.bytes, fast.bytes) == (1, 2000, 100)
+    assert fast.speedup == pytest.approx(fast.fps_pipeline / slow.fps_pipeline)
     for row, ms in ((slow, 9), (fast, 3)):
-        assert row["frames"] == 20
-        assert 0 < row["fps_engine"] < 1e3 / ms
-        assert row["fps_pipeline"] <= 1e3 / ms
-        assert ms <= row["latency_ms"]["p50"] <= row["latency_ms"]["p95"]
-        assert row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
-        assert list(row["stages_ms"]) == ["decode_file", "preprocess", "engine", "decode", "nms"]
-        assert row["stages_ms"]["engine"] >= ms
-        assert row["stages_ms"]["decode_file"] > 0
-    assert json.loads((tmp_path / "b.json").read_text()) == result
+        assert row.frames == 20
+        assert 0 < row.fps_engine < 1e3 / ms
+        assert row.fps_pipeline <= 1e3 / ms
+        assert ms <= row.latency_ms["p50"] <= row.latency_ms["p95"]
+        assert row.latency_ms["p95"] <= row.latency_ms["p99"]
+        assert list(row.stages_ms) == ["decode_file", "preprocess", "engine", "decode", "nms"]
+        assert row.stages_ms["engine"] >= ms
+        assert row.stages_ms["decode_file"] > 0
+    write_json(result, tmp_path / "b.json")
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert written == to_plain(result) and "comparison" not in written
+    assert not any("layers" in row for row in written["rows"])
 
 
 def test_contestants_take_turns(models: list[Path], folder: Path) -> None:
-    bench(models, source=folder, frames=20)
+    bench(models, BenchOptions(source=folder, frames=20))
     calls = [name for name in CALLS if name != "closed"]
     assert CALLS.count("closed") == 2
     runs = [0]
@@ -123,24 +126,24 @@ def test_contestants_take_turns(models: list[Path], folder: Path) -> None:
 
 
 def test_seconds_bound_the_measurement(models: list[Path], folder: Path) -> None:
-    row = bench(models[:1], source=folder, seconds=0.4)["rows"][0]
-    assert 20 <= row["frames"] <= 100
+    row = bench(models[:1], BenchOptions(source=folder, seconds=0.4)).rows[0]
+    assert 20 <= row.frames <= 100
 
 
 def test_an_artifact_that_is_the_baseline_too_is_measured_once(
     models: list[Path], folder: Path
 ) -> None:
-    rows = bench(models, models[1], source=folder, frames=10)["rows"]
-    assert [Path(row["artifact"]) for row in rows] == models[::-1]
+    rows = bench(models, BenchOptions(baseline=models[1], source=folder, frames=10)).rows
+    assert [Path(row.artifact) for row in rows] == models[::-1]
 
 
 def test_table_names_host_and_labels(
     models: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = bench(models, source=folder, frames=10)
+    result = bench(models, BenchOptions(source=folder, frames=10))
     print_bench(result)
     printed = capsys.readouterr().out
-    host = result["host"]
+    host = result.host
     for words in (host["cpu"], f"{host['cores']} cores", "random weights", "1.00x", "decode_file"):
         assert words in printed
     assert host["packages"]["numpy"] == np.__version__
@@ -150,35 +153,36 @@ def test_layers_of_an_onnx_file_are_onnxruntimes_nodes_by_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_painted(tmp_path / "wide.onnx", work=64)
-    result = bench([path], frames=4, rounds=2, threads=1, layers=True)
-    row = result["rows"][0]
-    times = [one["ms"] for one in row["layers"]]
+    result = bench([path], BenchOptions(frames=4, rounds=2, threads=1, layers=True))
+    row = result.rows[0]
+    assert row.layers is not None
+    times = [one.ms for one in row.layers]
     assert times == sorted(times, reverse=True)
     assert min(times) >= 0
-    assert sum(one["share"] for one in row["layers"]) == pytest.approx(1)
-    assert row["layers"][0]["share"] == pytest.approx(times[0] / sum(times))
+    assert sum(one.share for one in row.layers) == pytest.approx(1)
+    assert row.layers[0].share == pytest.approx(times[0] / sum(times))
     # The two wide convolutions are nearly all of this network.
-    slowest = {one["name"] for one in row["layers"][:2]}
+    slowest = {one.name for one in row.layers[:2]}
     assert all(name.startswith("extra.") for name in slowest)
-    assert sum(times) < 20 * max(row["stages_ms"]["engine"], 1)
+    assert sum(times) < 20 * max(row.stages_ms["engine"], 1)
     print_bench(result)
     printed = capsys.readouterr().out
     assert f"{len(times)} layers" in printed
-    assert row["layers"][0]["name"] in printed
-    assert "layers" not in bench([path], frames=2, rounds=2, threads=1)["rows"][0]
+    assert row.layers[0].name in printed
+    plain = bench([path], BenchOptions(frames=2, rounds=2, threads=1)).rows[0]
+    assert plain.layers is None and "layers" not in plain.to_json()
 
 
 def test_layers_of_an_engine_are_its_own(models: list[Path], folder: Path) -> None:
     times = [("conv", 0.5), ("head", 1.5)]
     Timed.layer_times = lambda self, runs: times  # type: ignore[attr-defined]
     try:
-        row = bench(models[:1], source=folder, frames=2, rounds=2, layers=True)["rows"][0]
+        row = bench(models[:1], BenchOptions(source=folder, frames=2, rounds=2, layers=True)).rows[
+            0
+        ]
     finally:
         del Timed.layer_times  # type: ignore[attr-defined]
-    assert row["layers"] == [
-        {"name": "head", "ms": 1.5, "share": 0.75},
-        {"name": "conv", "ms": 0.5, "share": 0.25},
-    ]
+    assert row.layers == (LayerTime("head", 1.5, 0.75), LayerTime("conv", 0.5, 0.25))
 
 
 def test_joules_of_a_frame_are_shown_where_they_are_counted(
@@ -193,11 +197,11 @@ def test_joules_of_a_frame_are_shown_where_they_are_counted(
         yield spent
         spent.append(0.25 * 2)
 
-    print_bench(bench(models[:1], source=folder, frames=4, rounds=2))
+    print_bench(bench(models[:1], BenchOptions(source=folder, frames=4, rounds=2)))
     monkeypatch.setattr("edge.measure.turns.spent_energy", counted)
-    result = bench(models[:1], source=folder, frames=4, rounds=2)
+    result = bench(models[:1], BenchOptions(source=folder, frames=4, rounds=2))
     # Two frames a block.
-    assert result["rows"][0]["energy_j"] == pytest.approx(0.25)
+    assert result.rows[0].energy_j == pytest.approx(0.25)
     print_bench(result)
     assert capsys.readouterr().out.count("J / frame") == 1
 
@@ -205,7 +209,7 @@ def test_joules_of_a_frame_are_shown_where_they_are_counted(
 def test_wrong_arguments_are_refused(models: list[Path], folder: Path) -> None:
     for options in ({"seconds": 0}, {"frames": 0}):
         with pytest.raises(ValueError, match="positive"):
-            bench(models, source=folder, **options)
+            bench(models, BenchOptions(source=folder, **options))
     with pytest.raises(ValueError, match="at least one"):
         bench([])
 
@@ -241,15 +245,15 @@ def test_source_that_holds_no_frames_is_named(tmp_path: Path) -> None:
 
 
 def test_intervals_hold_the_figures_they_belong_to(models: list[Path], folder: Path) -> None:
-    slow, fast = bench(models, models[1], source=folder, frames=30)["rows"]
+    slow, fast = bench(models, BenchOptions(baseline=models[1], source=folder, frames=30)).rows
     for row in (slow, fast):
         for name in ("p50", "p95", "p99"):
-            low, high = row["interval_ms"][name]
-            assert low <= row["latency_ms"][name] <= high
-        assert len(row["rounds_ms"]["pipeline"]) == len(row["rounds_ms"]["engine"]) == 10
-    low, high = fast["speedup_interval"]
-    assert low <= fast["speedup"] * 1.2
-    assert high >= fast["speedup"] / 1.2
+            low, high = row.interval_ms[name]
+            assert low <= row.latency_ms[name] <= high
+        assert len(row.rounds_ms["pipeline"]) == len(row.rounds_ms["engine"]) == 10
+    low, high = fast.speedup_interval
+    assert low <= fast.speedup * 1.2
+    assert high >= fast.speedup / 1.2
     # Asleep four times as long: loaded or not, it is not the faster one.
     assert low > 1
 
@@ -278,7 +282,7 @@ def test_process_stays_on_the_cores_it_is_given() -> None:
     with pytest.raises(ValueError, match="4096"), affinity([4096]):
         pass
     with pytest.raises(DataError, match=r"--cores.*4096"):
-        bench(["x.onnx"], source=None, cores=[4096])
+        bench(["x.onnx"], BenchOptions(cores=(4096,)))
 
 
 def command(*argv: object) -> int:
@@ -329,7 +333,7 @@ def test_what_is_no_earlier_run_is_refused(
 ) -> None:
     (tmp_path / "b.json").write_text(text)
     with pytest.raises(DataError, match=r"b\.json: not a result"):
-        bench(models, source=folder, frames=2, compare=tmp_path / "b.json")
+        bench(models, BenchOptions(source=folder, frames=2, compare=tmp_path / "b.json"))
 
 
 def test_rebuilds_show_how_far_builds_lie_apart(
@@ -340,7 +344,7 @@ def test_rebuilds_show_how_far_builds_lie_apart(
         target.write_bytes(b"x" * (100 + int(target.stem[-1])))
         return SimpleNamespace(seconds=1.0)
 
-    result = rebuild(models[0], 3, build=build, source=folder, frames=20)
+    result = rebuild(models[0], 3, build=build, options=BenchOptions(source=folder, frames=20))
     assert [one.bytes for one in result.builds] == [100, 101, 102]
     assert len({one.sha256 for one in result.builds}) == 3
     spread = result.spread["p50_ms"]

@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.commands.detect import detect
+from apps import cli
 from edge.errors import ArtifactError, DataError
+from edge.files import write_json
+from edge.measure.detect import DetectOptions, detect_pictures
 from edge.runtime import detector
 from edge.runtime.backend import open_backend
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
@@ -69,8 +71,8 @@ def paint(path: Path, cells: dict[tuple[int, int], tuple[int, int, int]]) -> Pat
 def test_json_has_each_picture_and_its_boxes_and_nothing_else(tmp_path: Path) -> None:
     a = paint(tmp_path / "a.png", {(0, 0): RED, (1, 1): BLUE})
     b = paint(tmp_path / "b.png", {})
-    found = detect("m.onnx", [a, b], json_path=tmp_path / "r.json")
-    assert json.loads((tmp_path / "r.json").read_text()) == found
+    write_json(detect_pictures("m.onnx", [a, b]), tmp_path / "r.json")
+    found = json.loads((tmp_path / "r.json").read_text())
     assert [one["image"] for one in found] == [str(a), str(b)]
     assert all(set(one) == {"image", "detections"} for one in found)
     assert found[1]["detections"] == []
@@ -90,15 +92,15 @@ def test_pictures_are_named_as_they_were_given(
     paint(Path("folder/deep/2.png"), {})
     paint(Path("folder/1.jpg"), {})
     (tmp_path / "folder" / "notes.txt").write_text("no picture")
-    found = detect("m.onnx", ["here.png", "folder"])
-    assert [one["image"] for one in found] == ["here.png", "folder/1.jpg", "folder/deep/2.png"]
+    found = detect_pictures("m.onnx", ["here.png", "folder"]).pictures
+    assert [one.image for one in found] == ["here.png", "folder/1.jpg", "folder/deep/2.png"]
 
 
 def test_drawn_pictures_show_the_boxes_and_the_names_do_not_clash(tmp_path: Path) -> None:
     one = paint(tmp_path / "in" / "x.png", {(0, 0): RED})
     two = paint(tmp_path / "in" / "deep" / "x.bmp", {})
     target = tmp_path / "new" / "drawn"
-    detect("m.onnx", [one, two], draw_dir=target)
+    detect_pictures("m.onnx", [one, two], DetectOptions(draw=target))
     assert sorted(path.name for path in target.iterdir()) == ["x-2.detected.jpg", "x.detected.jpg"]
     drawn, before = (cv2.imread(str(p)).astype(int) for p in (target / "x.detected.jpg", one))
     assert drawn.shape == before.shape
@@ -112,11 +114,11 @@ def test_a_corrupt_picture_is_one_line_and_leaves_no_half(tmp_path: Path) -> Non
     good = paint(tmp_path / "good.jpg", {})
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(good.read_bytes()[:300])
-    json_path, target = tmp_path / "r.json", tmp_path / "drawn"
+    target = tmp_path / "drawn"
     with pytest.raises(DataError, match=r"broken\.jpg") as caught:
-        detect("m.onnx", [broken, good], json_path=json_path, draw_dir=target)
+        detect_pictures("m.onnx", [broken, good], DetectOptions(draw=target))
     assert "\n" not in str(caught.value)
-    assert not json_path.exists() and list(target.iterdir()) == []
+    assert list(target.iterdir()) == []
 
 
 def test_what_is_not_there_is_told_before_the_network_is_loaded(
@@ -125,16 +127,16 @@ def test_what_is_not_there_is_told_before_the_network_is_loaded(
     (tmp_path / "empty").mkdir()
     for wrong in ("gone.jpg", "empty"):
         with pytest.raises(DataError, match=wrong):
-            detect("m.onnx", [tmp_path / wrong])
+            detect_pictures("m.onnx", [tmp_path / wrong])
     with pytest.raises(ValueError, match="nothing to look at"):
-        detect("m.onnx", [])
+        detect_pictures("m.onnx", [])
     assert opened == []
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     picture = paint(tmp_path / "a.png", {})
     with pytest.raises(ArtifactError, match="no folder can be made"):
-        detect("m.onnx", [picture], draw_dir=picture / "drawn")
+        detect_pictures("m.onnx", [picture], DetectOptions(draw=picture / "drawn"))
 
 
 def test_only_the_cpu_backend_gets_its_options(
@@ -152,7 +154,7 @@ def test_only_the_cpu_backend_gets_its_options(
     picture = paint(tmp_path / "a.png", {})
     for name in ("m.onnx", "m.engine"):
         (tmp_path / name).write_bytes(b"")
-        detect(tmp_path / name, [picture], threads=3, exact=True)
+        detect_pictures(tmp_path / name, [picture], DetectOptions(threads=3))
     assert asked == [
         ("m.onnx", {"threads": 3, "exact": True, "rearrange": True}),
         ("m.engine", {}),
@@ -161,15 +163,21 @@ def test_only_the_cpu_backend_gets_its_options(
 
 def test_score_decides_what_counts(tmp_path: Path) -> None:
     picture = paint(tmp_path / "a.png", {(0, 0): (120, 0, 200)})
-    score = detect("m.onnx", [picture], score=0.01)[0]["detections"][0]["score"]
+
+    def found(score: float) -> tuple[dict[str, Any], ...]:
+        result = detect_pictures("m.onnx", [picture], DetectOptions(score=score))
+        return result.pictures[0].detections
+
+    score = found(0.01)[0]["score"]
     assert 0.01 < score < 0.99
-    assert detect("m.onnx", [picture], score=score + 0.01)[0]["detections"] == []
+    assert found(score + 0.01) == ()
 
 
 def test_output_names_the_backend_the_labels_and_the_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    detect("nets/m.onnx", [paint(tmp_path / "a.png", {(0, 0): RED, (0, 1): RED})])
+    picture = paint(tmp_path / "a.png", {(0, 0): RED, (0, 1): RED})
+    assert cli.main(["detect", "nets/m.onnx", str(picture)]) == 0
     out, err = capsys.readouterr()
     assert "2 detections in 1 images" in out and "2 cat" in out and "dog" not in out
     assert err.strip() == "m.onnx, random weights, painted 1.0"

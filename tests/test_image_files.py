@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.commands.detect import detect
 from edge.data.datasets import load, open_dataset
 from edge.data.distinct import Seen, pictures
 from edge.data.image_files import read_image
 from edge.errors import DataError
+from edge.measure.detect import detect_pictures
 from edge.measure.evaluate import evaluate
 from tests.support.painted import write_painted, write_pictures
 from tests.support.tolerances import CMYK_ATOL
@@ -170,10 +170,12 @@ def test_detect_evaluate_and_calibrate_see_one_upright_picture(
     ):
         np.testing.assert_array_equal(one[1], other[1])
     assert seen.digests == known.digests and not seen.skipped
-    found, wanted = (detect(network, [folder / "images"]) for folder in (odd, plain))
-    assert [one["detections"] for one in found] == [one["detections"] for one in wanted]
-    assert sum(len(one["detections"]) for one in wanted) > 10
-    scores = [evaluate(network, folder)["map50"] for folder in (odd, plain)]
+    found, wanted = (
+        detect_pictures(network, [folder / "images"]).pictures for folder in (odd, plain)
+    )
+    assert [one.detections for one in found] == [one.detections for one in wanted]
+    assert sum(len(one.detections) for one in wanted) > 10
+    scores = [evaluate(network, folder).map50 for folder in (odd, plain)]
     assert scores[0] == scores[1] > 0.5
 
 
@@ -183,11 +185,11 @@ def test_sixteen_bits_are_one_line_in_every_command(tmp_path: Path) -> None:
     deep = data / "images" / "000.png"
     cv2.imwrite(str(deep), np.full((128, 128, 3), 900, np.uint16))
     with pytest.raises(DataError) as error:
-        detect(network, [deep])
+        detect_pictures(network, [deep])
     one_line(error, "000.png", "16 bits a channel")
     judged = evaluate(network, data)
-    assert judged["images"] == 2
-    assert len(judged["skipped"]) == 1 and "16 bits a channel" in judged["skipped"][0]
+    assert judged.images == 2
+    assert len(judged.skipped) == 1 and "16 bits a channel" in judged.skipped[0]
     seen = Seen()
     assert len(list(pictures(open_dataset(data), seen))) == 2
     assert len(seen.skipped) == 1 and "16 bits a channel" in seen.skipped[0]

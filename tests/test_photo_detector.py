@@ -8,7 +8,7 @@ from apps.camera.app import built_in
 from edge.built_in import PACKAGED
 from edge.edgez.graph import cached_package_onnx
 from edge.edgez.package import read_package
-from edge.measure.evaluate import evaluate
+from edge.measure.evaluate import EvaluateOptions, evaluate
 from edge.models.dense import load_dense
 from export.source import fp32_onnx
 
@@ -33,7 +33,11 @@ def test_the_package_is_small_and_says_what_it_is(monkeypatch, tmp_path: Path) -
 
 def test_it_finds_people_on_photographs(edge_data: Path, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path))
-    found = evaluate(cached_package_onnx(ASSET), edge_data / "coco" / "val", images=60, threads=1)
-    assert found["by_class"]["person"]["boxes"] > 100
+    found = evaluate(
+        cached_package_onnx(ASSET),
+        edge_data / "coco" / "val",
+        EvaluateOptions(images=60, threads=1),
+    )
+    assert found.by_class["person"].boxes > 100
     # 0.48 over all 300 images; 60 of them scatter by some .03.
-    assert found["by_class"]["person"]["ap50"] > 0.4
+    assert found.by_class["person"].ap50 > 0.4

@@ -13,7 +13,7 @@ from edge.artifact import read_manifest
 from edge.data.datasets import load, open_dataset
 from edge.data.metrics import ImageMatches, evaluate_detections
 from edge.detections import Detections
-from edge.measure.evaluate import evaluate
+from edge.measure.evaluate import EvaluateOptions, evaluate
 from edge.measure.scores import THRESHOLDS, best_threshold, f1_by_class, f1_curve, score_shift
 from edge.measure.selection import COPIES, Selection, moved, paired_drop
 from edge.measure.slices import SIZES, compare_slices, sized
@@ -84,16 +84,16 @@ def test_a_constant_shift_of_scores_is_measured() -> None:
 def test_the_same_detector_differs_in_no_slice() -> None:
     dataset, first, _ = noisy(0, 0.0)
     found = compare_slices(dataset, first, first, dataset.classes)
-    assert {"all", "small"} <= set(found["slices"])
-    assert all(one["difference"] == 0 for one in found["slices"].values())
-    assert found["scores"]["shift"] == 0
+    assert {"all", "small"} <= set(found.slices)
+    assert all(one.difference == 0 for one in found.slices.values())
+    assert found.scores.shift == 0
 
 
 def test_lost_objects_show_in_the_interval_of_all_and_of_their_slice() -> None:
     dataset, first, second = noisy(1, 0.4)
-    found = compare_slices(dataset, first, second, dataset.classes)["slices"]["all"]
-    assert found["before"] == pytest.approx(1.0, abs=1e-6)
-    assert found["interval"][0] < found["difference"] < found["interval"][1] < 0
+    found = compare_slices(dataset, first, second, dataset.classes).slices["all"]
+    assert found.before == pytest.approx(1.0, abs=1e-6)
+    assert found.interval[0] < found.difference < found.interval[1] < 0
 
 
 @pytest.mark.parametrize("size", list(SIZES))
@@ -106,7 +106,7 @@ def test_slices_by_size_are_pycocotools_own(size: str) -> None:
     assert bool(results) == (size in wanted)
     if results:
         mine = float(mean_precision(results, np.ones((1, len(dataset))))[0])
-        assert mine == pytest.approx(wanted[size]["map50"], abs=2e-6)
+        assert mine == pytest.approx(wanted[size].map50, abs=2e-6)
 
 
 @pytest.mark.parametrize("copy", range(len(COPIES)))
@@ -177,8 +177,11 @@ def test_export_with_labels_fits_a_threshold_and_keeps_the_budget(
     )
     kept = json.loads(dict(read_manifest(again["files"]["int8"]).arguments)["keep"])
     assert kept == arguments["keep"] == []
-    compared = evaluate(result["files"]["int8"], TWO, threads=1, against=result["files"]["fp32"])
-    assert compared["against"]["slices"]["all"]["now"] == pytest.approx(compared["map50"], abs=1e-6)
+    compared = evaluate(
+        result["files"]["int8"], TWO, EvaluateOptions(threads=1, against=result["files"]["fp32"])
+    )
+    assert compared.against is not None
+    assert compared.against.slices["all"].now == pytest.approx(compared.map50, abs=1e-6)
     print_evaluation(compared)
 
 
@@ -186,5 +189,5 @@ def test_the_selection_is_what_evaluation_measures(tmp_path: Path) -> None:
     made = exported(precision="fp32", builder="none", output=tmp_path)
     classes = read_manifest(made["files"]["fp32"]).spec.classes
     selection = Selection.open(SCENES, classes, None, threads=1)
-    wanted = evaluate(made["files"]["fp32"], SCENES, threads=1)["map50"]
+    wanted = evaluate(made["files"]["fp32"], SCENES, EvaluateOptions(threads=1)).map50
     assert selection.map50(Path(made["files"]["fp32"])) == pytest.approx(wanted, abs=2e-6)

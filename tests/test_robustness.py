@@ -45,7 +45,7 @@ def worse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_clean_map_is_that_of_evaluate_and_fog_costs_by_severity() -> None:
     result = robustness([TINY], DATA, FEW)
     only = result.artifacts[0]
-    assert only.clean.map50 == pytest.approx(evaluate(TINY, DATA)["map50"], abs=1e-4)
+    assert only.clean.map50 == pytest.approx(evaluate(TINY, DATA).map50, abs=1e-4)
     fog = {one.severity: one.map50 for one in only.conditions if one.corruption == "fog"}
     assert only.clean.map50 > fog[1] > fog[5]
     mean = np.mean([one.map50 for one in only.conditions])

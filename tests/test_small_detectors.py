@@ -9,11 +9,11 @@ import pytest
 from edge.built_in import BUILT_IN, OF_SCENES, PACKAGED
 from edge.edgez.graph import cached_package_onnx
 from edge.edgez.package import read_package
-from edge.measure.evaluate import evaluate
+from edge.measure.evaluate import EvaluateOptions, evaluate
 from edge.models.dense import load_dense
 from tests.support.steps import exported
 
-IMAGES = 60
+OPTIONS = EvaluateOptions(images=60, threads=1)
 DEEP = [name for name in PACKAGED if name.endswith("-deep")]
 HALF = [name for name in PACKAGED if name.endswith("-half")]
 # At most this share of the bytes of the full network, in FP32.
@@ -31,7 +31,7 @@ def full_map50(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     found = {}
     for full in BUILT_IN:
         made = exported(full, precision="fp32", builder="none", output=folder)
-        score = evaluate(made["files"]["fp32"], "scenes", images=IMAGES, threads=1)["map50"]
+        score = evaluate(made["files"]["fp32"], "scenes", OPTIONS).map50
         found[full] = float(score)
     return found
 
@@ -41,9 +41,9 @@ def test_it_finds_nearly_what_the_full_one_finds(
     name: str, full_map50: dict[str, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path))
-    found = evaluate(cached_package_onnx(PACKAGED[name]), "scenes", images=IMAGES, threads=1)
+    found = evaluate(cached_package_onnx(PACKAGED[name]), "scenes", OPTIONS)
     # On 500 scenes they lose less than 2.0 points; so few scatter by one more.
-    assert found["map50"] > full_map50[full_of(name)] - 0.03
+    assert found.map50 > full_map50[full_of(name)] - 0.03
 
 
 @pytest.mark.parametrize("name", DEEP + HALF)

@@ -60,7 +60,7 @@ def test_a_cut_off_file_is_refused_by_name(original: Path, tmp_path: Path, kept:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (_net() + b"x", "behind the last layer"),
+        (_net() + b"x", "after the last layer"),
         (_net(0xFFFFFFFF), "stores 4294967295 of its"),
         (_net(1500, bytes(1500) + b"\xff" * 750), "places weight"),
         (_net().replace(np.float32(255).tobytes(), b"\x00\x00\xc0\x7f"), "NaN"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from scipy import stats
 
 from edge.data.items import Dataset, Item, Label, make_item
 from edge.data.metrics import evaluate_detections
+from edge.decoding import decode
 from edge.detections import Detections
-from edge.measure.results import by_class, from_json, to_json
+from edge.files import to_plain
+from edge.measure.results import ClassResults, Encoded, by_class, from_json, to_json
 from edge.measure.slices import SIZES, sized
 from edge.measure.statistics import (
     average_precision,
@@ -78,7 +82,7 @@ def test_equal_weights_give_pycocotools_average_precision(seed: int) -> None:
     for name, one in mine.items():
         for scale in (1, 1024):
             weights = np.full((1, 60), float(scale))
-            wanted = metrics.by_class[name]["ap50"]
+            wanted = metrics.by_class[name].ap50
             assert average_precision(one, weights)[0] == pytest.approx(wanted, abs=1e-6)
     assert mean_precision(mine, np.ones((1, 60)))[0] == pytest.approx(metrics.map50, abs=1e-6)
     assert 0.05 < metrics.map50 < 0.95
@@ -87,7 +91,7 @@ def test_equal_weights_give_pycocotools_average_precision(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_small_objects_are_judged_as_pycocotools_does(seed: int) -> None:
     dataset, found = world(60, seed)
-    wanted = evaluate_detections(dataset, found).by_size["small"]["map50"]
+    wanted = evaluate_detections(dataset, found).by_size["small"].map50
     mine = sized(dataset, found, NAMES, *SIZES["small"])
     assert mean_precision(mine, np.ones((1, 60)))[0] == pytest.approx(wanted, abs=1e-6)
     assert wanted != pytest.approx(evaluate_detections(dataset, found).map50, abs=1e-3)
@@ -109,9 +113,17 @@ def test_a_weight_of_two_is_the_image_twice() -> None:
     assert mean_precision(mine, weights)[0] == pytest.approx(wanted.map50, abs=1e-6)
 
 
+def through_json(one: dict[str, ClassResults]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(to_plain(to_json(one)))))
+
+
+def read_back(data: dict[str, Any]) -> dict[str, ClassResults]:
+    return from_json(decode(data, dict[str, Encoded], "a.jsonl", "results"))
+
+
 def test_results_survive_json() -> None:
     before = results(50)
-    after = from_json(to_json(before))
+    after = read_back(through_json(before))
     weights = resample(50, 20)
     np.testing.assert_array_equal(mean_precision(before, weights), mean_precision(after, weights))
     assert list(before) == list(after)
@@ -120,7 +132,7 @@ def test_results_survive_json() -> None:
 def test_a_class_that_is_never_found_survives_json_and_counts_as_zero() -> None:
     dataset, _ = world(20)
     none = [Detections.empty()] * 20
-    mine = from_json(to_json(by_class(evaluate_detections(dataset, none).matches, 20)))
+    mine = read_back(through_json(by_class(evaluate_detections(dataset, none).matches, 20)))
     assert mean_precision(mine, np.ones((2, 20))).tolist() == [0, 0]
 
 
@@ -138,7 +150,7 @@ def test_draws_without_an_object_say_nothing() -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "base64", "image", "missing"])
 def test_damaged_results_are_refused(damage: str) -> None:
-    data = to_json(results(30))
+    data = through_json(results(30))
     one = data["cat"]
     if damage == "cut":
         one["detections"] += 8
@@ -148,8 +160,8 @@ def test_damaged_results_are_refused(damage: str) -> None:
         one["images"] = 0
     else:
         del one["images"]
-    with pytest.raises((ValueError, KeyError)):
-        from_json(data)
+    with pytest.raises(ValueError):
+        read_back(data)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

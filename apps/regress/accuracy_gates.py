@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from apps.regress.gate import Case, Change, Clue, Gate, more
 from apps.regress.measurement import Measurement
+from edge.files import to_plain
 from edge.measure.noise import LIMITS_DB, TensorNoise, first_departure
 from edge.measure.results import ClassResults
 from edge.measure.statistics import Comparison, compare_precision
@@ -104,7 +105,7 @@ def _sizes(case: Case) -> list[Clue]:
     """Return losses by size, with an interval for small objects, whose results are kept."""
     if case.name == "reference" and case.entry.reference is not None:
         right = case.gathered.accuracies[case.entry.reference]
-        before, small = right.metrics.by_size, right.small
+        before, small = to_plain(right.metrics.by_size), right.small
     elif case.name == "map50" and case.stored is not None:
         before, small = case.stored.by_size, case.stored.small
     else:

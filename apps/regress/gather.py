@@ -19,7 +19,7 @@ from apps.regress.suite import Entry, Suite, is_scenes
 from edge.artifact import read_manifest
 from edge.data.datasets import Dataset, load
 from edge.errors import ArtifactError, DataError
-from edge.files import sha256_of
+from edge.files import sha256_of, to_plain
 from edge.measure import sensors
 from edge.measure.accuracy import Accuracy, data_digest, labelled, open_exact, run_over, score
 from edge.measure.frames import hold_frames
@@ -278,8 +278,8 @@ def _rightness(right: Accuracy) -> dict[str, Any]:
     return {
         "map50": metrics.map50,
         "map50_95": metrics.map50_95,
-        "by_class": metrics.by_class,
-        "by_size": metrics.by_size,
+        "by_class": to_plain(metrics.by_class),
+        "by_size": to_plain(metrics.by_size),
         "results": right.results,
         "small": right.small,
     }

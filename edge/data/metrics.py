@@ -17,7 +17,16 @@ from edge.data.voc_ap import voc_ap, voc_curves, voc_map
 from edge.detections import Detections
 from edge.optional import require
 
-__all__ = ["ImageMatches", "Metrics", "evaluate_detections", "voc_ap", "voc_curves", "voc_map"]
+__all__ = [
+    "ClassAccuracy",
+    "ImageMatches",
+    "Metrics",
+    "SizeAccuracy",
+    "evaluate_detections",
+    "voc_ap",
+    "voc_curves",
+    "voc_map",
+]
 
 SIZES = ("small", "medium", "large")
 # An object larger than every size range is ignored by pycocotools, without being a region.
@@ -44,15 +53,32 @@ class ImageMatches:
     boxes: int
 
 
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Average precision of one class, 0..1, and the number of its objects that had to be found."""
+
+    ap50: float
+    ap50_95: float
+    boxes: int
+
+
+@dataclass(frozen=True)
+class SizeAccuracy:
+    """Mean average precision for objects of one range of sizes, 0..1."""
+
+    map50: float
+    map50_95: float
+
+
 @dataclass(frozen=True, eq=False)
 class Metrics:
     """Accuracy over a dataset; all figures 0..1.
 
     Attributes:
         map50, map50_95: mean over the classes that have boxes.
-        by_class: `ap50`, `ap50_95` and `boxes`, the number of objects that had to be found.
-        by_size: `map50`, `map50_95` for objects under 32², 96² pixels and above; a size that does
-            not occur is left out.
+        by_class: of each class that has boxes.
+        by_size: for objects under 32², 96² pixels and above; a size that does not occur is left
+            out.
         images: how many.
         left_out: dataset classes that the model does not have, with their boxes.
         matches: per image and class.
@@ -60,22 +86,11 @@ class Metrics:
 
     map50: float
     map50_95: float
-    by_class: dict[str, dict[str, float]]
-    by_size: dict[str, dict[str, float]]
+    by_class: dict[str, ClassAccuracy]
+    by_size: dict[str, SizeAccuracy]
     images: int
     left_out: dict[str, int]
     matches: tuple[ImageMatches, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the matches, as JSON values."""
-        return {
-            "images": self.images,
-            "map50": self.map50,
-            "map50_95": self.map50_95,
-            "by_class": self.by_class,
-            "by_size": self.by_size,
-            "left_out": self.left_out,
-        }
 
 
 def evaluate_detections(
@@ -177,22 +192,22 @@ def _mean(precision: NDArray[np.float64]) -> float:
 
 def _by_class(
     precision: NDArray[np.float64], names: list[str], truth: list[Item], used: list[int]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, ClassAccuracy]:
     wanted = np.concatenate([item.class_id[~item.crowd & ~item.ignore] for item in truth])
     return {
-        name: {
-            "ap50": _mean(precision[0, :, k]),
-            "ap50_95": _mean(precision[:, :, k]),
-            "boxes": int(np.count_nonzero(wanted == used[k])),
-        }
+        name: ClassAccuracy(
+            ap50=_mean(precision[0, :, k]),
+            ap50_95=_mean(precision[:, :, k]),
+            boxes=int(np.count_nonzero(wanted == used[k])),
+        )
         for k, name in enumerate(names)
         if (wanted == used[k]).any()
     }
 
 
-def _by_size(precision: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+def _by_size(precision: NDArray[np.float64]) -> dict[str, SizeAccuracy]:
     return {
-        size: {"map50": _mean(precision[0, :, :, i]), "map50_95": _mean(precision[..., i])}
+        size: SizeAccuracy(_mean(precision[0, :, :, i]), _mean(precision[..., i]))
         for i, size in enumerate(SIZES, 1)
         if (precision[..., i] > -1).any()
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge.data.items import Dataset, thin
@@ -16,9 +16,17 @@ from edge.runtime.backend import Backend
 from edge.runtime.detector import Detector
 from edge.spec import InputContract, ModelSpec
 
-__all__ = ["compare_contracts", "other_contract", "suspicion"]
+__all__ = [
+    "BothWays",
+    "ContractAccuracy",
+    "ContractComparison",
+    "Suspicion",
+    "compare_contracts",
+    "other_contract",
+    "suspicion",
+]
 
-# So few tell 10 points apart, and take seconds.
+# Enough to tell 10 points apart, and done in seconds.
 _IMAGES = 32
 # mAP@.5 by which the other contract must be better, beside its 95 % interval.
 _MARGIN = 0.02
@@ -31,18 +39,58 @@ def other_contract(own: InputContract) -> InputContract:
     return replace(own, resize="stretch" if own.resize == "letterbox" else "letterbox")
 
 
+@dataclass(frozen=True)
+class BothWays:
+    """mAP@.5 with the artifact's own way of resizing and with the other one."""
+
+    own: float
+    other: float
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """The other way of resizing does better, beyond chance.
+
+    Attributes:
+        resize: that other way.
+        images: how many it was tried on.
+        map50: with both.
+    """
+
+    resize: str
+    images: int
+    map50: BothWays
+
+
+@dataclass(frozen=True)
+class ContractAccuracy:
+    """Accuracy with one way of resizing, 0..1."""
+
+    map50: float
+    map50_95: float
+
+
+@dataclass(frozen=True)
+class ContractComparison:
+    """Accuracy by way of resizing, the artifact's own first, and the one that `fits` best."""
+
+    by_resize: dict[str, ContractAccuracy]
+    fits: str
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, in which each way is a key beside `fits`."""
+        return {**self.by_resize, "fits": self.fits}
+
+
 def suspicion(
-    backend: Backend, dataset: Dataset, found: Sequence[Detections], options: dict[str, Any]
-) -> dict[str, Any] | None:
-    """How the other way of resizing does on a few images, where it does better beyond chance.
+    backend: Backend, dataset: Dataset, found: Sequence[Detections], **thresholds: Any
+) -> Suspicion | None:
+    """Try the other way of resizing on a few images; None where it does not do better.
 
     Args:
         dataset: in pixels.
         found: by item, with the artifact's own contract.
-        options: of the detector.
-
-    Returns:
-        None, or `resize`, `images`, and `map50` of `own` and `other`.
+        thresholds: of the `Detector`.
     """
     spec = backend.manifest.spec
     few = [i for i in thin(range(len(dataset)), _IMAGES) if _differs(dataset.items[i].hw, spec)]
@@ -50,17 +98,15 @@ def suspicion(
         return None
     part = replace(dataset, items=tuple(dataset.items[i] for i in few))
     other = other_contract(spec.contract)
-    detector = Detector(backend, contract=other, **options)
+    detector = Detector(backend, contract=other, **thresholds)
     others = run_over([detector], part, what="checking the input contract")[0][0]
     try:
-        sides = [found[i] for i in few], others
-        whole = compare_slices(part, *sides, spec.classes)["slices"]["all"]
+        whole = compare_slices(part, [found[i] for i in few], others, spec.classes).slices["all"]
     except DataError:  # these few show no object
         return None
-    if whole["difference"] < _MARGIN or whole["interval"][0] <= 0:
+    if whole.difference < _MARGIN or whole.interval[0] <= 0:
         return None
-    map50 = {"own": whole["before"], "other": whole["now"]}
-    return {"resize": other.resize, "images": len(few), "map50": map50}
+    return Suspicion(other.resize, len(few), BothWays(whole.before, whole.now))
 
 
 def _differs(hw: tuple[int, int] | None, spec: ModelSpec) -> bool:
@@ -72,10 +118,11 @@ def _differs(hw: tuple[int, int] | None, spec: ModelSpec) -> bool:
 
 def compare_contracts(
     contracts: Sequence[InputContract], figures: Sequence[Metrics]
-) -> dict[str, Any]:
-    """mAP by way of resizing, and which of them `fits`."""
-    table: dict[str, Any] = {
-        contract.resize: {"map50": one.map50, "map50_95": one.map50_95}
+) -> ContractComparison:
+    """Put mAP side by side by way of resizing, and name the one that fits the weights."""
+    table = {
+        contract.resize: ContractAccuracy(one.map50, one.map50_95)
         for contract, one in zip(contracts, figures, strict=True)
     }
-    return {**table, "fits": max(table, key=lambda resize: table[resize]["map50_95"])}
+    fits = max(table, key=lambda resize: table[resize].map50_95)
+    return ContractComparison({str(resize): one for resize, one in table.items()}, fits)

@@ -1,129 +1,231 @@
-"""`edge evaluate` on the command line; what it runs is imported when it runs."""
+"""Average precision of an artifact on labelled images, and what else such a run tells."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge.data.items import Dataset
-from edge.data.metrics import evaluate_detections, voc_ap, voc_curves
+from edge.data.metrics import (
+    ClassAccuracy,
+    SizeAccuracy,
+    evaluate_detections,
+    voc_ap,
+    voc_curves,
+)
 from edge.data.overlap import calibrated_on, overlap, refuse_overlap
 from edge.detections import Detections
 from edge.errors import ArtifactError
-from edge.files import write_json
 from edge.measure.accuracy import labelled, run_over
-from edge.measure.contracts import compare_contracts, other_contract, suspicion
-from edge.measure.slices import compare_slices
+from edge.measure.contracts import (
+    ContractComparison,
+    Suspicion,
+    compare_contracts,
+    other_contract,
+    suspicion,
+)
+from edge.measure.slices import ScoreChange, Slice, compare_slices
+from edge.options import count, option, share
 from edge.reporting import say
 from edge.runtime.backend import Backend, open_backend
 from edge.runtime.detector import Detector
 from edge.spec import ModelSpec
 
-__all__ = ["evaluate"]
+__all__ = ["Against", "EvaluateOptions", "EvaluateResult", "VocAccuracy", "evaluate"]
 
-# One in so many images that look like those of the calibration.
+# One in this many images that look like those of the calibration is no chance.
 _MANY = 3
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How `evaluate` measures.
+
+    Attributes:
+        images: use at most N images, spread evenly over the set
+        score: leave out detections at or below this score; a low one keeps the whole curve
+        iou: IoU above which two boxes of one class count as one object; left out: what the
+            network was made for, or 0.45
+        multi_label: let a box count for each of its classes, as Darknet's own evaluation does;
+            --best-class keeps only the best, as a camera shows
+        against: compare with another artifact of the model on the same images: by size, by class,
+            and by how scores moved
+        try_contracts: measure with letterbox and with stretch, and say which fits the weights
+        allow_overlap: evaluate although the artifact was calibrated on some of these images
+        threads: CPU threads of onnxruntime; left out: every core
+        exact: compute a Q/DQ graph as TensorRT does; --fast-int8 takes onnxruntime's own INT8
+            kernels, which round a little differently
+        limit: detections per image at most
+        rearrange: arrange a Q/DQ graph for onnxruntime; False leaves one of another tool as it is
+    """
+
+    images: int | None = option(None, metavar="N", check=count)
+    score: float = option(0.005, metavar="S", check=share)
+    iou: float | None = option(None, metavar="I", check=share)
+    multi_label: bool = option(True, flag="--best-class")
+    against: str | Path | None = option(None, metavar="B")
+    try_contracts: bool = False
+    allow_overlap: bool = False
+    threads: int | None = option(None, metavar="N", check=count)
+    exact: bool = option(True, flag="--fast-int8")
+    limit: int = option(500, hidden=True)
+    rearrange: bool = option(True, hidden=True)
+
+
+@dataclass(frozen=True)
+class VocAccuracy:
+    """Mean average precision at IoU 0.5 by Pascal VOC's two definitions, 0..1."""
+
+    map50_area: float
+    map50_11_point: float
+
+
+@dataclass(frozen=True)
+class Against:
+    """Another artifact on the same images: `before` is the other one, `now` the one evaluated."""
+
+    artifact: str
+    slices: dict[str, Slice]
+    scores: ScoreChange
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What `evaluate` found.
+
+    Attributes:
+        backend: what ran the artifact.
+        labels: facts that every report must repeat, such as `random weights`.
+        resize: of the input contract that was used.
+        images: how many were measured on.
+        map50, map50_95: COCO's mean average precision at IoU 0.5, and its mean over 0.5 to 0.95.
+        by_class, by_size: the same by class, and by COCO's ranges of object sizes.
+        left_out: classes of the labels that the model does not have, with their boxes.
+        score, iou, limit, multi_label: of the detector.
+        skipped: a line for each image that could not be read.
+        dropped: how often each rule had to change or drop a label.
+        calibrated_on: how many of the images are, or look like, calibration images.
+        suspicious_contract: how the other way of resizing does better on a few images, if it does.
+        against, contracts: what `EvaluateOptions` of that name asked for, else None.
+    """
+
+    artifact: str
+    backend: str
+    precision: str
+    labels: tuple[str, ...]
+    resize: str
+    images: int
+    map50: float
+    map50_95: float
+    by_class: dict[str, ClassAccuracy]
+    by_size: dict[str, SizeAccuracy]
+    left_out: dict[str, int]
+    voc: VocAccuracy
+    data: str
+    score: float
+    iou: float
+    limit: int
+    multi_label: bool
+    skipped: tuple[str, ...]
+    dropped: dict[str, int]
+    calibrated_on: int
+    suspicious_contract: Suspicion | None
+    against: Against | None = None
+    contracts: ContractComparison | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; what was not asked for is left out."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        asked = ("against", "contracts")
+        return {k: v for k, v in found.items() if k not in asked or v is not None}
 
 
 def evaluate(
     artifact: str | Path,
     data: str | Path = "scenes",
-    *,
-    images: int | None = None,
-    score: float = 0.005,
-    iou: float | None = None,
-    limit: int = 500,
-    multi_label: bool = True,
-    threads: int | None = None,
-    exact: bool = True,
-    foreign: bool = False,
-    against: str | Path | None = None,
-    try_contracts: bool = False,
-    allow_overlap: bool = False,
-    json_path: str | Path | None = None,
-) -> dict[str, Any]:
-    """Run the artifact over labelled images and measure its average precision.
+    options: EvaluateOptions | None = None,
+) -> EvaluateResult:
+    """Run an artifact over labelled images and measure its average precision.
 
     Args:
         data: as `open_dataset` takes it; `scenes` are fresh ones of the built-in world.
-        images: take at most so many, spread evenly.
-        score, iou, limit: of the `Detector`; a low score keeps the whole curve.
-        multi_label: let an anchor count for each of its classes, as Darknet's own evaluation does.
-        threads: of the CPU backend.
-        exact: run a Q/DQ graph as TensorRT computes it, not on the CPU's own INT8 kernels.
-        foreign: leave a Q/DQ graph of another tool to onnxruntime, as it is.
-        against: another artifact of the model, compared on the same images, slice by slice.
-        try_contracts: measure with letterbox and with stretch and tell which fits the weights.
-        allow_overlap: go on though images that the artifact was calibrated on are among them.
-        json_path: where to write the result too.
-
-    Returns:
-        `artifact`, `backend`, `images`, `map50`, `map50_95`, `by_class`, `by_size` (0..1), how it
-        was measured, what was left out, and `suspicious_contract` (None, or how the other way of
-        resizing does better on a few images); with `against`, `against` (`artifact`, `slices`,
-        `scores`, see `compare_slices`).
 
     Raises:
         DataError: no labels, no class in common, or no readable image.
-        CalibrationError: the artifact was calibrated on these very images, or one in three is like
-            them.
+        CalibrationError: the artifact was calibrated on these very images, or one in three looks
+            like them.
         ArtifactError, EngineMismatch, MissingDependency: as `open_backend`.
     """
-    cpu: dict[str, Any] = {
-        "threads": threads,
-        "exact": exact and not foreign,
-        "rearrange": not foreign,
-    }
-    options: dict[str, Any] = {
-        "score": score,
-        "iou": iou,
-        "limit": limit,
-        "multi_label": multi_label,
+    asked = options or EvaluateOptions()
+    thresholds: dict[str, Any] = {
+        "score": asked.score,
+        "iou": asked.iou,
+        "limit": asked.limit,
+        "multi_label": asked.multi_label,
     }
     with ExitStack() as stack:
-        backend = stack.enter_context(open_backend(artifact, **cpu))
-        spec = backend.manifest.spec
-        dataset = labelled(data, spec.classes, images)
-        seen = _seen(backend, dataset, str(artifact), allow_overlap)
-        contracts = [spec.contract, *([other_contract(spec.contract)] if try_contracts else [])]
-        detectors = [Detector(backend, contract=each, **options) for each in contracts]
-        if against is not None:
-            detectors.append(_rival(stack, against, spec, options, threads))
+        backend = stack.enter_context(
+            open_backend(
+                artifact,
+                threads=asked.threads,
+                exact=asked.exact and asked.rearrange,
+                rearrange=asked.rearrange,
+            )
+        )
+        manifest = backend.manifest
+        spec = manifest.spec
+        dataset = labelled(data, spec.classes, asked.images)
+        in_calibration = _in_calibration(backend, dataset, str(artifact), asked.allow_overlap)
+        contracts = [spec.contract]
+        if asked.try_contracts:
+            contracts.append(other_contract(spec.contract))
+        detectors = [Detector(backend, contract=each, **thresholds) for each in contracts]
+        if asked.against is not None:
+            rival = _open_rival(stack, asked.against, spec, asked.threads)
+            detectors.append(Detector(rival, **thresholds))
         skipped: list[str] = []
         found, dataset = run_over(detectors, dataset, skipped)
         figures = [
             evaluate_detections(dataset, each, spec.classes) for each in found[: len(contracts)]
         ]
-        result = {
-            "artifact": str(artifact),
-            **_facts(backend),
-            **figures[0].to_json(),
-            "voc": _voc(dataset, found[0], spec.classes),
-            "data": dataset.source,
-            **options,
-            "iou": detectors[0].iou,
-            "skipped": skipped,
-            "dropped": dataset.dropped,
-            "calibrated_on": seen,
-            "suspicious_contract": None
-            if try_contracts
-            else suspicion(backend, dataset, found[0], options),
-        }
-    if against is not None:
-        compared = compare_slices(dataset, found[-1], found[0], spec.classes)
-        result["against"] = {"artifact": str(against), **compared}
-    if try_contracts:
-        result["contracts"] = compare_contracts(contracts, figures)
-    write_json(result, json_path)
-    return result
+        doubt = None if asked.try_contracts else suspicion(backend, dataset, found[0], **thresholds)
+    return EvaluateResult(
+        artifact=str(artifact),
+        backend=backend.name,
+        precision=manifest.precision,
+        labels=manifest.labels,
+        resize=spec.contract.resize,
+        images=figures[0].images,
+        map50=figures[0].map50,
+        map50_95=figures[0].map50_95,
+        by_class=figures[0].by_class,
+        by_size=figures[0].by_size,
+        left_out=figures[0].left_out,
+        voc=_voc(dataset, found[0], spec.classes),
+        data=dataset.source,
+        score=asked.score,
+        iou=detectors[0].iou,
+        limit=asked.limit,
+        multi_label=asked.multi_label,
+        skipped=tuple(skipped),
+        dropped=dataset.dropped,
+        calibrated_on=in_calibration,
+        suspicious_contract=doubt,
+        against=None
+        if asked.against is None
+        else _against(asked.against, dataset, found[-1], found[0], spec.classes),
+        contracts=compare_contracts(contracts, figures) if asked.try_contracts else None,
+    )
 
 
-def _seen(backend: Backend, dataset: Dataset, artifact: str, allowed: bool) -> int:
-    """How many of the images the artifact's scales were made from, or look alike.
+def _in_calibration(backend: Backend, dataset: Dataset, artifact: str, allowed: bool) -> int:
+    """Count the images that the artifact's scales were made from, or that look alike.
 
     Frames of one series look alike, and series may resemble each other across an honest split by
     whole series: those are told, not refused. One in three or more is no chance.
@@ -142,34 +244,34 @@ def _seen(backend: Backend, dataset: Dataset, artifact: str, allowed: bool) -> i
     return len(found)
 
 
-def _rival(
-    stack: ExitStack,
-    against: str | Path,
-    spec: ModelSpec,
-    options: dict[str, Any],
-    threads: int | None,
-) -> Detector:
+def _open_rival(
+    stack: ExitStack, against: str | Path, spec: ModelSpec, threads: int | None
+) -> Backend:
     backend = stack.enter_context(open_backend(against, threads=threads, exact=True))
     if backend.manifest.spec.classes != spec.classes:
-        raise ArtifactError(f"{against}: its classes are not those of {spec.name}")
-    return Detector(backend, **options)
+        raise ArtifactError(
+            f"{against}: its classes are not those of {spec.name}; compare two artifacts of one "
+            "model"
+        )
+    return backend
 
 
-def _facts(backend: Backend) -> dict[str, Any]:
-    manifest = backend.manifest
-    return {
-        "backend": backend.name,
-        "precision": manifest.precision,
-        "labels": list(manifest.labels),
-        "resize": manifest.spec.contract.resize,
-    }
+def _against(
+    artifact: str | Path,
+    dataset: Dataset,
+    before: Sequence[Detections],
+    now: Sequence[Detections],
+    classes: Sequence[str],
+) -> Against:
+    found = compare_slices(dataset, before, now, classes)
+    return Against(str(artifact), found.slices, found.scores)
 
 
-def _voc(dataset: Dataset, found: list[Detections], classes: Sequence[str]) -> dict[str, float]:
+def _voc(dataset: Dataset, found: Sequence[Detections], classes: Sequence[str]) -> VocAccuracy:
     curves = voc_curves(dataset, found, classes).values()
-    return {
-        "map50_area": round(float(np.mean([voc_ap(*curve) for curve in curves])), 6),
-        "map50_11_point": round(
+    return VocAccuracy(
+        map50_area=round(float(np.mean([voc_ap(*curve) for curve in curves])), 6),
+        map50_11_point=round(
             float(np.mean([voc_ap(*curve, method="11-point") for curve in curves])), 6
         ),
-    }
+    )

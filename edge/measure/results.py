@@ -6,7 +6,6 @@ import base64
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,15 +79,15 @@ class Encoded:
             raise ValueError(f"{self.detections} detections in {self.images} images cannot be")
 
 
-def to_json(results: dict[str, ClassResults]) -> dict[str, Any]:
-    """JSON values; scores keep four decimals and their order.
+def to_json(results: dict[str, ClassResults]) -> dict[str, Encoded]:
+    """Pack results for JSON; scores keep four decimals and their order.
 
     Detections behind the last hit of a class are left out; AP is the same without them.
     """
     return {name: _encode(one) for name, one in results.items()}
 
 
-def _encode(one: ClassResults) -> dict[str, Any]:
+def _encode(one: ClassResults) -> Encoded:
     end = int(np.flatnonzero(one.hit)[-1]) + 1 if one.hit.any() else 0
     columns = (
         one.image[:end].astype("<u2"),
@@ -98,11 +97,7 @@ def _encode(one: ClassResults) -> dict[str, Any]:
         one.boxes.astype("<u2"),
     )
     data = zlib.compress(b"".join(column.tobytes() for column in columns), 9)
-    return {
-        "detections": end,
-        "images": len(one.boxes),
-        "columns": base64.b64encode(data).decode(),
-    }
+    return Encoded(end, len(one.boxes), base64.b64encode(data).decode())
 
 
 def from_json(data: Mapping[str, Encoded]) -> dict[str, ClassResults]:

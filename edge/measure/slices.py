@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,15 @@ from edge.measure.results import ClassResults, by_class
 from edge.measure.scores import best_threshold, f1_by_class, f1_curve, score_histogram, score_shift
 from edge.measure.statistics import average_precision, mean_precision, resample
 
-__all__ = ["SIZES", "compare_slices", "sized"]
+__all__ = [
+    "SIZES",
+    "BestThreshold",
+    "ScoreChange",
+    "Slice",
+    "SliceComparison",
+    "compare_slices",
+    "sized",
+]
 
 # COCO's ranges of object areas, square pixels: https://cocodataset.org/#detection-eval
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
@@ -26,21 +34,82 @@ _DRAWS = 500
 Results = dict[str, ClassResults]
 
 
+@dataclass(frozen=True)
+class Slice:
+    """mAP@.5 of two detectors on one part of the objects.
+
+    Attributes:
+        before, now: of the two, 0..1.
+        difference: now - before.
+        interval: 95 % interval of the difference.
+    """
+
+    before: float
+    now: float
+    difference: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class BestThreshold:
+    """The score threshold at which a detector's F1 is best.
+
+    Attributes:
+        threshold: of the score.
+        f1: of all classes together, there.
+        f1_by_class: of each class that has objects, there.
+    """
+
+    threshold: float
+    f1: float
+    f1_by_class: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ScoreChange:
+    """How scores moved from one detector to another.
+
+    Attributes:
+        shift: median change over the boxes that both draw; None without any.
+        histogram: detections by score, in 20 steps of 0..1, of `before` and `now`.
+        before, now: None where nothing is found at any threshold.
+    """
+
+    shift: float | None
+    histogram: dict[str, list[int]]
+    before: BestThreshold | None
+    now: BestThreshold | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; a side that found nothing is left out."""
+        sides = {"before": self.before, "now": self.now}
+        found = {name: side for name, side in sides.items() if side is not None}
+        return {"shift": self.shift, "histogram": self.histogram, **found}
+
+
+@dataclass(frozen=True)
+class SliceComparison:
+    """Two detectors on the same images.
+
+    Attributes:
+        slices: by name: `all`, `small`, `medium`, `large`, and `class NAME`.
+        scores: how scores moved.
+    """
+
+    slices: dict[str, Slice]
+    scores: ScoreChange
+
+
 def compare_slices(
     dataset: Dataset,
     before: Sequence[Detections],
     now: Sequence[Detections],
     classes: Sequence[str],
-) -> dict[str, Any]:
-    """mAP@.5 of two detectors on each slice, the difference with its 95 % interval, and scores.
+) -> SliceComparison:
+    """Compare mAP@.5 of two detectors on each slice, and their scores.
 
     Args:
         dataset: in pixels; both sides ran over its items.
-
-    Returns:
-        `slices`: by name (`all`, `small`, `medium`, `large`, and `class NAME`) `before`, `now`,
-        `difference` (now - before) and `interval`; `scores`: `threshold` and `f1` at it of both,
-        `shift` (median over common boxes), `histogram` and `f1_by_class` of both.
     """
     names = tuple(classes)
     matches = [evaluate_detections(dataset, list(side), names).matches for side in (before, now)]
@@ -52,10 +121,13 @@ def compare_slices(
             slices[size] = _difference(*sides)
     for name in sorted(set(whole[0]) & set(whole[1])):
         slices[f"class {name}"] = _difference(*({name: side[name]} for side in whole))
-    return {"slices": slices, "scores": _scores(matches, before, now)}
+    histogram = {"before": score_histogram(before), "now": score_histogram(now)}
+    best = [_best_threshold(found) for found in matches]
+    scores = ScoreChange(score_shift(before, now), histogram, best[0], best[1])
+    return SliceComparison(slices, scores)
 
 
-def _difference(before: Results, now: Results) -> dict[str, Any]:
+def _difference(before: Results, now: Results) -> Slice:
     names = [name for name in before if name in now]
     images = len(before[names[0]].boxes)
     weights = np.vstack([np.ones((1, images)), resample(images, _DRAWS)])
@@ -66,12 +138,25 @@ def _difference(before: Results, now: Results) -> dict[str, Any]:
     gained = sides[1] - sides[0]
     spread = 1.96 * float(np.nanstd(gained[1:]))
     at = float(gained[0])
-    return {
-        "before": round(float(sides[0][0]), 6),
-        "now": round(float(sides[1][0]), 6),
-        "difference": round(at, 6),
-        "interval": [round(at - spread, 6), round(at + spread, 6)],
-    }
+    return Slice(
+        before=round(float(sides[0][0]), 6),
+        now=round(float(sides[1][0]), 6),
+        difference=round(at, 6),
+        interval=(round(at - spread, 6), round(at + spread, 6)),
+    )
+
+
+def _best_threshold(matches: Sequence[ImageMatches]) -> BestThreshold | None:
+    curve = f1_curve(matches)
+    if not curve.f1.any():
+        return None
+    score = best_threshold(curve)
+    classes = f1_by_class(matches).items()
+    return BestThreshold(
+        score,
+        round(curve.at(score), 5),
+        {name: round(float(one.at(score)), 5) for name, one in classes},
+    )
 
 
 def sized(
@@ -112,24 +197,3 @@ def _ignore_others(
     sides = np.clip(mine.xyxy[:, 2:] - mine.xyxy[:, :2], 0, None).astype(np.float64)
     area = sides[:, 0] * sides[:, 1]
     return replace(one, ignored=one.ignored | (~one.matched & ((area < low) | (area > high))))
-
-
-def _scores(
-    matches: Sequence[Sequence[ImageMatches]],
-    before: Sequence[Detections],
-    now: Sequence[Detections],
-) -> dict[str, Any]:
-    """Thresholds of the best F1, and how scores moved."""
-    result: dict[str, Any] = {
-        "shift": score_shift(before, now),
-        "histogram": {"before": score_histogram(before), "now": score_histogram(now)},
-    }
-    for side, found in zip(("before", "now"), matches, strict=True):
-        curve = f1_curve(found)
-        if curve.f1.any():
-            score = best_threshold(curve)
-            result[side] = {"threshold": score, "f1": round(curve.at(score), 5)}
-            result[side]["f1_by_class"] = {
-                name: round(float(one.at(score)), 5) for name, one in f1_by_class(found).items()
-            }
-    return result

@@ -436,7 +436,9 @@ class Decoder:
         self.suppressed = spec.heads[0].layout.suppressed
         self._whole: Array = np.array(contract.hw[::-1], np.float32)[:, None]
         for head in spec.heads[1:]:
-            alike = replace(head.box, levels=self._box.levels) == self._box
+            # Each level brings its own stretch in its table, as YOLOv4's heads have different ones.
+            box = replace(head.box, levels=self._box.levels, stretch=self._box.stretch)
+            alike = box == self._box
             if not alike or head.score != self._score or head.layout.held != self._held:
                 raise ValueError(
                     f"{spec.name}: heads of different codings: {head.box}, {head.score} and "

@@ -15,7 +15,7 @@ from torch import nn
 from edge.compress.finetune import fine_tune
 from edge.compress.options import FineTuneOptions
 from edge.data.datasets import Dataset, Item, load
-from edge.data.metrics import Metrics, evaluate_detections
+from edge.data.metrics import ClassAccuracy, Metrics, evaluate_detections
 from edge.files import refuse_input, write_file
 from edge.measure.accuracy import detect
 from edge.measure.sensors import Watch
@@ -58,7 +58,7 @@ class StageFacts:
 
     Attributes:
         map50, map50_95: mean average precision, 0..1.
-        by_class: `ap50`, `ap50_95` and `boxes` of each class.
+        by_class: of each class.
         false_positives: wrong boxes per image with a score of at least 0.25.
         megabytes: of the FP32 ONNX file.
         parameters: number of weights and biases.
@@ -66,7 +66,7 @@ class StageFacts:
 
     map50: float
     map50_95: float
-    by_class: dict[str, dict[str, float]]
+    by_class: dict[str, ClassAccuracy]
     false_positives: float
     megabytes: float
     parameters: int

@@ -13,7 +13,7 @@ from edge.artifact import read_manifest
 from edge.errors import ArtifactError
 from edge.files import sha256_of
 from edge.measure.accuracy import accuracy, labelled
-from edge.measure.bench import bench
+from edge.measure.bench import BenchOptions, bench
 from edge.reporting import say
 from export.engine.build import build_engine
 
@@ -67,7 +67,7 @@ def rebuild(
     data: str | Path | None = None,
     images: int | None = None,
     build: Callable[[Path, Path], _Timed] = build_engine,
-    **options: Any,
+    options: BenchOptions | None = None,
 ) -> Rebuilds:
     """Build the engine of `onnx` `count` times and measure all builds in one run.
 
@@ -75,7 +75,7 @@ def rebuild(
         data: labelled images for the mAP of each build; None leaves it out.
         images: how many of them to use at most.
         build: as `export.engine.build.build_engine`.
-        options: as `edge.measure.bench.bench`.
+        options: of the timing.
 
     Raises:
         ArtifactError: `onnx` is no ONNX file of edge, or `count` is below two.
@@ -86,21 +86,21 @@ def rebuild(
         raise ArtifactError(f"{onnx}: --rebuilds takes one .onnx and a count from 2")
     with tempfile.TemporaryDirectory(prefix="edge-rebuilds-") as folder:
         engines = [_build(build, source, Path(folder), i, count) for i in range(count)]
-        timed = bench([path for path, _ in engines], **options)
+        timed = bench([path for path, _ in engines], options)
         dataset = data and labelled(data, read_manifest(source).spec.classes, images)
         builds = tuple(
             Rebuild(
                 seconds,
-                row["bytes"],
+                row.bytes,
                 sha256_of(path),
-                row["latency_ms"]["p50"],
+                row.latency_ms["p50"],
                 accuracy(path, dataset).metrics.map50 if dataset else None,
             )
-            for (path, seconds), row in zip(engines, timed["rows"], strict=True)
+            for (path, seconds), row in zip(engines, timed.rows, strict=True)
         )
     names = ("p50_ms", "bytes", "seconds", *(("map50",) if data else ()))
     spread = {name: _spread([getattr(one, name) for one in builds]) for name in names}
-    return Rebuilds(str(source), timed["host"], builds, spread)
+    return Rebuilds(str(source), timed.host, builds, spread)
 
 
 def _build(

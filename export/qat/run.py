@@ -22,7 +22,7 @@ from edge.data.separate import fingerprints_of, refuse_shared
 from edge.errors import ArtifactError, CalibrationError
 from edge.files import make_folder
 from edge.measure.accuracy import labelled
-from edge.measure.evaluate import evaluate
+from edge.measure.evaluate import EvaluateOptions, evaluate
 from edge.measure.noise import head_noise, heads_of
 from edge.reporting import bar, say
 from edge.train.pictures import read_pictures
@@ -169,8 +169,6 @@ def _judge(
             return before, after, None
         graphs = {"fp32": prepared.source, "ptq": calibrated, "qat": trained}
         # Overlap was refused before the training, by the same rule.
-        scores = {
-            kind: float(evaluate(graph, val, allow_overlap=True)["map50"])
-            for kind, graph in graphs.items()
-        }
+        options = EvaluateOptions(allow_overlap=True)
+        scores = {kind: evaluate(graph, val, options).map50 for kind, graph in graphs.items()}
         return before, after, scores

@@ -29,9 +29,10 @@ from edge.measure.accuracy import OPTIONS, clip
 from edge.measure.results import ClassResults
 from edge.measure.statistics import compare_precision, mean_precision, minimum_detectable_drop
 from edge.reporting import say, track
+from edge.runtime.backend import Raw
 from edge.runtime.backend_ort import OrtBackend
+from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Preprocessor
-from edge.runtime.pipeline_cpu import HostPipeline
 
 __all__ = ["Prepared", "accuracy_trials", "changed"]
 
@@ -79,15 +80,11 @@ class Prepared:
         return [found[i % self._threads][i // self._threads] for i in range(len(chosen))]
 
     def _detect(self, backend: OrtBackend, images: Sequence[int]) -> list[Detections]:
-        score, iou, limit = (OPTIONS[name] for name in ("score", "iou", "limit"))
-        contract = backend.manifest.spec.contract
-        pipeline = HostPipeline(backend, contract, multi_label=OPTIONS["multi_label"])
-        found = []
+        detector, found = Detector(backend, **OPTIONS), []
         for i in images:
-            one, _ = pipeline.finish(backend.run(self._tensors[i]), score, iou, limit)
             fit, hw = self._fits[i]
-            xyxy: Any = fit.to_source(one.xyxy)
-            found.append(clip(Detections(xyxy, one.score, one.class_id), hw))
+            raw = Raw(fit, backend.run(self._tensors[i]), {})
+            found.append(clip(detector.finish(raw), hw))
         return found
 
     def judge(self, artifact: Path, images: Sequence[int] | None = None) -> Results:

@@ -25,7 +25,7 @@ from calibration.scales import inputs_of, measure_scales
 from edge.artifact import read_manifest
 from edge.data.datasets import open_dataset
 from edge.data.items import Dataset, thin
-from edge.measure.evaluate import evaluate
+from edge.measure.evaluate import EvaluateOptions, evaluate
 from edge.reporting import listen, say
 from export.int8.quantize import write_int8
 
@@ -40,7 +40,7 @@ def judged(source: Path, calib: Dataset, strength: float, data: str, threads: in
     table = correct_bias(source, made.table, inputs_of(few, read_manifest(source).spec.contract))
     with tempfile.TemporaryDirectory() as folder:
         write_int8(source, table, target := Path(folder) / "int8.onnx")
-        return float(evaluate(target, data, threads=threads)["map50"])
+        return float(evaluate(target, data, EvaluateOptions(threads=threads)).map50)
 
 
 def main() -> None:
@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     whole = open_dataset(args.calib)
-    say(f"FP32: {evaluate(args.artifact, args.data, threads=args.threads)['map50']:.4f}")
+    options = EvaluateOptions(threads=args.threads)
+    say(f"FP32: {evaluate(args.artifact, args.data, options).map50:.4f}")
     rows = []
     for strength in map(float, args.strengths.split(",")):
         found = []

@@ -15,7 +15,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from calibration.recipe import CalibrationRecipe
 from calibration.scales import network_inputs
 from calibration.threshold import METHODS
 from edge.artifact import read_manifest
-from edge.measure.evaluate import evaluate
+from edge.measure.evaluate import EvaluateOptions, evaluate
 from edge.optional import require
 from edge.reporting import listen, say
 from export.graph.writer import attach_manifest
@@ -115,26 +115,27 @@ def main() -> None:
     logging.disable(logging.WARNING)
     rows: list[dict[str, Any]] = []
 
-    def add(name: str, path: Path, seconds: float, run: Callable[..., dict[str, Any]]) -> None:
-        found = run(path, args.data)
+    def add(name: str, path: Path, seconds: float, foreign: bool = False) -> None:
+        # A Q/DQ graph of another tool is left to onnxruntime as it is.
+        found = evaluate(path, args.data, EvaluateOptions(rearrange=not foreign))
         rows.append(
-            {"recipe": name, "map50": found["map50"], "map50_95": found["map50_95"], "s": seconds}
+            {"recipe": name, "map50": found.map50, "map50_95": found.map50_95, "s": seconds}
         )
-        say(f"{name}: {found['map50']:.4f}")
+        say(f"{name}: {found.map50:.4f}")
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = fp32_onnx(
             args.model, folder, SourceOptions(names=args.names, resize=args.resize)
         ).path
-        add("FP32", source, 0.0, evaluate)
+        add("FP32", source, 0.0)
         write_half(source, folder / "half.onnx")
-        add("FP16", folder / "half.onnx", 0.0, evaluate)
+        add("FP16", folder / "half.onnx", 0.0)
         for recipe, path, seconds in _ours(source, args.calib, args.images, folder):
-            add(recipe, path, seconds, evaluate)
+            add(recipe, path, seconds)
         peers = [peer for peer in args.peers.split(",") if peer]
         for recipe, path, seconds in _theirs(source, args.calib, args.peer_images, folder, peers):
-            add(recipe, path, seconds, _as_it_is)
+            add(recipe, path, seconds, foreign=True)
     base = rows[0]["map50"]
     show(
         f"{Path(args.model).stem}: {args.images} calibration images, evaluated on {args.data}",
@@ -152,11 +153,6 @@ def main() -> None:
     )
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1))
-
-
-def _as_it_is(path: Path, data: str) -> dict[str, Any]:
-    """Evaluate a foreign Q/DQ graph on onnxruntime without any rearrangement."""
-    return evaluate(path, data, foreign=True)
 
 
 if __name__ == "__main__":
