@@ -65,15 +65,16 @@ def calibrate(
     if data is None and name not in OF_SCENES:
         say(
             f"calibrating {name} on the built-in scenes: its scales will fit them, not your "
-            "camera; give its own pictures with --calib FOLDER"
+            "camera; give its own pictures (export-engine --calib, edge calibrate --data)"
         )
     dataset = open_dataset(data or SCENES, limit=recipe.images)
-    table = None if known is None else _reusable(known, graph, dataset, recipe)
-    if table is not None:
-        say(f"{known}: up to date, nothing to measure (edge calibrate --fresh measures again)")
-        return Calibration(table, {}, len(table.images), ())
-    if known is not None and data is None:
-        _refuse_to_replace(known)
+    if known is not None and known.exists():
+        table = _there(known, replaceable=data is not None)
+        if table is not None and _is_current(table, graph, dataset, recipe):
+            say(f"{known}: up to date, nothing to measure (edge calibrate --fresh measures again)")
+            return Calibration(table, {}, len(table.images), ())
+        if table is not None and data is None:
+            _refuse_to_replace(known, table, graph)
     made = _measured(graph, dataset, recipe, threads)
     report_skipped(made.skipped)
     if made.used < _FEW_IMAGES:
@@ -134,14 +135,23 @@ def report_skipped(skipped: Sequence[str]) -> None:
         say(f"skipped: {len(skipped) - 5} more")
 
 
-def _reusable(
-    path: Path, graph: Graph, dataset: Dataset, recipe: CalibrationRecipe
-) -> CalibrationTable | None:
-    """The table at `path`, if it is what `recipe` over `dataset` would give; else None."""
+def _there(path: Path, *, replaceable: bool) -> CalibrationTable | None:
+    """The table at `path`; None for what is no table, if that may be replaced."""
     try:
-        table = read_table(path)
-    except CalibrationError:
-        return None
+        return read_table(path)
+    except CalibrationError as error:
+        if replaceable:
+            return None
+        raise CalibrationError(
+            f"{error}; it is not replaced by scales of the built-in scenes: name another file, or "
+            "replace it with edge calibrate --fresh"
+        ) from error
+
+
+def _is_current(
+    table: CalibrationTable, graph: Graph, dataset: Dataset, recipe: CalibrationRecipe
+) -> bool:
+    """Whether `table` is what `recipe` over `dataset` would give."""
     asked = CalibrationTable(
         amax=(),
         method=recipe.method,
@@ -152,28 +162,23 @@ def _reusable(
         made_by=f"edge {__version__}",
     )
     # Pictures are decoded only where all else is the same.
-    if asked.key != table.key or list(table.images) != _digests(dataset):
-        return None
-    return table
+    return asked.key == table.key and list(table.images) == _digests(dataset)
 
 
-def _refuse_to_replace(path: Path) -> None:
+def _refuse_to_replace(path: Path, table: CalibrationTable, graph: Graph) -> None:
     """The built-in scenes, which nobody asked for, replace no table of somebody's pictures."""
-    if not path.exists():
+    if table.data.startswith("scenes"):
         return
-    try:
-        data = read_table(path).data
-    except CalibrationError as error:
-        raise CalibrationError(
-            f"{error}; it is not replaced by scales of the built-in scenes: name another file, or "
-            "replace it with edge calibrate --fresh"
-        ) from error
-    if not data.startswith("scenes"):
-        raise CalibrationError(
-            f"{path}: holds scales of other pictures{f' ({data})' if data else ''}, which are not "
-            "replaced by those of the built-in scenes: use the table (export-engine --calib "
-            f"{path}), give the pictures, or replace it with edge calibrate --fresh"
-        )
+    # Tables of older versions do not say what they are of.
+    scenes = open_dataset(SCENES, limit=len(table.images))
+    if not table.data and list(table.images) == _digests(scenes):
+        return
+    use = f"use the table (export-engine --calib {path}), " * (table.graph_sha256 == graph.sha256)
+    raise CalibrationError(
+        f"{path}: holds scales of other pictures{f' ({table.data})' if table.data else ''}, which "
+        f"are not replaced by those of the built-in scenes: {use}give the pictures, or replace it "
+        "with edge calibrate --fresh"
+    )
 
 
 def _digests(dataset: Dataset) -> Sequence[str]:

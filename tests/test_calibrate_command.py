@@ -293,3 +293,23 @@ def test_pictures_that_are_gone_or_others_are_not_measured_on(
     assert main(export) == 0
     facts = json.loads(report.read_text())["verdict"]["facts"]
     assert facts["head_db"] is None and "no such file or folder" in facts["measured_on"]
+
+
+def test_a_table_that_does_not_say_its_pictures_is_known_by_them(
+    fp32: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    table = tmp_path / "t.json"
+    command = ["calibrate", str(fp32), "-o", str(table)]
+    for given, status in ((["--images", "3"], 0), (["--data", str(data)], 2)):
+        assert main([*command, *given, "--fresh"]) == 0
+        document = json.loads(table.read_text())
+        for key in ("data", "asked"):
+            del document[key]
+        table.write_text(json.dumps(document))
+        assert main([*command, "--images", "4"]) == status
+    assert "holds scales of other pictures, which" in capsys.readouterr().err
+    # Scales of another graph are not for use here, and nobody is told to.
+    write_small(tmp_path / "other.fp32.onnx", seed=5)
+    assert main(["calibrate", str(tmp_path / "other.fp32.onnx"), "-o", str(table)]) == 2
+    said = capsys.readouterr().err
+    assert "holds scales of other pictures" in said and "use the table" not in said
