@@ -88,15 +88,18 @@ def print_search(result: SearchResult) -> None:
     )
     show(f"mixed precision on {result.images} images of {result.data}", columns, rows)
     if len({one.pictures for one in result.pareto}) > 1:
-        say("mAP@.5 is over so many pictures, moved copies of the images among them: compare lost")
+        say(
+            "mAP@.5 is measured on different numbers of pictures, moved copies among them: compare "
+            "what is lost, not mAP@.5 itself"
+        )
     if not result.holds:
         say(
-            f"no mixture is sure to lose at most {result.budget * 100:g} points on these "
-            f"{result.images} images; more labelled images tell closer"
+            f"no mixture is certain to lose at most {result.budget * 100:g} points on these "
+            f"{result.images} images; more labelled images give a narrower bound"
         )
     if chosen.kept == result.all_layers:
         say("no mixture that fits is better than keeping every layer: ship the FP16 graph instead")
     for line in result.disturbed:
         say(line)
     kept = ", ".join(result.layers) or "none"
-    say(f"kept out of INT8 (<): {kept}; costs by {result.costs}; {result.tried} graphs tried")
+    say(f"kept out of INT8 (<): {kept}; chosen by {result.costs}; {result.tried} graphs tried")

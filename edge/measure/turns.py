@@ -267,7 +267,7 @@ def block_logs(mine: Blocks, other: Blocks) -> list[float]:
 
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 200
 # Times are measured again, this often at most, until their ratios are known this closely.
-_MOST_WINDOWS, _SURE = 4, 0.015
+_MOST_WINDOWS, _SURE = 4, 0.03
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def quick_ms(
     Args:
         least: rounds to measure however long they take.
         settle: measure up to four times as long, until the ratios to the first artifact are
-            known to 1.5 %. How sure they are decides that, and not what they are, so that
+            known to 3 %. How sure they are decides that, and not what they are, so that
             stopping favours no artifact.
 
     Raises:

@@ -19,12 +19,12 @@ from calibration.collect import activations
 from calibration.graph import Graph
 from calibration.histogram import Histogram
 from calibration.qdq import shared_scales
-from calibration.scales import SCENES, network_inputs
+from calibration.scales import SCENES, calibration_inputs, network_inputs
 from calibration.table import CalibrationTable
 from calibration.threshold import METHODS, threshold
-from edge.errors import ArtifactError
+from edge.errors import ArtifactError, DataError
 from edge.files import make_folder
-from edge.reporting import phases
+from edge.reporting import phases, say
 from export.engine.build import DlaRequest, EngineReport, build_engine
 from export.engine.options import BuildOptions
 from export.graph.writer import save_graph
@@ -167,16 +167,22 @@ def dla_engine(
     """Build `folder/NAME.int8.dla.engine` from the FP32 file and its table.
 
     Args:
-        calib: calibration images, for tensors that the table has no scale of; a table or None
-            takes the built-in scenes.
+        calib: pictures for tensors that the table has no scale of, where it does not say what it
+            was made from; a table or None takes the built-in scenes, and says so.
 
     Raises:
         BuildError, CalibrationError, DataError, MissingDependency: as `build_dla_engine`.
     """
-    data = SCENES if calib is None or str(calib).endswith(".json") else calib
     stem = source.path.name.removesuffix(".onnx").removesuffix(".fp32")
     target = folder / f"{stem}.int8.dla.engine"
-    arrays = network_inputs(source, data, _IMAGES)
+    try:
+        inputs = calibration_inputs(source, table, _IMAGES)
+        arrays: Iterable[tuple[str, Array]] = [("a calibration picture", one) for one in inputs]
+    except DataError as error:
+        scenes = calib is None or str(calib).endswith(".json")
+        if scenes:
+            say(f"{error}: tensors without a scale are measured on the built-in scenes")
+        arrays = network_inputs(source, SCENES if scenes or calib is None else calib, _IMAGES)
     return build_dla_engine(
         source, table, target, core=core, arrays=arrays, workspace_mib=workspace_mib
     )
