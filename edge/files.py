@@ -172,7 +172,6 @@ def write_file(path: str | Path, data: bytes) -> None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             return
-        path = Path(os.path.realpath(path)) if path.is_symlink() else path
         refuse_input(path)
         with contextlib.suppress(FileNotFoundError):
             found = path.stat()
@@ -180,7 +179,8 @@ def write_file(path: str | Path, data: bytes) -> None:
                 with path.open("wb", buffering=0) as special:
                     special.write(data)
                 return
-        _replace(path, data)
+        # A link to a pipe, such as /dev/stdout, names no path; only links to files are followed.
+        _replace(Path(os.path.realpath(path)) if path.is_symlink() else path, data)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -93,3 +95,11 @@ def test_a_large_file_and_a_folder_are_not_read(tmp_path: Path) -> None:
 
 def test_control_characters_do_not_reach_a_terminal() -> None:
     assert plain_text("a\x1b[31mb\r\u202ec") == "a\ufffd[31mb\ufffd\ufffdc"
+
+
+def test_standard_output_that_is_a_pipe_is_written_through_by_its_name(tmp_path: Path) -> None:
+    script = "from edge.files import write_json; write_json({'a': 1}, '/dev/stdout')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, '{\n "a": 1\n}'), done.stderr

@@ -44,7 +44,7 @@ _FOR_SCENES: tuple[str, ...] = ("tiny-yolo-scenes.onnx",)
 _MOST_LANES = 8
 _REPORT_S, _REPORT_TERMINAL_S = 60.0, 5.0
 # A capture that hangs is left behind.
-_CAPTURES_END_S = 0.7
+_CAPTURES_END_S = 0.5
 
 
 def camera(

@@ -18,7 +18,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
 # A camera that stays this long is well again, and the next loss begins with a short wait.
 _WELL_S = 10.0
 # A read that hangs is left behind; see `Source.close`.
-_JOIN_S = 0.5
+_JOIN_S = 0.4
 _LOOK_S = 0.1
 # A reader that waits may be ahead by this many frames, so that decoding and detection overlap.
 _AHEAD = 3

@@ -40,7 +40,7 @@ __all__ = [
 
 _RETRY_S = 30.0
 # At the end: what waits is written within this time, and within the shorter one after a signal.
-_DRAIN_S, _HURRY_S = 8.0, 1.2
+_DRAIN_S, _HURRY_S = 8.0, 0.8
 # A sink that takes a single result longer than this hangs.
 _HANGS_S = 30.0
 _LOOK_S = 0.2
@@ -124,9 +124,8 @@ class SinkWorker:
         kept = result if self.sink.pictures else result.bare()
         with self._changed:
             if self._wait:
-                while not self._changed.wait_for(self._takes, _LOOK_S):
-                    if self._stop.is_set() or self.error:
-                        break
+                while not (self._takes() or self._stop.is_set() or self.error):
+                    self._changed.wait(_LOOK_S)
             if len(self._queue) >= self.sink.depth or self._closing:
                 self.dropped += 1
                 if not self.sink.newest or self._closing:

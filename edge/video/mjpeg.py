@@ -7,6 +7,7 @@ do not move, and bytes, header lines and pixels have their bounds.
 from __future__ import annotations
 
 import http.client
+import math
 import re
 import socket
 import ssl
@@ -49,8 +50,9 @@ class _Limits:
 
     def __init__(self, closed: threading.Event) -> None:
         self.closed, self.deadline = closed, 0.0
-        # Whether the process stood still during a read, and whether the last read had to wait.
+        # Whether the process stood still or nobody read, and whether the last read had to wait.
         self.stopped = self.waited = False
+        self._read = math.inf
 
     def allow(self, seconds: float) -> None:
         self.deadline = time.monotonic() + seconds
@@ -63,17 +65,20 @@ class _Limits:
 
     def receive(self, read: Any, *args: Any) -> int:
         self.waited = False
+        self.stopped |= time.monotonic() - self._read > _STOPPED_S
         while True:
             self.check()
             began = time.monotonic()
             try:
                 count = int(read(*args))
             except TimeoutError:
-                self.waited = True
                 count = -1
-            passed = time.monotonic() - began
-            self.stopped |= passed > _STOPPED_S
-            self.waited |= 0.002 < passed < _STOPPED_S
+            self._read = time.monotonic()
+            passed = self._read - began
+            if passed > _STOPPED_S:
+                self.stopped, self.waited = True, False
+            elif passed > 0.002:
+                self.waited = True
             if count >= 0:
                 return count
 
