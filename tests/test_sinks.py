@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from apps.camera import recording
 from apps.camera.options import Outputs
 from apps.camera.recording import VideoSink, has_index
 from apps.camera.result import Result
@@ -25,9 +28,18 @@ from apps.camera.sinks import (
     why_no_window,
 )
 from edge.detections import Detections
-from edge.errors import CameraError
+from edge.errors import ArtifactError, CameraError
+from edge.files import protect
 from edge.video.frame import Frame
-from tests.support.camera_parts import ROOT, Held, count_frames, pictures, small_disk, wait_for
+from tests.support.camera_parts import (
+    ROOT,
+    Held,
+    count_frames,
+    pictures,
+    small_disk,
+    wait_for,
+    write_video,
+)
 
 CLASSES = ("car", "person")
 IMAGES = pictures(8, (240, 320))
@@ -312,7 +324,11 @@ def test_rotation_by_time_and_after_a_restart(tmp_path: Path) -> None:
     assert list(found.values()) == [10, 10, 5] * 2
 
 
-def test_rotation_by_size_keeps_to_the_total(tmp_path: Path) -> None:
+def test_rotation_by_size_keeps_to_the_total(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A program that encodes beside us is some frames behind.
+    monkeypatch.setattr(recording, "_h264", lambda: "")
     rng = np.random.default_rng(0)
     sink = VideoSink(tmp_path / "a.mp4", rate=10, total_mib=4)
     most = 0
@@ -328,7 +344,11 @@ def test_rotation_by_size_keeps_to_the_total(tmp_path: Path) -> None:
     assert 2 << 20 < most <= 4 << 20
 
 
-def test_several_sources_share_the_total_of_their_recordings(tmp_path: Path) -> None:
+def test_several_sources_share_the_total_of_their_recordings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A program that encodes beside us is some frames behind.
+    monkeypatch.setattr(recording, "_h264", lambda: "")
     rng = np.random.default_rng(0)
     outputs = Outputs(record=tmp_path / "a.mp4", record_total_mib=8)
     sources = [Held(pictures(1)), Held(pictures(1))]
@@ -391,3 +411,97 @@ def test_without_windows_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(CameraError, match="--headless"):
         WindowSink(threading.Event())
+
+
+def test_two_apps_do_not_record_to_one_name(tmp_path: Path) -> None:
+    said: list[str] = []
+    first = VideoSink(tmp_path / "a.mp4", rate=10, say=said.append)
+    second = SinkWorker(VideoSink(tmp_path / "a.mp4", rate=10, say=said.append), said.append)
+    first.write(result(0))
+    second.offer(result(1))
+    wait_for(lambda: second.error)
+    assert "another app is recording to this name" in second.error
+    for index in range(1, 12):
+        first.write(result(index))
+    second.close()
+    first.close()
+    assert count_frames(tmp_path / "a.mp4") == 12
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    # What a killed app left behind holds nobody up.
+    (tmp_path / "a.part.mp4").write_bytes(b"half")
+    third = VideoSink(tmp_path / "a.mp4", rate=10, say=said.append)
+    third.write(result(0))
+    third.close()
+    assert count_frames(tmp_path / "a.mp4") == 1
+
+
+def test_numbered_recordings_of_two_apps_lie_side_by_side(tmp_path: Path) -> None:
+    sinks = [VideoSink(tmp_path / "a.mp4", rate=10, segment_s=1) for _ in range(2)]
+    for index in range(25):
+        for sink in sinks:
+            sink.write(result(index))
+    for sink in sinks:
+        sink.close()
+    found = {path.name: count_frames(path) for path in sorted(tmp_path.iterdir())}
+    assert len(found) == 6 and sum(found.values()) == 50
+
+
+def test_an_input_is_not_recorded_over(tmp_path: Path) -> None:
+    write_video(tmp_path / "in.mp4", pictures(5))
+    before = (tmp_path / "in.mp4").read_bytes()
+    with protect([tmp_path / "in.mp4"]):
+        for sink in (VideoSink(tmp_path / "in.mp4", rate=10), EventSink(tmp_path / "in.mp4")):
+            with pytest.raises(ArtifactError, match="is an input of this command"):
+                sink.write(result(0))
+            sink.close()
+    assert (tmp_path / "in.mp4").read_bytes() == before
+
+
+def test_without_an_encoder_of_h264_the_app_says_what_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("apps.camera.recording._h264", lambda: "")
+    sink = VideoSink(tmp_path / "a.mp4", rate=10, segment_s=1, say=said.append)
+    for index in range(25):
+        sink.write(result(index))
+    sink.close()
+    assert len(said) == 1 and "MPEG-4 part 2, which browsers do not play" in said[0]
+    assert codec(tmp_path / "a-0001.mp4") == "FMP4"
+
+
+def codec(path: Path) -> str:
+    capture = cv2.VideoCapture(str(path))
+    code = int(capture.get(cv2.CAP_PROP_FOURCC))
+    capture.release()
+    return code.to_bytes(4, "little").decode()
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg program is here")
+def test_the_ffmpeg_program_writes_h264(tmp_path: Path) -> None:
+    recording._h264.cache_clear()
+    how = recording._h264()
+    assert how.startswith(("ffmpeg:", "opencv:", "gstreamer:"))
+    said: list[str] = []
+    sink = VideoSink(tmp_path / "a b.mp4", rate=12.5, say=said.append)
+    for index in range(30):
+        sink.write(result(index))
+    sink.close()
+    assert "H.264" in said[0]
+    assert codec(tmp_path / "a b.mp4") in ("h264", "avc1", "H264")
+    assert count_frames(tmp_path / "a b.mp4") == 30
+    image = cv2.VideoCapture(str(tmp_path / "a b.mp4")).read()[1]
+    assert np.abs(image.astype(int) - result(0).picture()).mean() < 12
+
+
+def test_an_encoder_that_fails_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\necho libx264\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(recording, "_encoders", lambda: iter(["ffmpeg:libx264", "opencv:mp4v"]))
+    recording._h264.cache_clear()
+    assert recording._h264() == "opencv:mp4v"
+    recording._h264.cache_clear()

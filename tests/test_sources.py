@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -16,6 +17,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
@@ -26,7 +28,7 @@ from edge.errors import CameraError
 from edge.video import cameras as source_opencv
 from edge.video import gstreamer as source_gst
 from edge.video import mjpeg as source_mjpeg
-from edge.video.address import public_name
+from edge.video.address import filled_in, public_name
 from edge.video.cameras import OpenCvSource, probe_rtsp
 from edge.video.devices import list_cameras, obstacle
 from edge.video.files import PacedSource
@@ -616,3 +618,121 @@ def test_the_videos_of_the_development_data_play(edge_data: Path) -> None:
     assert frame.image.shape == (432, 768, 3)
     source.close()
     assert count_frames(path) == 377
+
+
+SECRET = "s3/cr?e#t@ 'x\"!"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://u:se/cret@cam/a",
+        "rtsp://u:se?cret@cam/a",
+        "rtsp://u:se#cret@cam/a",
+        "rtsp://u:p@se/cret@cam/a",
+        "http://u:12/secret@cam/a",
+        "http://cam/v?access_token=secret",
+        "http://cam/v?a=1&api_key=secret&b=2",
+        "http://cam/v?user_password=secret",
+        "http://cam/v?auth=secret",
+        "http://cam/v?sessionid=1&sid=secret",
+        "http://cam/v?loginuse=me&loginpas=secret",
+        'gst:rtspsrc location=rtsp://cam user-pw="a secret" ! x',
+        "gst:rtspsrc location=rtsp://cam user-pw='a secret' ! x",
+    ],
+)
+def test_no_usual_form_of_a_secret_is_in_a_name(address: str) -> None:
+    shown = public_name(address)
+    assert "secret" not in shown and "cret" not in shown
+    assert "cam" in shown
+
+
+def test_what_is_no_secret_stays_in_a_name() -> None:
+    for address in (
+        "http://cam:8080/a.jpg?rate=3&size=640",
+        "rtsp://[fe80::1]:554/a",
+        "scenes://?seed=1&night=0.3",
+        "http://cam/a@b",
+    ):
+        assert public_name(address) == address
+    assert public_name("rtsp://cam/\x1b[31m") == "rtsp://cam/\ufffd[31m"
+
+
+@pytest.mark.parametrize("word", ["rtsp://u:se/cret@127.0.0.1/a", "http://u:se?cret@127.0.0.1/a"])
+def test_a_password_that_ends_the_address_is_explained_without_it(word: str) -> None:
+    with pytest.raises(CameraError, match=r"%2F %3F %23.*\{env:NAME\}") as error:
+        make_source(word).open()
+    assert "cret" not in str(error.value)
+
+
+def test_a_password_may_come_from_a_variable_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMERA_PW", SECRET)
+    (tmp_path / "pw").write_text(f"{SECRET}\n")
+    for place in ("{env:CAMERA_PW}", f"{{file:{tmp_path / 'pw'}}}"):
+        filled = filled_in(f"rtsp://admin:{place}@cam/a?x=1")
+        assert unquote(urlsplit(filled).password or "") == SECRET
+        assert urlsplit(filled).hostname == "cam"
+        assert SECRET not in make_source(f"rtsp://admin:{place}@cam/a").name
+        pipeline = filled_in(f"gst:rtspsrc location=rtsp://cam user-pw={place} ! x")
+        assert shlex.split(pipeline)[2] == f"user-pw={SECRET}"
+        assert "cr?e" not in public_name(pipeline)
+    assert filled_in("scenes://?seed=1") == "scenes://?seed=1"
+    with pytest.raises(CameraError, match="the variable NOT_THERE is not set"):
+        make_source("rtsp://u:{env:NOT_THERE}@cam/")
+    with pytest.raises(CameraError, match="none: cannot be read"):
+        make_source(f"rtsp://u:{{file:{tmp_path / 'none'}}}@cam/")
+
+
+def test_a_password_with_any_character_opens_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMERA_PW", "pass word")
+    port = free_port()
+    word = f"http://user:{{env:CAMERA_PW}}@127.0.0.1:{port}/"
+    with mjpeg_camera(port, "locked"), make_source(word) as source:
+        source.open()
+        assert source.read() is not None
+        assert "pass" not in source.name
+
+
+@pytest.mark.parametrize("inside_opencv", [False, True])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://cam/a\\",
+        'rtsp://cam/a" ! filesink location=/tmp/x "',
+        "rtsp://cam/a\tfilesrc",
+        "rtsp://cam/a\nfakesink",
+        "rtsp://cam/a\x0bfakesink",
+        "rtsp://cam/a'b",
+        "rtsp://cam/a!b",
+        "rtsp://cam/a b",
+        "rtsp://cam/caf\u00e9",
+    ],
+)
+def test_an_rtsp_address_adds_nothing_to_a_pipeline(
+    monkeypatch: pytest.MonkeyPatch, inside_opencv: bool, address: str
+) -> None:
+    monkeypatch.setattr(source_gst, "has_gstreamer", lambda: inside_opencv)
+    with pytest.raises(CameraError, match="%XX"):
+        source_gst.rtsp_source(address, SourceOptions())
+
+
+def test_a_whole_rtsp_address_reaches_the_pipeline_as_one_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(source_gst, "has_gstreamer", lambda: False)
+    monkeypatch.setattr(source_gst, "PipeSource", lambda name, line, *rest: made.append(line))
+    address = "rtsp://u:p%22%20x@[fe80::1]:554/a;b(c)*d?e=$f&g=h,i+j~k#l"
+    source_gst.rtsp_source(address, SourceOptions())
+    source_gst.rtsp_source("rtsp://cam/a", SourceOptions())
+    words = [shlex.split(line) for line in made]
+    assert words[0][1] == f"location={address}"
+    assert len(words[0]) == len(words[1])
+
+
+@pytest.mark.parametrize("word", ["csi://\u00b2", "csi://0?flip=8", "csi://0?flip=", "csi://0?x=1"])
+def test_a_ribbon_cameras_address_is_numbers(word: str) -> None:
+    with pytest.raises(CameraError, match="csi://NUMBER"):
+        make_source(word)
