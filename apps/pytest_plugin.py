@@ -31,7 +31,7 @@ _WITHOUT = "it needs a suite: pytest --edge-suite suite.toml"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--edge-suite` and `--edge-report`."""
+    """Add `--edge-suite` and `--edge-report`."""
     group = parser.getgroup("edge", "speed and accuracy of detectors")
     group.addoption("--edge-suite", metavar="F", help="run this regression suite as tests")
     group.addoption("--edge-report", metavar="DIR", help="write the suite's report there")
@@ -62,7 +62,7 @@ def _read(path: str) -> Any:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each artifact, or for those that `@pytest.mark.edge` names."""
+    """Make a test for each artifact, or for those that `@pytest.mark.edge` names."""
     if "edge_artifact" not in metafunc.fixturenames:
         return
     suite = metafunc.config.stash.get(_SUITE, None)
@@ -85,13 +85,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def edge_artifact() -> Path:
     """The file of an artifact of the suite; parametrised by `pytest_generate_tests`."""
-    raise AssertionError("unreachable: every use is parametrised")
+    raise NotImplementedError("every use is parametrised by pytest_generate_tests")
 
 
 @pytest.fixture
 def edge_measure(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
-    """A function that times an artifact; its row of `edge.measure.bench.bench`, options
-    likewise."""
+    """A function that times an artifact; its row and options are those of `bench`."""
     suite = request.config.stash.get(_SUITE, None)
 
     def measure(artifact: str | Path, **options: Any) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def edge_measure(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]
 
 
 class _Failed(Exception):
-    """A gate said worse."""
+    """A gate's verdict is worse."""
 
 
 class _GateItem(pytest.Item):
@@ -139,7 +138,7 @@ class _GateItem(pytest.Item):
 
 
 def _measured(config: pytest.Config) -> Any:
-    """The suite's outcome; measured once, when the first gate runs."""
+    """Return the suite's outcome, measured once, when the first gate runs."""
     from apps.regress.run import regress
     from edge.errors import EdgeError
 

@@ -300,13 +300,16 @@ def start(tmp_path: Path, *flags: str) -> subprocess.Popen[str]:
     if not artifact.exists():
         write_small(artifact)
     command = [sys.executable, "-m", "apps.cli", "camera", str(artifact), "--headless"]
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [*command, "--threads", "1", *flags],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    # The detector is open, and the sources are next.
+    assert child.stderr is not None and "onnxruntime" in child.stderr.readline()
+    return child
 
 
 def ends(child: subprocess.Popen[str], within_s: float) -> str:
@@ -332,7 +335,7 @@ def test_the_app_ends_at_one_sigterm_whatever_its_camera_does(
 ) -> None:
     with camera_that(sends) as address:
         child = start(tmp_path, "--source", address)
-        time.sleep(3.5)
+        time.sleep(1.5)
         ends(child, WITHIN_S)
 
 
@@ -340,7 +343,7 @@ def test_a_sink_that_hangs_holds_neither_the_app_nor_its_end(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "fifo")
     flags = ("--source", "scenes://?fps=20&size=96x128", "--events", str(tmp_path / "fifo"))
     child = start(tmp_path, *flags, "--stats", str(tmp_path / "s.json"))
-    time.sleep(4)
+    time.sleep(2.5)
     said = ends(child, WITHIN_S)
     assert "left behind" in said and (tmp_path / "s.json").exists()
 

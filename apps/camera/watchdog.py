@@ -1,4 +1,4 @@
-"""A word to systemd: ready, alive, stopping (sd_notify(3)); nothing where systemd is not."""
+"""Tells systemd that the app is ready, alive or stopping (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Watchdog", "notify"]
 
 
 def notify(text: str) -> bool:
-    """Send `text` to the socket that systemd named; False: there is none, or it is full."""
+    """Send `text` to the socket that systemd named; return whether there is one that takes it."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address or not hasattr(socket, "AF_UNIX"):
         return False
@@ -36,7 +36,7 @@ class Watchdog:
         self._next = 0.0
 
     def beat(self, alive: Callable[[], bool]) -> None:
-        """Called in every round of the loop; `alive` is asked when it is time."""
+        """Say it if it is time and `alive` agrees; called in every round of the loop."""
         now = time.monotonic()
         if self._every_s and now >= self._next and alive():
             self._next = now + self._every_s

@@ -26,7 +26,7 @@ class Axis:
     log: bool = False
 
     def share(self, value: float) -> float:
-        """Where `value` lies, 0 at `low`, 1 at `high`."""
+        """Return where `value` lies, 0 at `low` and 1 at `high`."""
         low, high, at = self.low, self.high, value
         if self.log:
             low, high, at = math.log(low), math.log(high), math.log(max(value, 1e-12))
@@ -35,20 +35,20 @@ class Axis:
 
 @dataclass(frozen=True)
 class Axes:
-    """Both axes of a chart, and from values to pixels."""
+    """The two axes of a chart; turns values into pixels."""
 
     x: Axis
     y: Axis
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Pixel of a point."""
+        """Return the pixel of a point."""
         across = _LEFT + self.x.share(x) * (WIDTH - _LEFT - _RIGHT)
         up = HEIGHT - _BOTTOM - self.y.share(y) * (HEIGHT - _TOP - _BOTTOM)
         return across, up
 
 
 def nice_ticks(low: float, high: float, log: bool = False, count: int = 5) -> list[float]:
-    """Round values within a range."""
+    """Return round values within a range."""
     if log:
         found = [
             base * 10.0**power
@@ -66,7 +66,7 @@ def nice_ticks(low: float, high: float, log: bool = False, count: int = 5) -> li
 
 
 def svg(title: str, frame: Axes, body: Sequence[str]) -> str:
-    """A whole chart: grid, axes, `body`."""
+    """Return a whole chart: grid, axes, `body`."""
     parts = [_ticks_x(frame), _ticks_y(frame), *body, _labels(frame)]
     return (
         f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">'
@@ -104,13 +104,13 @@ def _labels(frame: Axes) -> str:
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> str:
-    """Words at a pixel."""
+    """Draw words at a pixel."""
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
     return f'<text class="{kind}" {place}>{escape(words)}</text>'
 
 
 def line(frame: Axes, points: Points, kind: str, hint: str = "") -> str:
-    """A line through `points`, in data units; `hint` shows under the pointer."""
+    """Draw a line through `points`, in data units; `hint` shows under the pointer."""
     if not points:
         return ""
     pixels = [frame.at(x, y) for x, y in points]
@@ -119,7 +119,7 @@ def line(frame: Axes, points: Points, kind: str, hint: str = "") -> str:
 
 
 def bars(frame: Axes, edges: Sequence[float], heights: Sequence[float], kind: str) -> str:
-    """A histogram: one bar between each two `edges`."""
+    """Draw a histogram: one bar between each two `edges`."""
     found = []
     for low, high, height in zip(edges, edges[1:], heights, strict=False):
         if height <= 0:
@@ -136,7 +136,7 @@ def bars(frame: Axes, edges: Sequence[float], heights: Sequence[float], kind: st
 
 
 def circle(frame: Axes, at: tuple[float, float], radius: float, kind: str, hint: str) -> str:
-    """A disc at a point in data units."""
+    """Draw a disc at a point in data units."""
     x, y = frame.at(*at)
     return (
         f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
@@ -145,7 +145,7 @@ def circle(frame: Axes, at: tuple[float, float], radius: float, kind: str, hint:
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> str:
-    """(class, words) of each thing shown, as HTML."""
+    """Return a legend as HTML, from the class and the words of each thing shown."""
     keys = "".join(
         f'<span class="key"><i class="{kind}"></i>{escape(words)}</span>' for kind, words in entries
     )

@@ -75,11 +75,11 @@ class Terminal:
     """Shows on stderr what the library reports; progress only where stderr is a terminal."""
 
     def say(self, text: str) -> None:
-        """Write one line; where nobody reads stderr any more, nothing."""
-        # Capture and sink threads speak too, and must not end with the terminal they began in.
+        """Write one line, or nothing where nobody reads stderr any more."""
+        # Capture and sink threads speak too, and go on when their terminal has gone.
         with suppress(OSError, ValueError):
             if sys.stderr is not None:
-                # In one piece: print() writes the line end apart, and another thread between.
+                # In one piece: print() writes the line end by itself, and another thread between.
                 sys.stderr.write("\n".join(map(plain_text, text.splitlines())) + "\n")
                 sys.stderr.flush()
 

@@ -13,7 +13,7 @@ __all__ = ["write_junit"]
 
 
 def write_junit(suite: str, gates: Sequence[Gate], target: str | Path) -> None:
-    """One test case for each gate; what cannot be told or compared counts as skipped."""
+    """Write a test case for each gate; one that cannot tell or was not compared is skipped."""
     worse = sum(gate.verdict == "worse" for gate in gates)
     skipped = sum(_skips(gate) for gate in gates)
     counts = {"tests": str(len(gates)), "failures": str(worse), "errors": "0", "time": "0"}

@@ -1,4 +1,4 @@
-"""Verdicts as Markdown, to be posted to a pull request."""
+"""Verdicts as Markdown, for a pull request."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def markdown(
     now: Mapping[str, Measurement],
     before: Mapping[str, Measurement],
 ) -> str:
-    """A verdict, the figures, and the gates with what failed first."""
+    """Return a verdict, the figures, and the gates, those that failed first."""
     worse = [gate for gate in gates if gate.verdict == "worse"]
     unsure = [gate for gate in gates if gate.verdict == "cannot tell"]
     title = f"{len(worse)} regression{'s' * (len(worse) != 1)}" if worse else "no regression"
-    doubt = f", {len(unsure)} cannot be told" if unsure else ""
+    doubt = f", {len(unsure)} cannot tell" if unsure else ""
     lines = [f"### {suite}: {title}{doubt}", ""]
     for gate in worse:
         lines.append(f"- **{gate.artifact}, {gate.name}**: {gate.said}")

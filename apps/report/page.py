@@ -88,7 +88,7 @@ def _verdict(gates: Sequence[Gate]) -> str:
     worse = sum(gate.verdict == "worse" for gate in gates)
     unsure = sum(gate.verdict == "cannot tell" for gate in gates)
     verdict = f"{worse} regression{'s' * (worse != 1)}" if worse else "no regression"
-    return verdict + (f", {unsure} cannot be told" if unsure else "")
+    return verdict + (f", {unsure} cannot tell" if unsure else "")
 
 
 def _facts(gathered: Gathered) -> str:

@@ -1,4 +1,4 @@
-"""The images on which an artifact lost most, beside what the labels or its reference say."""
+"""The images on which an artifact lost most, beside the labels or its reference."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _IOU = 0.5
 # Of a picture: pixels, and bytes so that a page of them stays small.
 _AREA, _BYTES = 560 * 420, 62_000
 _QUALITIES = (82, 74, 66, 56, 46, 36)
-# Names that would cover each other show under the pointer alone.
+# Names that would cover each other show only under the pointer.
 _LETTERS, _LETTER, _LINE = 22, 7.6, 15.0
 Results = dict[str, ClassResults]
 
 
 def worst_of(now: Results, before: Results | None, images: int, count: int = 4) -> list[int]:
-    """Images with the most objects that were found and are not any more, worst first.
+    """Return the images with the most objects that are not found any more, worst first.
 
-    Without a `before`, those with the most objects that are not found at all.
+    Without `before`, those with the most objects that are not found.
     """
     lost = _missed(now, images) - (0 if before is None else _missed(before, images))
     order = np.argsort(-lost, kind="stable")[:count]
@@ -52,13 +52,13 @@ def worst_images(
     reference: tuple[Sequence[Detections], tuple[str, ...]] | None,
     prefix: str,
 ) -> str:
-    """Pairs of pictures as HTML: the reference's boxes, or the labels, and what is found now.
+    """Return pairs of pictures as HTML: the reference's boxes or the labels, and those found now.
 
-    What is on both sides is a thin line; what only one side has is thick and has its name.
+    Boxes of both sides are thin lines; those of one side are thick and have a name.
 
     Args:
         reference: its detections by image, and its classes.
-        prefix: of the pictures' names in the page, its own for each call.
+        prefix: of the pictures' names in the page, another one for each call.
     """
     parts = []
     for number, index in enumerate(indices):
@@ -95,7 +95,7 @@ def _of_names(
     names: Sequence[str],
     classes: tuple[str, ...],
 ) -> Detections:
-    """Detections with the ids of `classes`, without those of other classes."""
+    """Return detections with the ids of `classes`, without those of other classes."""
     number = {name.lower(): index for index, name in enumerate(classes)}
     ids = np.array([number.get(name.lower(), -1) for name in names], np.int32)
     return Detections(xyxy, score, ids)[ids >= 0]
@@ -117,7 +117,7 @@ class _Picture:
         self._data = base64.b64encode(data.tobytes()).decode()
 
     def svg(self, boxes: str, hint: str, first: bool) -> str:
-        """The picture with `boxes` over it; the first one brings the data."""
+        """Return the picture with `boxes` over it; the first one brings the data."""
         width, height = self.size
         again = f'<use href="#{self._name}"/>'
         image = (
@@ -154,7 +154,7 @@ def _pair(
 
 
 def _without_twin(mine: Detections, other: Detections) -> NDArray[np.bool_]:
-    """(N,): which boxes have no box of their class on the other side at the same place."""
+    """Return (N,), whether a box has none of its class at the same place on the other side."""
     same = mine.class_id[:, None] == other.class_id[None]
     twins = (iou_matrix(mine.xyxy, other.xyxy) >= _IOU) & same
     apart: NDArray[np.bool_] = np.logical_not(twins.any(axis=1))
@@ -192,7 +192,7 @@ def _name(
     name: str,
     taken: list[tuple[float, float, float]],
 ) -> str:
-    """A box's name above its corner, nothing where another one stands; `taken` grows by it."""
+    """Return a box's name above its corner, and add it to `taken`; nothing where one stands."""
     short = name if len(name) <= _LETTERS else f"{name[:_LETTERS]}…"
     wide = len(short) * _LETTER
     left, bottom = max(0.0, min(corner[0], width - wide)), max(_LINE, corner[1] - 4)

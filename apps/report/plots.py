@@ -1,4 +1,4 @@
-"""The report's charts, each from what was measured to SVG with its legend."""
+"""The report's charts: from what was measured to SVG with a legend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLIP_DB = 60.0
 
 
 def precision_recall(now: Results, others: Mapping[str, Results]) -> str:
-    """Mean precision over classes at each recall; `others` by their class in the page."""
+    """Draw the mean precision over classes at each recall; `others` by their class in the page."""
     frame = Axes(Axis("recall", 0, 1), Axis("precision, mean of classes", 0, 1))
     words = {"stored": "stored", "reference": "reference"}
     body = [line(frame, _curve(one), kind, words[kind]) for kind, one in others.items()]
@@ -48,7 +48,7 @@ def _interpolated(one: ClassResults, recall: NDArray[np.float64]) -> NDArray[np.
 
 
 def scores(now: Results) -> str:
-    """How many detections have which score: those that found an object, and the others."""
+    """Draw how many detections have which score: those that found an object, and the others."""
     edges = np.linspace(0, 1, 21)
     score = np.concatenate([one.score for one in now.values()])
     hit = np.concatenate([one.hit for one in now.values()])
@@ -68,7 +68,7 @@ def scores(now: Results) -> str:
 
 
 def latency(data: NDArray[np.float64], p50: float, p99: float, what: str = "pipeline") -> str:
-    """How many milliseconds frames took; the last bar holds everything slower."""
+    """Draw how many milliseconds frames took; the last bar holds everything slower."""
     low = float(data.min()) * 0.95
     # A few frames that another process held up would press all others into one bar.
     high = max(float(np.percentile(data, 99.5)) * 1.05, low * 1.1)
@@ -87,7 +87,7 @@ def latency(data: NDArray[np.float64], p50: float, p99: float, what: str = "pipe
 
 
 def pareto(now: Mapping[str, Measurement], before: Mapping[str, Measurement]) -> str:
-    """Accuracy over latency; a disc's area is the file's size."""
+    """Draw accuracy over latency; the area of a disc is the size of the file."""
     every = [*now.values(), *before.values()]
     times = [_p50(one) for one in every]
     right = [one.map50 * 100 for one in every]
@@ -126,7 +126,7 @@ def _disc(frame: Axes, one: Measurement, largest: int, kind: str) -> str:
 def noise(
     now: Sequence[TensorNoise], before: Mapping[str, float], departs: TensorNoise | None
 ) -> str:
-    """Signal to noise of each tensor against the reference, in the graph's order."""
+    """Draw the signal to noise of each tensor against the reference, in the graph's order."""
     values = [min(one.db, _CLIP_DB) for one in now]
     low, high = min(0.0, *values), max(*values, 20.0) * 1.05
     frame = Axes(

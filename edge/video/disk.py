@@ -1,4 +1,4 @@
-"""Room on a disk, kept for what else must be written there."""
+"""A reserve on a disk, for whatever else must be written there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def need_room(folder: Path) -> None:
     A full disk would cost a video its index, and other programs their files.
 
     Raises:
-        OSError: it is not, or there is no such folder.
+        OSError: less is free, or there is no such folder.
     """
     usage = shutil.disk_usage(folder)
     if usage.free < min(_RESERVE, usage.total // 8):

@@ -1,4 +1,4 @@
-"""Boxes of successive frames joined to tracks, as SORT does (Bewley 2016, arXiv:1602.00763)."""
+"""Joins the boxes of successive frames to tracks, as SORT does (Bewley 2016, arXiv:1602.00763)."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class _Track:
 
 
 class Tracker:
-    """Stable numbers for the objects of one camera.
+    """Gives the objects of one camera stable numbers.
 
     A track moves at constant velocity by the clock, so dropped frames do no harm. Its state is
-    corrected with fixed gains, which is what SORT's Kalman filter settles to.
+    corrected with fixed gains, as SORT's Kalman filter settles to such.
 
     Args:
-        iou: a box and a track's prediction that overlap less are two objects.
-        hits: matches until a track gets its number; a flicker never gets one.
-        lost_s: seconds without a match until a track is forgotten.
+        iou: smallest overlap of a box with the prediction of its track.
+        hits: matches before a track gets its number, so that a flicker gets none.
+        lost_s: seconds without a match after which a track is forgotten.
 
     Attributes:
-        counts: by class_id, numbers given so far.
+        counts: how many numbers were given so far, by class_id.
     """
 
     def __init__(self, iou: float = 0.3, hits: int = 3, lost_s: float = 1.0) -> None:
@@ -49,11 +49,11 @@ class Tracker:
         self._now: float | None = None
 
     def update(self, found: Detections, now: float) -> NDArray[np.int64]:
-        """The track number of each detection, (N,) int64; 0: none yet.
+        """Return the track number of each detection, (N,) int64; 0 where it has none yet.
 
         Args:
             found: of one frame, in pixels.
-            now: when it was captured, seconds.
+            now: when the frame was captured, seconds.
         """
         self._predict(now)
         boxes = _centred(found.xyxy)
@@ -73,7 +73,7 @@ class Tracker:
     def _predict(self, now: float) -> None:
         step_s = 0.0 if self._now is None else max(0.0, now - self._now)
         self._now = now
-        # A camera that was away for long shows others now.
+        # After a long absence the objects are others.
         self._tracks = [track for track in self._tracks if now - track.seen <= self.lost_s]
         for track in self._tracks:
             track.box[:2] += track.speed[:2] * step_s
@@ -114,7 +114,7 @@ def _corners(box: Array) -> Array:
 
 
 def assign(overlap: Array, least: float) -> list[tuple[int, int]]:
-    """Pairs (row, column) with the greatest sum of overlap; none of them below `least`.
+    """Return the pairs (row, column) with the greatest sum of overlap, none below `least`.
 
     Args:
         overlap: (N, M), 0..1.
@@ -133,7 +133,7 @@ def assign(overlap: Array, least: float) -> list[tuple[int, int]]:
 
 
 def _islands(touch: NDArray[np.bool_]) -> list[tuple[list[int], list[int]]]:
-    """Rows and columns that depend on each other; a street has many small groups of them."""
+    """Return groups of rows and columns that depend on each other; a street has many small ones."""
     free = set(np.flatnonzero(touch.any(axis=1)).tolist())
     islands: list[tuple[list[int], list[int]]] = []
     while free:
@@ -148,7 +148,7 @@ def _islands(touch: NDArray[np.bool_]) -> list[tuple[list[int], list[int]]]:
 
 
 def _hungarian(cost: Array) -> list[int]:
-    """The column of each row in the cheapest assignment of (N, M) costs, N <= M.
+    """Return the column of each row in the cheapest assignment of (N, M) costs, N <= M.
 
     Shortest augmenting paths with potentials, O(N^2 M) (Jonker and Volgenant 1987).
     """
