@@ -597,6 +597,8 @@ def test_the_command_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> 
     for words, says in (
         (["--board", "abacus"], "abacus: no such board"),
         (["--board", "all", "--precision", "fp8"], "fp8: no such precision"),
+        (["--board", ","], "no board given"),
+        (["--board", "all", "--precision", ","], "no precision given"),
     ):
         assert main(["estimate", "tiny-yolo-scenes", *words]) == 2
         error = capsys.readouterr().err

@@ -71,6 +71,8 @@ class EstimateOptions:
     )
 
     def __post_init__(self) -> None:
+        if not self.precision:
+            raise ValueError(f"no precision given; known are {', '.join(PRECISIONS)}")
         for name in self.precision:
             if name not in PRECISIONS:
                 raise ValueError(f"{name}: no such precision; known are {', '.join(PRECISIONS)}")
@@ -264,6 +266,8 @@ def estimate(
     """
     options = options or EstimateOptions()
     chosen = [board_named(name) for name in boards]
+    if not chosen:
+        raise ArtifactError(f"no board given; known are {', '.join(read_facts().boards)}, or all")
     if measured and len(chosen) != 1:
         raise DataError(f"measurements are of one board, and {len(chosen)} were asked for")
     fit = read_fit()
