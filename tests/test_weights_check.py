@@ -186,6 +186,19 @@ def test_an_unknown_field_of_a_squeezedet_is_refused_with_the_known_ones() -> No
         read_config(json.dumps(config), "s.json")
 
 
+def test_a_contract_that_cannot_be_computed_is_refused_with_the_file() -> None:
+    config = {"hw": [64, 96], "classes": ["a"], "anchors": [[8, 8]], "scale": [1, 0, 1]}
+    with pytest.raises(ArtifactError, match=r"s\.json: not the JSON of a SqueezeDet: .*scale"):
+        read_config(json.dumps(config), "s.json")
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "1e9"])
+def test_a_stretch_that_moves_centres_nowhere_is_refused(value: str) -> None:
+    cfg = parse_cfg(CFG + f"scale_x_y={value}\n", "a.cfg")
+    with pytest.raises(ArtifactError, match=r"a\.cfg:\d+: layer 4 \[yolo\]: scale_x_y"):
+        build_darknet(cfg, None).spec("a", ("x", "y", "z"))
+
+
 @pytest.mark.parametrize(
     "text", ["size=1_0", "size=9223372036854775808", "size=1000", "stride=99999999999"]
 )

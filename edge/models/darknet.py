@@ -25,6 +25,8 @@ __all__ = ["Darknet", "build_darknet", "load_darknet"]
 Resize = Literal["letterbox", "stretch"]
 # No box in pixels or cells is larger.
 _MOST_ANCHOR = 1_000_000
+# YOLOv4 has up to 2.
+_MOST_STRETCH = 10
 
 
 @dataclass(frozen=True)
@@ -236,13 +238,16 @@ def _head_spec(head: _Head, hw: tuple[int, int]) -> HeadSpec:
     if region:
         _refuse_odd_regions(section)
     softmax = region and section.integer("softmax", 0)
+    stretch = 1.0 if region else section.number("scale_x_y", 1.0)
+    if not 0 < stretch <= _MOST_STRETCH:
+        raise section.error(f"scale_x_y={stretch:g} must be above 0 and at most {_MOST_STRETCH}")
     return HeadSpec.of_grid(
         tensor=head.tensor,
         kind="region" if region else "yolo",
         grid_hw=(rows, columns),
         anchors=_anchors(head, (hw[1] / columns, hw[0] / rows)),
         class_activation="softmax" if softmax else "sigmoid",
-        scale_xy=1.0 if region else section.number("scale_x_y", 1.0),
+        scale_xy=stretch,
     )
 
 

@@ -179,6 +179,10 @@ def read_config(text: str | bytes, source: str) -> SqueezeDetConfig:
         raise ArtifactError(
             f"{source}: its input or its weights have more than 2^29 numbers; no engine can hold it"
         )
+    try:
+        squeezedet_spec(config, "check")
+    except ValueError as error:
+        raise ArtifactError(f"{source}: not {what}: {error}") from error
     return config
 
 
