@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibration.calibrate import calibrate
 from calibration.choose import ChosenPictures, choose_images
 from calibration.graph import Graph
+from calibration.pipeline import calibrate
 from calibration.recipe import TableOptions
 from calibration.scales import SCENES
 from calibration.stability import Stability, measure_stability

@@ -71,7 +71,7 @@ def measure_scales(
 ) -> Calibration:
     """Run an FP32 graph over pictures and choose a threshold for each convolution's input.
 
-    This is the first step of `calibration.calibrate.calibrate`; biases and rounding come after it.
+    This is the first step of `calibration.pipeline.calibrate`; biases and rounding come after it.
 
     Args:
         graph: FP32 ONNX file that edge wrote.

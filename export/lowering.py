@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from calibration.calibrate import calibrate
 from calibration.graph import Graph
+from calibration.pipeline import calibrate
 from calibration.recipe import CalibrationRecipe
 from calibration.scales import SCENES
 from calibration.table import CalibrationTable, write_table

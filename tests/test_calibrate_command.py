@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-import calibration.calibrate
+import calibration.pipeline
 from apps.cli import main
 from calibration.compare import compare_tables
 from calibration.scales import calibration_inputs
@@ -48,9 +48,9 @@ def test_a_table_made_from_the_same_things_is_not_made_again(
     command = ["calibrate", str(fp32), "--data", str(data), "-o", str(table)]
     assert main(command) == 0
     first = table.read_bytes()
-    real, calls = calibration.calibrate.measure_scales, []
+    real, calls = calibration.pipeline.measure_scales, []
     monkeypatch.setattr(
-        calibration.calibrate, "measure_scales", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
+        calibration.pipeline, "measure_scales", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
     )
     assert main(command) == 0 and not calls and table.read_bytes() == first
     assert "up to date" in capsys.readouterr().err

@@ -33,6 +33,8 @@ ORDER = (
     "export",
     "apps",
 )
+# Packages whose `__init__` names their public surface.
+DOORS = {"edge", "calibration", "export", "apps"}
 BUILD_SIDE = ("torch", "torchvision", "onnx", "safetensors")
 DEVICE_GROUPS = ("core", "data", "runtime", "edgez", "video", "measure", "assets")
 DEVICE_APPS = ("apps.camera.app", "apps.dashboard.dashboard", "apps.regress")
@@ -115,8 +117,8 @@ def test_no_arrow_points_to_the_right() -> None:
         f"{module} -> {target}"
         for module in sorted(sources())
         for target in sorted(inside(module))
-        # `edge/__init__` is the front door: it names what lies behind it, and imports it on demand.
-        if module != "edge" and ORDER.index(group(target)) > ORDER.index(group(module))
+        # Front doors name what lies behind them, and import it on demand.
+        if module not in DOORS and ORDER.index(group(target)) > ORDER.index(group(module))
     ]
     assert wrong == []
 
@@ -139,7 +141,7 @@ def test_no_cycles() -> None:
         f"{module} <-> {target}"
         for module in sorted(sources())
         for target in sorted(inside(module))
-        if "edge" not in (module, target) and module in closure(target)
+        if not {module, target} & DOORS and module in closure(target)
     ]
     assert cycles == []
 
@@ -316,6 +318,48 @@ def test_public_names_of_edge() -> None:
         "open_source",
     ]
     assert all(hasattr(edge, name) for name in edge.__all__)
+
+
+def test_public_names_of_the_packages_that_make_artifacts() -> None:
+    calibration, export = import_module("calibration"), import_module("export")
+    assert sorted(calibration.__all__) == [
+        "Calibration",
+        "CalibrationRecipe",
+        "CalibrationTable",
+        "calibrate",
+        "compare_tables",
+        "read_table",
+        "write_table",
+    ]
+    assert sorted(export.__all__) == [
+        "BuildOptions",
+        "ExportOptions",
+        "ExportResult",
+        "QuantizeOptions",
+        "SourceOptions",
+        "build_engine",
+        "export_engine",
+        "import_model",
+        "quantize",
+    ]
+    assert import_module("apps").__all__ == ["export_engine", "main"]
+    for package in (calibration, export, import_module("apps")):
+        assert all(callable(getattr(package, name)) for name in package.__all__)
+        with pytest.raises(AttributeError, match="has no attribute"):
+            _ = package.no_such_name
+
+
+def test_naming_a_public_function_loads_neither_torch_nor_onnx() -> None:
+    script = (
+        "import sys, edge, calibration, export\n"
+        "from calibration import calibrate, CalibrationRecipe\n"
+        "from export import export_engine, build_engine, ExportOptions\n"
+        "print(sorted({'torch', 'onnx'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_only_apps_parses_arguments_and_prints() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.calibrate import calibrate
+from calibration.pipeline import calibrate
 from calibration.recipe import CalibrationRecipe
 from calibration.scales import network_inputs
 from calibration.table import CalibrationTable, read_table, write_table

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from apps.commands.terminal import Terminal, show
-from calibration.calibrate import calibrate
+from calibration.pipeline import calibrate
 from calibration.recipe import CalibrationRecipe
 from calibration.scales import network_inputs
 from calibration.threshold import METHODS

@@ -19,7 +19,7 @@ from typing import Any
 
 from apps.commands.terminal import Terminal, show
 from calibration.adaround import round_if_better
-from calibration.calibrate import calibrate
+from calibration.pipeline import calibrate
 from calibration.recipe import CalibrationRecipe
 from calibration.scales import network_inputs
 from calibration.table import CalibrationTable
