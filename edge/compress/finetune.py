@@ -1,4 +1,4 @@
-"""Training of a pruned network: batch norms measured anew, then steps beside the full network."""
+"""Training of a pruned network: batch norms measured again, then steps beside the full network."""
 
 from __future__ import annotations
 

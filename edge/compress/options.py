@@ -261,7 +261,7 @@ class PruneOptions(NarrowOptions):
     def __post_init__(self) -> None:
         if self.begin is not None and self.plan is None:
             raise CompressionError(
-                f"{self.begin}: training goes on only with the plan of that network: give --plan"
+                f"{self.begin}: a network is trained further only with its plan: give --plan"
             )
         if (self.target is None) == (self.plan is None):
             raise CompressionError("pruning takes either a target or a plan")

@@ -206,7 +206,7 @@ def _log(path: Path, trained: bool) -> Iterator[Callable[[str], None]]:
 
 
 class _Compression:
-    """One network on its way through the stages.
+    """One network and the stages that it goes through.
 
     Args:
         judged: images that stages are evaluated on; None evaluates none.

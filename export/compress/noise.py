@@ -22,7 +22,7 @@ from export.graph.writer import write_onnx
 __all__ = ["GridLayer", "NoiseResult", "compress_to_noise"]
 
 _IMAGES = 4
-# For each picture that noise is measured on, so many others show how rounding errors cancel.
+# Number of pictures that show how rounding errors cancel, for each that noise is measured on.
 _LEARNING = 2
 _LEAST_LEARNING = 16
 

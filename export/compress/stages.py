@@ -43,10 +43,10 @@ __all__ = [
     "training_pictures",
 ]
 
-# A camera shows boxes above this score, so that a wrong one is seen.
+# A camera shows boxes above this score, and so wrong ones too.
 _SHOWN = 0.25
 _ROUNDS, _BLOCK_MS = 10, 60.0
-# Times are taken until the ratios of networks are known this well, for at most so many rounds.
+# Networks are timed until their ratios are known this well, or for this many times `_ROUNDS`.
 _SPREAD, _LONGEST = 0.05, 10
 # Of all files that a narrower network may be written as.
 NETWORK_FILES = (".safetensors", ".cfg", ".weights", ".names", ".fp32.onnx", ".plan.json", ".html")
@@ -74,7 +74,7 @@ class StageFacts:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A network on its way from the full one to the small one.
+    """A network between the full one and the small one, or one of these.
 
     Attributes:
         name: of the stage.
