@@ -20,6 +20,7 @@ from edge.data.image_files import read_image
 from edge.data.image_header import image_hw
 from edge.errors import DataError, EdgeError
 from edge.measure.bench import read_bench
+from edge.runtime.detector import Detector
 
 # Run in a process of its own, where memory can be measured: the peak before and after each file.
 WORKER = """
@@ -94,6 +95,12 @@ def classes(path: Path, work: Path) -> None:
     open_dataset(work / path.stem)
 
 
+def detector(path: Path, _: Path) -> None:
+    frame = np.full((120, 160, 3), 90, np.uint8)
+    with Detector.open(path, threads=1) as opened:
+        opened(frame).to_json(opened.spec.classes)
+
+
 READERS: dict[str, Callable[[Path, Path], Any]] = {
     "coco-json": coco,
     "yolo-txt": yolo,
@@ -103,6 +110,7 @@ READERS: dict[str, Callable[[Path, Path], Any]] = {
     "bombs": bomb,
     "names": classes,
     "classes-txt": classes,
+    "onnx-detector": detector,
     "bench-json": lambda path, _: read_bench(path),
 }
 

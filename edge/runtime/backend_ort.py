@@ -64,8 +64,40 @@ class OrtBackend:
             profile=profile,
         )
         self.name = f"onnxruntime {ort.__version__} CPU, {threads} threads{kernels}"
-        self._input = self.manifest.inputs[0].name
         self._outputs = [tensor.name for tensor in self.manifest.outputs]
+        self._shapes = [tensor.shape[1:] for tensor in self.manifest.outputs]
+        self._input = self._check_graph()
+
+    def _check_graph(self) -> str:
+        """Check the graph against its manifest before anything is run; returns the input's name.
+
+        Raises:
+            ArtifactError: they tell two stories.
+        """
+        manifest = self.manifest
+        for kind, told, found in (
+            ("input", manifest.inputs[:1], self._session.get_inputs()),
+            ("output", manifest.outputs, self._session.get_outputs()),
+        ):
+            shapes = {tensor.name: tuple(tensor.shape) for tensor in found}
+            if not told:
+                raise ArtifactError(f"{self._path}: its manifest names no {kind}; export it again")
+            for tensor in told:
+                shape = shapes.get(tensor.name)
+                # A side that the graph leaves open is a name or nothing.
+                if (
+                    shape is None
+                    or len(shape) != len(tensor.shape)
+                    or any(
+                        isinstance(side, int) and side != wanted
+                        for side, wanted in zip(shape[1:], tensor.shape[1:], strict=True)
+                    )
+                ):
+                    raise ArtifactError(
+                        f"{self._path}: its manifest has the {kind} {tensor.name} of shape "
+                        f"{tensor.shape}, its graph {shape or 'none of that name'}; export it again"
+                    )
+        return manifest.inputs[0].name
 
     def run(self, tensor: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """See `Backend.run`.
@@ -78,6 +110,12 @@ class OrtBackend:
         except Exception as error:  # onnxruntime's exceptions share no other base
             said = first_line(error)
             raise ArtifactError(f"{self._path}: onnxruntime cannot run it: {said}") from error
+        if [array.shape[1:] for array in raw] != self._shapes:
+            raise ArtifactError(
+                f"{self._path}: its outputs have the shapes {[array.shape for array in raw]}, its "
+                f"manifest says {[tensor.shape for tensor in self.manifest.outputs]}; export it "
+                "again"
+            )
         return raw
 
     def end_profiling(self) -> str:
