@@ -12,7 +12,7 @@ import pytest
 
 from apps import cli
 from edge.errors import ArtifactError, DataError
-from edge.files import write_json
+from edge.files import to_plain, write_json
 from edge.measure.detect import DetectOptions, detect_pictures
 from edge.runtime import detector
 from edge.runtime.backend import open_backend
@@ -181,3 +181,46 @@ def test_output_names_the_backend_the_labels_and_the_classes(
     out, err = capsys.readouterr()
     assert "2 detections in 1 images" in out and "2 cat" in out and "dog" not in out
     assert err.strip() == "m.onnx, random weights, painted 1.0"
+
+
+def test_a_cut_picture_of_a_folder_is_told_and_the_others_are_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = paint(tmp_path / "in" / "b.jpg", {(0, 0): RED})
+    (tmp_path / "in" / "a.jpg").write_bytes(good.read_bytes()[:300])
+    target = tmp_path / "r.json"
+    assert cli.main(["detect", "m.onnx", str(tmp_path / "in"), "--json", str(target)]) == 0
+    cut, whole = json.loads(target.read_text())
+    assert (cut["image"], cut["detections"]) == (str(tmp_path / "in" / "a.jpg"), [])
+    assert "a.jpg: the image is cut off" in cut["error"]
+    assert set(whole) == {"image", "detections"} and len(whole["detections"]) == 1
+    out, err = capsys.readouterr()
+    assert "1 detections in 1 images" in out and "cannot be read" in out
+    assert "skipped:" in err and "cut off" in err
+    (tmp_path / "in" / "b.jpg").unlink()
+    with pytest.raises(DataError, match="no picture can be read; the first"):
+        detect_pictures("m.onnx", [tmp_path / "in"])
+
+
+def test_only_the_classes_that_were_asked_for_are_reported(tmp_path: Path) -> None:
+    picture = paint(tmp_path / "a.png", {(0, 0): RED, (1, 1): BLUE})
+    found = detect_pictures("m.onnx", [picture], DetectOptions(classes=("dog",))).pictures[0]
+    assert [one["class"] for one in found.detections] == ["dog"]
+    with pytest.raises(DataError, match="has no bird; it has cat, dog"):
+        detect_pictures("m.onnx", [picture], DetectOptions(classes=("bird", "cat")))
+
+
+def test_every_frame_of_a_video_is_looked_at_and_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (128, 96))
+    for cells in ({(0, 0): RED}, {}, {(0, 0): RED, (1, 1): BLUE}):
+        writer.write(cv2.imread(str(paint(tmp_path / "one.png", cells))))
+    writer.release()
+    options = DetectOptions(draw=tmp_path / "drawn", score=0.3)
+    found = detect_pictures("m.onnx", [path], options)
+    assert [one.frame for one in found.pictures] == [0, 1, 2]
+    assert [len(one.detections) for one in found.pictures] == [1, 0, 2]
+    assert to_plain(found)[1] == {"image": str(path), "frame": 1, "detections": []}
+    assert [one.name for one in (tmp_path / "drawn").iterdir()] == ["v.detected.mp4"]
+    drawn = cv2.VideoCapture(str(tmp_path / "drawn" / "v.detected.mp4"))
+    assert int(drawn.get(cv2.CAP_PROP_FRAME_COUNT)) == 3

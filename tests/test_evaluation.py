@@ -228,3 +228,27 @@ def test_images_that_scales_were_made_from_are_refused_and_look_alikes_told(
     use(arguments=((HASHES_KEY, json.dumps(seen.hashes)),))
     with pytest.raises(CalibrationError, match="12 of its images"):
         evaluate("m.onnx", data)
+
+
+def test_missing_and_renamed_label_files_are_counted_and_told(
+    use: Use, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate("m.onnx", data).warnings == ()
+    (data / "labels" / "b.txt").rename(data / "labels" / "bb.txt")
+    result = evaluate("m.onnx", data)
+    assert result.dropped == {"image without a label file": 1, "label file without an image": 1}
+    assert len(result.warnings) == 2
+    assert any("1 of 3: image without a label file, such as" in one for one in result.warnings)
+    assert to_plain(result)["warnings"] == list(result.warnings)
+    print_evaluation(result)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "warning: 1 of 3: image without a label file" in said
+    assert "they count as showing nothing" in said
+
+
+def test_few_images_without_labels_are_counted_without_a_warning(use: Use, data: Path) -> None:
+    for number in range(20):
+        painted(data, f"more{number}", {(0, 0): RED})
+    (data / "labels" / "c.txt").unlink()
+    result = evaluate("m.onnx", data)
+    assert result.dropped == {"image without a label file": 1} and result.warnings == ()

@@ -134,6 +134,8 @@ def _print_classes(by_class: dict[str, ClassAccuracy], count: int) -> None:
 
 
 def _print_left_out(result: EvaluateResult) -> None:
+    for text in result.warnings:
+        say(f"warning: {text}")
     for reason, number in result.dropped.items():
         say(f"{number} x {reason}")
     for text in result.skipped[:5]:

@@ -13,9 +13,31 @@ from numpy.typing import NDArray
 
 from edge.errors import DataError
 
-__all__ = ["EVERY_CLASS", "Dataset", "Item", "Label", "Problem", "images_in", "make_item", "thin"]
+__all__ = [
+    "EVERY_CLASS",
+    "NO_IMAGE",
+    "NO_LABELS",
+    "Dataset",
+    "Item",
+    "Label",
+    "Problem",
+    "images_in",
+    "make_item",
+    "thin",
+]
 
 EVERY_CLASS = -1
+# What is amiss with a whole image, and what it means where it happens often.
+NO_LABELS = "image without a label file"
+NO_IMAGE = "label file without an image"
+_OF_IMAGES = {
+    NO_LABELS: "they count as showing nothing; label them, or check the names of the files",
+    NO_IMAGE: "check the names of the files",
+    "image missing": "the figures rest on the others; copy the images",
+    "picture is missing": "the figures rest on the others; copy the images",
+}
+_ABSENT = (NO_IMAGE, "image missing", "picture is missing")
+_DOUBTFUL = 0.1
 Kind = Literal["yolo", "voc", "coco", "kitti", "images", "scenes"]
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 # Farther from the picture's corner than this no label can be meant; squares stay finite numbers.
@@ -121,6 +143,19 @@ class Dataset:
     def dropped(self) -> dict[str, int]:
         """How often each rule had to change or drop something."""
         return dict(Counter(problem.reason for problem in self.problems))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A line for each way in which more than one image in ten is not as labels suppose."""
+        found = []
+        for reason, count in self.dropped.items():
+            whole = len(self) + (count if reason in _ABSENT else 0)
+            if reason in _OF_IMAGES and count > _DOUBTFUL * whole:
+                example = next(one.where for one in self.problems if one.reason == reason)
+                found.append(
+                    f"{count} of {whole}: {reason}, such as {example}; {_OF_IMAGES[reason]}"
+                )
+        return tuple(found)
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from edge.data.items import Dataset, Item, Problem, images_in, make_item, thin
+from edge.data.items import NO_LABELS, Dataset, Item, Problem, images_in, make_item, thin
 from edge.data.yaml_subset import Value, parse_yaml
 from edge.data.yolo_txt import class_names_of, read_labels
 from edge.errors import DataError
@@ -118,6 +118,8 @@ def _read(
             continue
         label = _label_path(image)
         labelled += label.is_file()
+        if not label.is_file():
+            problems.append(Problem(NO_LABELS, str(image)))
         item, found = make_item(image, read_labels(label), fraction=True)
         items.append(item)
         problems.extend(found)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from edge.data.items import Dataset, Item, Label, Problem, images_in, make_item, thin
+from edge.data.items import NO_LABELS, Dataset, Item, Label, Problem, images_in, make_item, thin
 from edge.errors import DataError
 from edge.files import read_file
 from edge.names import check_class_name
@@ -62,6 +62,11 @@ def read_voc(path: Path, limit: int | None = None) -> Dataset:
     names = tuple(sorted({thing.name for _, things, _ in read for thing in things}))
     items: list[Item] = []
     problems: list[Problem] = []
+    if path == folder:
+        annotated = set(_stems(path, folder))
+        problems += [
+            Problem(NO_LABELS, str(one)) for name, one in images.items() if name not in annotated
+        ]
     for image, things, hw in read:
         labels = [Label(names.index(t.name), t.xyxy, t.where, ignore=t.difficult) for t in things]
         item, told = make_item(image, labels, hw)

@@ -4,10 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edge.data.items import Dataset, Item, Label, Problem, images_in, make_item, thin
+from edge.data.items import (
+    NO_IMAGE,
+    NO_LABELS,
+    Dataset,
+    Item,
+    Label,
+    Problem,
+    images_in,
+    make_item,
+    thin,
+)
 from edge.errors import DataError
 from edge.files import read_file
 from edge.names import read_names
@@ -31,8 +41,8 @@ def read_yolo(
 ) -> Dataset:
     """Read `images/` and `labels/`, or images with `labels/*.txt` or `*.txt` beside them.
 
-    An image without a label file shows nothing. Names come from `*.names` or `classes.txt` in the
-    folder; `classes` are the names where there is no such file.
+    An image without a label file shows nothing, and is counted. Names come from `*.names` or
+    `classes.txt` in the folder; `classes` are the names where there is no such file.
 
     Raises:
         DataError: no images, no label that belongs to one, or a line that is not a label.
@@ -43,13 +53,24 @@ def read_yolo(
     if not any(text.is_file() for text in texts.values()):
         raise DataError(f"{folder}: none of {len(images)} images has a label file of its name")
     items: list[Item] = []
-    problems: list[Problem] = []
+    problems = _without_images(folder, texts)
     for image in thin(images, limit):
+        if not texts[image].exists():
+            problems.append(Problem(NO_LABELS, str(image)))
         item, told = make_item(image, read_labels(texts[image]), fraction=True)
         items.append(item)
         problems.extend(told)
     names = _names(folder, classes, items)
     return Dataset(folder.name, "yolo", names, tuple(items), str(folder), tuple(problems))
+
+
+def _without_images(folder: Path, texts: Mapping[Path, Path]) -> list[Problem]:
+    """Label files that belong to no image; looked for in `labels/`, which holds nothing else."""
+    if not (folder / "labels").is_dir():
+        return []
+    known = set(texts.values()) | {folder / "labels" / "classes.txt"}
+    found = sorted(path for path in (folder / "labels").rglob("*.txt") if path not in known)
+    return [Problem(NO_IMAGE, str(path)) for path in found]
 
 
 def _label_path(image: Path, root: Path, folder: Path) -> Path:

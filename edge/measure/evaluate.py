@@ -112,6 +112,7 @@ class EvaluateResult:
         dropped: how often each rule had to change or drop a label.
         calibrated_on: how many of the images are, or look like, calibration images.
         suspicious_contract: how the other way of resizing does better on a few images, if it does.
+        warnings: what makes the figures doubtful, such as many images without labels.
         against, contracts: what `EvaluateOptions` of that name asked for, else None.
     """
 
@@ -138,6 +139,7 @@ class EvaluateResult:
     suspicious_contract: Suspicion | None
     against: Against | None = None
     contracts: ContractComparison | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; what was not asked for is left out."""
@@ -221,6 +223,7 @@ def evaluate(
         if asked.against is None
         else _against(asked.against, dataset, found[-1], found[0], spec.classes),
         contracts=compare_contracts(contracts, figures) if asked.try_contracts else None,
+        warnings=dataset.warnings,
     )
 
 
