@@ -102,7 +102,7 @@ class SinkWorker:
         self._stop = stop or threading.Event()
         self._queue: deque[Result] = deque()
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = self._left = False
         self._resume = 0.0
         # Since when the sink has been at one result.
         self._since: float | None = None
@@ -146,6 +146,8 @@ class SinkWorker:
     def close(self, wait_s: float = _DRAIN_S) -> None:
         """Ask it to close and wait; what is too slow for that is dropped."""
         self.ask_to_close()
+        if self._left:
+            return
         self._thread.join(wait_s * 0.6)
         if self._thread.is_alive():
             with self._changed:
@@ -153,6 +155,7 @@ class SinkWorker:
                 self._queue.clear()
             self._thread.join(wait_s * 0.4)
         if self._thread.is_alive():
+            self._left = True
             self._fail("does not end; it is left behind")
 
     def stats(self) -> SinkStats:

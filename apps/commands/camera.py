@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from edge.files import write_json
 from edge.options import described
 from edge.reporting import say
 from edge.video.address import public_name
+from edge.video.frame import SourceOptions
 
 if TYPE_CHECKING:
     from apps.camera.stats import CameraStats
@@ -31,6 +32,8 @@ _SOURCE = re.compile(
     r"\d+|/dev/.*|gst:.*|\w+://.*|.*\.(mp4|m4v|mov|avi|mkv|webm|jpe?g|png|bmp)", re.IGNORECASE
 )
 
+_OF_SOURCES = tuple(field.name for field in fields(SourceOptions))
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of sources, detector, outputs and dashboard."""
@@ -41,7 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ARTIFACT",
         help=".onnx or .engine of edge (default: a built-in detector, which is named)",
     )
-    parser.add_argument(
+    sources = parser.add_argument_group("sources")
+    sources.add_argument(
         "--source",
         action="append",
         default=[],
@@ -50,21 +54,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "or scenes://?seed=1&night=0.3; repeat it for several; {env:NAME} and {file:PATH} stand "
         "for a password kept there (default: the first camera, else the built-in world)",
     )
-    parser.add_argument(
+    sources.add_argument(
         "--list", action="store_true", help="show the cameras of this machine and end"
     )
-    add_options(parser, CameraOptions)
-    _output_arguments(parser)
-    _dashboard_arguments(parser)
-    parser.add_argument(
+    add_options(sources, SourceOptions)
+    add_options(parser.add_argument_group("detection"), CameraOptions, leave_out=_OF_SOURCES)
+    outputs = parser.add_argument_group("outputs")
+    _output_arguments(outputs)
+    outputs.add_argument(
         "--stats",
         type=target(),
         metavar="F",
         help="write the figures to this file as JSON when the app ends (-: standard output)",
     )
+    _dashboard_arguments(parser.add_argument_group("dashboard"))
 
 
-def _output_arguments(parser: argparse.ArgumentParser) -> None:
+def _output_arguments(parser: argparse._ArgumentGroup) -> None:
     texts = described(Outputs)
     screen = parser.add_mutually_exclusive_group()
     screen.add_argument("--headless", action="store_true", help="open no window")
@@ -77,7 +83,7 @@ def _output_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, Outputs)
 
 
-def _dashboard_arguments(parser: argparse.ArgumentParser) -> None:
+def _dashboard_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--serve",
         type=_address,
