@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from edge.options import count, option
@@ -71,12 +72,12 @@ class TableOptions:
         stability: measure how far the scales depend on the pictures, and whether more would help
     """
 
-    data: str | None = option(None, metavar="DIR")
+    data: str | Path | None = option(None, metavar="DIR")
     recipe: CalibrationRecipe = CalibrationRecipe()
-    output: str | None = option(None, hidden=True)
+    output: str | Path | None = option(None, hidden=True)
     fresh: bool = False
     choose: int | None = option(None, metavar="N", check=count)
-    pictures: str | None = option(None, metavar="DIR")
-    not_in: str | None = option(None, metavar="DIR")
+    pictures: str | Path | None = option(None, metavar="DIR")
+    not_in: str | Path | None = option(None, metavar="DIR")
     allow_overlap: bool = False
     stability: bool = False

@@ -52,10 +52,10 @@ class VerifyOptions:
         score: detections below it are not compared
     """
 
-    data: str = option("scenes", metavar="DIR")
+    data: str | Path = option("scenes", metavar="DIR")
     images: int = option(8, metavar="N", check=count)
     limit_db: float | None = option(None, metavar="DB")
-    names: str | None = option(None, metavar="F")
+    names: str | Path | None = option(None, metavar="F")
     resize: Literal["letterbox", "stretch"] | None = None
     threads: int | None = option(None, metavar="N", check=count)
     score: float = option(0.25, hidden=True)

@@ -189,7 +189,7 @@ def _cost_engines(
 
 
 def _made_table(
-    source: Graph, calib: str | None, recipe: CalibrationRecipe
+    source: Graph, calib: str | Path | None, recipe: CalibrationRecipe
 ) -> tuple[CalibrationTable, TableFacts]:
     path = _beside(source, "calib.json")
     made = calibrate(source, calib, recipe, known=path)
@@ -199,7 +199,7 @@ def _made_table(
         facts,
         method=recipe.method,
         images=made.used,
-        data=calib or SCENES,
+        data=str(calib or SCENES),
         skipped=made.skipped,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from calibration.recipe import CalibrationRecipe
@@ -39,8 +40,8 @@ class SourceOptions:
         hw: input height and width in pixels, in place of the model's own
     """
 
-    weights: str | None = option(None, metavar="F")
-    names: str | None = option(None, metavar="F")
+    weights: str | Path | None = option(None, metavar="F")
+    names: str | Path | None = option(None, metavar="F")
     resize: Literal["letterbox", "stretch"] | None = None
     random_weights: bool = False
     seed: int = 0
@@ -73,17 +74,17 @@ class ExportOptions:
 
     precision: Literal["fp32", "fp16", "int8"] | None = option(None, hidden=True)
     model: SourceOptions = SourceOptions()
-    calib: str | None = option(None, metavar="DIR")
+    calib: str | Path | None = option(None, metavar="DIR")
     recipe: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     keep: tuple[str, ...] = option((), metavar="NAMES")
-    precision_map: str | None = option(None, metavar="F")
+    precision_map: str | Path | None = option(None, metavar="F")
     max_map_drop: float | None = option(None, metavar="D", check=share)
     fastest_on_cpu: bool = False
-    accuracy_data: str | None = option(None, metavar="DIR")
+    accuracy_data: str | Path | None = option(None, metavar="DIR")
     verdict: bool = True
     build: BuildOptions = field(default_factory=BuildOptions)
     dla: int | None = option(None, metavar="CORE")
-    output: str = option("out", flag="-o --output", metavar="DIR")
+    output: str | Path = option("out", flag="-o --output", metavar="DIR")
 
     def __post_init__(self) -> None:
         if self.max_map_drop is None:

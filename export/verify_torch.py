@@ -18,7 +18,7 @@ __all__ = ["open_torch"]
 def open_torch(
     model: str | Path,
     *,
-    names: str | None = None,
+    names: str | Path | None = None,
     resize: Literal["letterbox", "stretch"] | None = None,
 ) -> tuple[Network, ModelSpec]:
     """Open a zoo name, .cfg, .npz or .safetensors, and say what it is.

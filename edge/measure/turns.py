@@ -328,7 +328,8 @@ def quick_ms(
                 break
             rounds += _rounds(detectors, frames, seconds, least)
         watch.look()
-        disturbed = tuple(watch.warnings(os.cpu_count() or 1))
+        warnings = watch.warnings(os.cpu_count() or 1)
+        disturbed = tuple(line.partition(";")[0] for line in warnings)
         found = {}
         for index, path in enumerate(opened):
             engine = [one[index]["engine"] for one in rounds]

@@ -27,8 +27,8 @@ class QuantizeOptions:
     """
 
     keep: tuple[str, ...] = option((), metavar="NAMES")
-    precision_map: str | None = option(None, metavar="F")
-    output: str | None = option(None, hidden=True)
+    precision_map: str | Path | None = option(None, metavar="F")
+    output: str | Path | None = option(None, hidden=True)
 
 
 def quantize(

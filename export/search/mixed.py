@@ -75,11 +75,11 @@ class SearchOptions:
     max_map_drop: float = option(0.005, metavar="D", check=share)
     images: int = option(IMAGES, metavar="N", check=count)
     keep_as: Literal["fp16", "fp32"] = "fp16"
-    engines: tuple[str, str] | None = option(None, hidden=True)
+    engines: tuple[str | Path, str | Path] | None = option(None, hidden=True)
     fastest_on_cpu: bool = False
     threads: int | None = option(None, metavar="N", check=count)
-    precision_map: str | None = option(None, hidden=True)
-    output: str | None = option(None, hidden=True)
+    precision_map: str | Path | None = option(None, hidden=True)
+    output: str | Path | None = option(None, hidden=True)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def scales(
 
 def flat_options(**flat: Any) -> ExportOptions:
     """Options of an export, given without nesting."""
-    given = {k: str(v) if isinstance(v, Path) else v for k, v in flat.items()}
+    given = dict(flat)
     nested = {}
     for name, kind in (
         ("model", SourceOptions),
