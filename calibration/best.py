@@ -140,7 +140,7 @@ class _Contest:
         return reference(self.graph.model, inputs_of(few, self.contract), self.threads)
 
     def collect(self, equalise: bool) -> dict[str, _Trial]:
-        """Every recipe that one collection serves, by name."""
+        """Return every recipe that one run over the pictures serves, by name."""
         made = measure_scales(self.graph, self.fit, equalise=equalise, threads=self.threads)
         gains = {name: np.asarray(gain, np.float32) for name, gain in made.table.gains}
         seen = Seen()
@@ -249,7 +249,7 @@ def refine(
 
 
 def _open(quantized: Any, table: CalibrationTable) -> Any:
-    """The graph with its activations' scales as inputs that a run may give."""
+    """Return the graph with the scales of its activations as inputs that a run may set."""
     helper, kinds = require("onnx.helper"), require("onnx").TensorProto
     constants = {initializer.name for initializer in quantized.graph.initializer}
     names = [f"{name}.scale" for name, _ in table.amax]

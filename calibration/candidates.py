@@ -30,7 +30,7 @@ MOST_BYTES = 1 << 30
 def open_candidates(
     data: str | Path, most: int, beside: str | Path, most_bytes: int = MOST_BYTES
 ) -> Iterator[Dataset]:
-    """At most `most` images of a set, spread evenly, or of a video or camera, as they come.
+    """Open at most `most` pictures of a set, spread evenly, or frames of a video or camera.
 
     Frames of a source lie in a hidden folder beside `beside` as long as the context lasts, and
     take no more than `most_bytes` there, nor the disk's last room. They are deleted however it
@@ -97,12 +97,12 @@ class _Frames:
         self._kept = [one for one in self._kept if not one[0] % self.stride]
 
     def paths(self) -> list[Path]:
-        """The files, in the order of the frames."""
+        """Return the files, in the order of the frames."""
         return [path for _, path, _ in self._kept]
 
 
 def _recorded(word: str, most: int, frames: _Frames) -> Dataset:
-    """Frames of a source as files; of a video evenly spread, of a camera one in a second."""
+    """Write frames of a source as files: of a video evenly spread, of a camera one a second."""
     source = make_source(word, SourceOptions(fast=Path(word).is_file()))
     source.open()
     total = _frames_of(word)

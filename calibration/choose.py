@@ -130,7 +130,7 @@ def _reads(dataset: Dataset, item: Item, seen: Seen) -> bool:
 
 
 def _not_in(hashes: list[str], evaluation: Dataset | None) -> list[int]:
-    """Indices of the hashes that no image of `evaluation` is near."""
+    """Return the indices of the hashes that are far from every picture of `evaluation`."""
     if evaluation is None or not hashes:
         return list(range(len(hashes)))
     other = [one for _, frame in pictures(evaluation, Seen()) for one in either_way(frame)]
@@ -149,7 +149,7 @@ def _nothing(data: str | Path, seen: Seen, read: int, fresh: int) -> str:
 
 
 def _copy(items: list[Item], dataset: Dataset, folder: Path) -> None:
-    """The images as they are where they are files, as PNG where they are not; all or none."""
+    """Copy files as they are, and write as PNG what is no file; all or none."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:

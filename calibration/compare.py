@@ -21,7 +21,7 @@ class ThresholdChange:
 
     @property
     def ratio(self) -> float | None:
-        """New to old."""
+        """The new threshold divided by the old one."""
         return None if self.old is None or self.new is None else self.new / self.old
 
 

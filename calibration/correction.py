@@ -110,7 +110,7 @@ def measure_noise(
 
 
 def _session(model: Any, quantized: Any) -> tuple[Any, str]:
-    """A session of the FP32 graph with the quantized convolutions beside its own."""
+    """Open the FP32 graph with the quantized convolutions beside its own."""
     onnx = require("onnx")
     joined = onnx.ModelProto()
     joined.CopyFrom(model)

@@ -25,11 +25,11 @@ __all__ = ["apply_gains", "find_gains"]
 _COMMUTES = ("LeakyRelu", "Relu", "MaxPool", "Resize")
 # Beyond this a channel carries next to nothing, and scaling it up would only raise its noise.
 _MOST = 32.0
-# How much of the channels' differences the weights take. In a network with depthwise convolutions
-# channels differ most: with more of that in the weights yolo-fastest-1.1 keeps .4 points of mAP@.5
-# more, the mean of four draws of the calibration images (`tools/int8/equalise_strength.py`); one
-# draw
-# alone is off by up to as much. Plain networks keep no more.
+# Share of the channels' differences that the weights take. Channels differ most in a network with
+# depthwise convolutions: with more of that in the weights yolo-fastest-1.1 keeps .4 points of
+# mAP@.5 more, the mean of four draws of the calibration pictures
+# (`tools/int8/equalise_strength.py`); a single draw is off by up to as much. Plain networks keep
+# no more.
 STRENGTH, DEPTHWISE_STRENGTH = 0.5, 0.7
 Weights = dict[str, NDArray[np.float32]]
 
@@ -46,7 +46,7 @@ class _Link:
 def find_gains(
     model: Any, peaks: Mapping[str, NDArray[np.float32]], strength: float | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """Gains (C,) by tensor name for each tensor that can be equalised.
+    """Return gains (C,) by tensor name for each tensor that can be equalised.
 
     Args:
         model: FP32 onnx `ModelProto`.
@@ -70,7 +70,7 @@ def find_gains(
 
 
 def apply_gains(model: Any, gains: Mapping[str, NDArray[np.float32]]) -> Any:
-    """A copy of `model` with `gains` in its weights; it computes what `model` computes.
+    """Return a copy of `model` with `gains` in its weights; it computes the same.
 
     Raises:
         ValueError: a tensor of `gains` is not one that can be equalised in this graph.
@@ -120,7 +120,7 @@ def _links(model: Any) -> list[_Link]:
 def _maker(
     tensor: str, makers: dict[str, Any], readers: dict[str, list[Any]], outputs: set[str]
 ) -> Any | None:
-    """The convolution above `tensor`, if all between commutes and nobody else reads it."""
+    """Return the convolution above `tensor`, if all between commutes and has no other reader."""
     node = makers.get(tensor)
     while node is not None and node.op_type in _COMMUTES:
         tensor = node.input[0]
@@ -146,13 +146,13 @@ def _is_depthwise(node: Any, weight: NDArray[np.float32]) -> bool:
 
 
 def _by_group(node: Any, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(groups, outputs of a group, inputs of a group, kH, kW)."""
+    """Return the weight as (groups, outputs of a group, inputs of a group, kH, kW)."""
     groups = _groups(node)
     return weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
 
 
 def _input_ranges(node: Any, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Largest |w| that each input channel meets, (C,)."""
+    """Return the largest |w| that each input channel meets, (C,)."""
     ranges: NDArray[np.float32] = np.abs(_by_group(node, weight)).max(axis=(1, 3, 4)).reshape(-1)
     return ranges
 

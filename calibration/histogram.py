@@ -55,7 +55,7 @@ class Histogram:
         self.counts += np.bincount(magnitude.astype(np.int32), minlength=BINS)
 
     def merge(self, other: Histogram) -> Histogram:
-        """The histogram of the data of both; neither changes."""
+        """Return the histogram of the data of both; neither changes."""
         wide, narrow = (self, other) if self.limit >= other.limit else (other, self)
         merged = Histogram(narrow.counts.copy(), narrow.limit, narrow.peak, narrow.seen)
         merged._widen(wide.limit)

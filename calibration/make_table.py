@@ -98,7 +98,7 @@ def make_table(onnx: Graph | str | Path, options: TableOptions | None = None) ->
 
 
 def _refuse_evaluation_pictures(dataset: Dataset, evaluation: Dataset) -> None:
-    """Before the work, not after it."""
+    """Refuse pictures of the evaluation set before the work begins."""
     seen = Seen()
     for _ in pictures(dataset, seen):
         pass

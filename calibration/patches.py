@@ -32,7 +32,7 @@ class Geometry:
 
 
 def geometry(node: Any, weight: NDArray[Any]) -> Geometry:
-    """Of an ONNX Conv node with explicit pads and weights (O, I, kH, kW)."""
+    """Return the geometry of an ONNX Conv node with explicit pads and weights (O, I, kH, kW)."""
     known: dict[str, Any] = {a.name: tuple(a.ints) or a.i for a in node.attribute}
     return Geometry(
         kernel=(weight.shape[2], weight.shape[3]),
@@ -44,7 +44,7 @@ def geometry(node: Any, weight: NDArray[Any]) -> Geometry:
 
 
 def _windows(x: Array, conv: Geometry) -> Array:
-    """A view (C, rows, columns, kH, kW) of x (1, C, H, W), which is padded first."""
+    """Return windows (C, rows, columns, kH, kW) of x (1, C, H, W), which is padded first."""
     top, left, bottom, right = conv.pads
     padded = np.pad(x[0], ((0, 0), (top, bottom), (left, right)))
     reach = [(k - 1) * d + 1 for k, d in zip(conv.kernel, conv.dilations, strict=True)]
@@ -55,7 +55,7 @@ def _windows(x: Array, conv: Geometry) -> Array:
 
 
 def patches(x: Array, conv: Geometry, count: int, rng: np.random.Generator) -> Array:
-    """At most `count` positions of x (1, C, H, W), drawn at random: (groups, count, C/g kH kW)."""
+    """Return at most `count` random patches of x (1, C, H, W): (groups, count, C/g kH kW)."""
     windows = _windows(x, conv)
     rows, columns = windows.shape[1:3]
     drawn = rng.permutation(rows * columns)[:count]
@@ -66,6 +66,6 @@ def patches(x: Array, conv: Geometry, count: int, rng: np.random.Generator) -> A
 
 
 def mean_patch(x: Array, conv: Geometry) -> NDArray[np.float64]:
-    """The mean over all positions of x (1, C, H, W): (groups, C/g kH kW)."""
+    """Return the mean patch over all positions of x (1, C, H, W): (groups, C/g kH kW)."""
     mean = _windows(x, conv).mean(axis=(1, 2), dtype=np.float64)
     return np.asarray(mean.reshape(conv.groups, -1))

@@ -26,14 +26,14 @@ _PASS_THROUGH = ("MaxPool", "Resize", "Slice")
 
 
 def convolutions(model: Any) -> list[Any]:
-    """The Conv nodes of an onnx `ModelProto`, in the graph's order."""
+    """Return the Conv nodes of an onnx `ModelProto`, in the graph's order."""
     return [node for node in model.graph.node if node.op_type == "Conv"]
 
 
 def quantize_weight(
     weight: NDArray[np.float32],
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric INT8 weights (O, I, kH, kW) and their scale (O,) per output channel."""
+    """Return symmetric INT8 weights (O, I, kH, kW) and their scale (O,) per output channel."""
     peak = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
     # The scale of a channel next to nothing would underflow to 0; its levels are 0 with any scale.
     scale = np.where(peak > QMAX * _TINY, peak / QMAX, 1).astype(np.float32)
@@ -42,7 +42,7 @@ def quantize_weight(
 
 
 def shared_scales(model: Any, amax: Mapping[str, float]) -> dict[str, float]:
-    """`amax` with one value for tensors that are quantized twice for want of a common scale.
+    """Return `amax` with one value for tensors that else would be quantized twice.
 
     Joined are the input and the output of an operation that only moves values, and the inputs of
     a concat or an addition with each other and the output; those joined to any of them come
@@ -69,7 +69,7 @@ def insert_qdq(
     *,
     keep: Collection[str] = (),
 ) -> Any:
-    """A copy of an FP32 `ModelProto` whose convolutions run in INT8.
+    """Return a copy of an FP32 `ModelProto` whose convolutions run in INT8.
 
     Symmetric, weights per output channel, activations per tensor, scales in FP32, bias in FP32.
 
@@ -141,7 +141,7 @@ def _weight_node(graph: Any, initializer: Any) -> list[Any]:
 
 
 def _insert(graph: Any, added: Mapping[str, list[Any]]) -> None:
-    """Put each tensor's new nodes behind its producer; those of inputs and weights first."""
+    """Put the new nodes of each tensor after its producer, those of inputs and weights first."""
     produced = {output for node in graph.node for output in node.output}
     ordered = [new for name, nodes in added.items() if name not in produced for new in nodes]
     for node in graph.node:

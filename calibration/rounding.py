@@ -21,12 +21,12 @@ Steps = NDArray[np.int8]
 
 
 def pack_steps(steps: Steps) -> str:
-    """Steps of -1, 0 and 1 as text: zlib (RFC 1950) of their bytes, base64 (RFC 4648)."""
+    """Return steps of -1, 0 and 1 as text: zlib (RFC 1950) of their bytes, base64 (RFC 4648)."""
     return base64.b64encode(zlib.compress(np.asarray(steps, np.int8).tobytes(), 9)).decode()
 
 
 def unpack_steps(text: str, shape: tuple[int, ...]) -> Steps:
-    """What `pack_steps` packed, as an array of `shape`.
+    """Return what `pack_steps` packed, as an array of `shape`.
 
     Raises:
         ValueError: damaged, of another shape, or with other steps.

@@ -25,7 +25,7 @@ _BLOCK = 64
 def fit_rounding(
     weight: Array, conv: Geometry, rows: Rows
 ) -> tuple[NDArray[np.float64], NDArray[np.int8], float]:
-    """Levels of the weights (groups, K, O/g), their steps from the nearest, and the gain in dB."""
+    """Return levels of the weights (groups, K, O/g), steps from the nearest, and the gain in dB."""
     nearest, scale = quantize_weight(weight)
     target = _columns(weight / scale[:, None, None, None], conv)
     start = _columns(nearest, conv)
@@ -39,14 +39,14 @@ def fit_rounding(
 
 
 def _columns(weight: NDArray[Any], conv: Geometry) -> NDArray[np.float64]:
-    """(O, I, kH, kW) as (groups, I kH kW, O/groups)."""
+    """Return weights (O, I, kH, kW) as (groups, I kH kW, O/groups)."""
     grouped = weight.reshape(conv.groups, len(weight) // conv.groups, -1)
     columns: NDArray[np.float64] = grouped.swapaxes(1, 2).astype(np.float64)
     return columns
 
 
 def _moments(seen: Array, wanted: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Second moments (groups, K, K) of the inputs about their mean, and with the FP32 ones."""
+    """Return second moments (groups, K, K) of the inputs, and of them with the FP32 inputs."""
     centred = seen - seen.mean(axis=1, keepdims=True)
     other = wanted - wanted.mean(axis=1, keepdims=True)
     own = (centred.swapaxes(1, 2) @ centred).astype(np.float64)
@@ -66,7 +66,7 @@ def descend(
     cross: NDArray[np.float64],
     passes: int = _PASSES,
 ) -> NDArray[np.float64]:
-    """Levels next to `target` that bring inputs times levels near FP32 inputs times `target`.
+    """Return levels next to `target` that bring inputs times levels near the FP32 output.
 
     Args:
         start, target: (groups, K, O), in units of the weights' step.
@@ -117,7 +117,7 @@ def _turn(
 def _error(
     levels: NDArray[np.float64], target: NDArray[np.float64], seen: Array, wanted: Array
 ) -> float:
-    """Power of the output's error about its mean, which the bias takes."""
+    """Return the power of the output's error about its mean, which the bias takes."""
     error = seen @ levels.astype(np.float32) - wanted @ target.astype(np.float32)
     return float(np.sum(error.var(axis=1, dtype=np.float64)))
 
@@ -128,7 +128,7 @@ def mean_error(
     conv: Geometry,
     mean: tuple[NDArray[np.float64], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    """Mean error of each output channel (O,)."""
+    """Return the mean error of each output channel (O,)."""
     scale = quantize_weight(weight)[1].reshape(conv.groups, 1, -1)
     found = mean[0][:, None] @ (levels * scale) - mean[1][:, None] @ _columns(weight, conv)
     return np.asarray(found.reshape(-1))
@@ -137,7 +137,7 @@ def mean_error(
 Array = NDArray[np.float32]
 # Rows of the fit: more than unknowns, as far as small maps have them.
 _ROWS = 6000
-# One image of so many judges and does not fit.
+# One picture in four judges and does not fit.
 HELD = 4
 
 
@@ -158,7 +158,7 @@ def rows_of(
     arrays: Sequence[tuple[str, Array]],
     threads: int | None,
 ) -> Rows:
-    """Rows of what the convolution reads as `tensor`, at the same random places of both graphs.
+    """Return what the convolution reads as `tensor`, at the same random places of both graphs.
 
     Args:
         plain, quantized: the FP32 graph, and the one whose earlier layers are in INT8.
@@ -182,7 +182,7 @@ def rows_of(
 
 
 def _tap(model: Any, tensor: str, threads: int | None) -> Callable[[Array], Array]:
-    """From a network input to the value of `tensor`."""
+    """Return a function from a network input to the value of `tensor`."""
     onnx = require("onnx")
     if tensor == model.graph.input[0].name:
         return lambda array: array

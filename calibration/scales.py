@@ -186,7 +186,7 @@ def _equalised(
 
 
 def _short(value: float) -> float:
-    """Five digits: exact as a gain, since what is divided out is what is multiplied in."""
+    """Round to five digits, which is exact for a gain: the same value is divided and multiplied."""
     return float(f"{value:.5g}")
 
 

@@ -99,7 +99,7 @@ def _scores(spec: ModelSpec, decode: Decoder, heads: list[Array]) -> Array:
 
 
 def choose(features: Features, count: int) -> list[int]:
-    """Indices of `count` images, best first, all of them where there are no more.
+    """Return the indices of `count` pictures, best first, or of all where there are no more.
 
     Greedy for the sum of three coverages, in each of which what one image adds can only shrink as
     others join, so that the greedy choice has 63 % of the best one's value or more (Nemhauser,
@@ -126,18 +126,18 @@ def choose(features: Features, count: int) -> list[int]:
 
 
 def coverage(features: Features, chosen: list[int]) -> Coverage:
-    """What the images at indices `chosen` have of all."""
+    """Return how much of all pictures those at indices `chosen` cover."""
     ranges, classes, likeness = (float(p[chosen].max(axis=0).sum()) for p in _parts(features))
     return Coverage(ranges, classes, likeness)
 
 
 def _parts(features: Features) -> list[Array]:
-    """Three (N, columns) arrays: what each image covers; a part's best sum is 1."""
+    """Return three (N, columns) arrays of what each picture covers; each sums to 1 at best."""
     return [_of_most(features.peaks), _of_most(features.classes), _likeness(features.pooled)]
 
 
 def _of_most(values: Array) -> Array:
-    """Each value as a share of its column's largest; columns of nothing cover nothing."""
+    """Return each value as a share of the largest in its column; empty columns are left out."""
     most = values.max(axis=0)
     used = most > 0
     if not used.any():
@@ -146,7 +146,7 @@ def _of_most(values: Array) -> Array:
 
 
 def _likeness(pooled: Array) -> Array:
-    """How like two images are, (N, N): the cosine of their channel means about the set's."""
+    """Return how alike two pictures are, (N, N): the cosine of their centred channel means."""
     centred = (pooled - pooled.mean(axis=0)) / (pooled.std(axis=0) + 1e-12)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = centred / np.maximum(length, 1e-12)

@@ -191,7 +191,7 @@ def _loss_db(noise_: NDArray[np.float64], least: NDArray[np.float64]) -> float:
 
 
 def _enough(curve: Sequence[Point]) -> int | None:
-    """The first count from which on nothing is gained any more; the last point gains nothing."""
+    """Return the first count after which more pictures gain nothing; None if even the last did."""
     for index, point in enumerate(curve[:-1]):
         if all(abs(later.loss_db) < _ENOUGH_DB for later in curve[index:]):
             return point.images

@@ -60,14 +60,14 @@ def noise(histogram: Histogram, amax: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _mse(histogram: Histogram) -> float:
-    """The threshold of the least mean squared error."""
+    """Return the threshold of the least mean squared error."""
     candidates = histogram.peak * np.linspace(1 / _CANDIDATES, 1, _CANDIDATES)
     best = int(np.argmin(noise(histogram, candidates)))
     return float(candidates[best])
 
 
 def _entropy(histogram: Histogram) -> float:
-    """The threshold of the least Kullback-Leibler divergence to its 128-level version.
+    """Return the threshold of the least Kullback-Leibler divergence to its 128-level version.
 
     NVIDIA, "8-bit inference with TensorRT" (GTC 2017, S7310).
     """
@@ -83,7 +83,7 @@ def _entropy(histogram: Histogram) -> float:
 
 
 def _divergence(counts: NDArray[np.float64], stop: int) -> float:
-    """KL of the distribution clipped at bin `stop` against its quantization to 128 levels."""
+    """Return the divergence of the distribution clipped at bin `stop` from its 128 levels."""
     kept = counts[:stop].copy()
     clipped = kept.copy()
     clipped[-1] += counts[stop:].sum()

@@ -173,7 +173,7 @@ def _with_verdict(
     folder: Path,
     options: ExportOptions,
 ) -> ExportResult:
-    """Of a graph made here; of one that was brought here, where its engine can be measured."""
+    """Add the verdict: always on a graph made here, else only where its engine can be measured."""
     engine = None if result.engine is None else Path(result.engine.file)
     if made is None and (engine is None or driver_facts() is None):
         return result

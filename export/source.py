@@ -94,7 +94,7 @@ def _from_onnx(source: Graph, folder: Path, resize: Any) -> Graph:
 
 
 def _refuse_damaged(source: Graph) -> None:
-    """Before a copy of it is written."""
+    """Refuse a damaged graph before a copy of it is written."""
     try:
         require("onnx").checker.check_model(source.model)
     except ArtifactError:

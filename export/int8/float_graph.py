@@ -22,7 +22,7 @@ __all__ = ["float_graph"]
 
 
 def float_graph(model: Any, table: CalibrationTable, *, keep: Collection[str] = ()) -> Any:
-    """A copy of an FP32 `ModelProto` whose weights and biases are those of the table's INT8 graph.
+    """Return a copy of an FP32 `ModelProto` with the weights and biases of the table's INT8 graph.
 
     Args:
         keep: convolutions that stay in floating point, which are right as they are.

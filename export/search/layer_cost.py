@@ -65,7 +65,7 @@ def attribute(names: Iterable[str], times: Mapping[str, float]) -> dict[str, flo
 
 
 def _owner(node: str, modules: Mapping[str, str]) -> str | None:
-    """The convolution of the longest module path that begins a node's name."""
+    """Return the convolution of the longest module path that a node's name begins with."""
     ends = [i for i, letter in enumerate(node) if letter in "._"] + [len(node)]
     for end in reversed(ends):
         if node[:end] in modules:

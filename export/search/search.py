@@ -81,7 +81,7 @@ class SearchTrials:
 
 
 def upper_drop(drop: float, spread: float) -> float:
-    """95 % bound of the drop that images like these have in the mean.
+    """Return the 95 % bound of the drop that pictures like these have on average.
 
     Rounding adds noise and no knowledge, so a gain is taken for luck.
     """
@@ -99,13 +99,13 @@ def fits(trial: Trial, budget: float) -> bool:
 
 
 def within(budget: float, drop: float, spread: float, head_db: float, pictures: int) -> bool:
-    """What `fits` says, of the figures alone."""
+    """Whether a budget holds: what `fits` says, from the figures alone."""
     floor = _FLOOR_DB if pictures >= FEW_PICTURES else FEW_PICTURES_DB
     return upper_drop(drop, spread) <= budget and head_db >= floor
 
 
 def keep_order(noise: Mapping[str, float], cost_ms: Mapping[str, float]) -> list[str]:
-    """Layers by noise power taken away for each millisecond; what costs nothing comes first."""
+    """Return layers by the noise that keeping them removes for each millisecond that it costs."""
     least = 1e-3 * max(max(cost_ms.values(), default=0.0), 1e-6)
     return sorted(noise, key=lambda name: -noise[name] / max(cost_ms.get(name, 0.0), least))
 
@@ -117,7 +117,7 @@ def search(
     good: Callable[[Trial], bool],
     tries: int = 6,
 ) -> SearchTrials:
-    """The set of kept layers that is `good` and cheapest by the estimate, and every trial made.
+    """Find the set of kept layers that is `good` and cheapest by the estimate; keep every trial.
 
     All layers kept is tried too where some must be: a mixture may turn out slower than none.
 
@@ -151,7 +151,7 @@ def _shortest(
     at: Callable[[Collection[str]], Trial],
     good: Callable[[Trial], bool],
 ) -> Trial:
-    """Bisection over prefixes of `order`; the first one is known not to be good."""
+    """Bisect over prefixes of `order`; the empty one is known not to be good."""
     low, high = 0, len(order)
     while high - low > 1:
         middle = (low + high) // 2
@@ -163,7 +163,7 @@ def _shortest(
 
 
 def worth_timing(found: SearchTrials, good: Callable[[Trial], bool], most: int) -> list[Trial]:
-    """The trials that may end on the front or be chosen: at most `most` and the two ends.
+    """Return the trials that may end on the front or be chosen: at most `most` and the two ends.
 
     Those that fit come first, by the estimate of their cost, then the estimated front.
     """
@@ -178,7 +178,7 @@ def worth_timing(found: SearchTrials, good: Callable[[Trial], bool], most: int) 
 def fastest(
     trials: Sequence[Trial], ms: Mapping[frozenset[str], float], good: Callable[[Trial], bool]
 ) -> Trial | None:
-    """Of the timed trials that are `good` the fastest; of equally fast ones that which keeps least.
+    """Return the fastest timed trial that is `good`; of equally fast ones, that which keeps least.
 
     None where none is good.
     """
@@ -198,7 +198,7 @@ def most_int8(trials: Sequence[Trial], good: Callable[[Trial], bool]) -> Trial |
 
 
 def pareto(trials: Sequence[Trial], ms: Mapping[frozenset[str], float]) -> list[Trial]:
-    """Trials that no other one beats in both the bound of the drop and its milliseconds in `ms`.
+    """Return the trials that no other one beats in both the bound of the drop and milliseconds.
 
     The fastest come first; trials that are not in `ms` are passed over.
     """

@@ -109,7 +109,7 @@ class Verdict:
     advice: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The verdict as `export-engine --json` writes it."""
         return asdict(self)
 
 
@@ -287,7 +287,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def int8_share(times: Mapping[str, float], layers: Sequence[LayerInfo]) -> tuple[float, float]:
-    """Shares of an engine's time in layers that take INT8, and in layers that only move data.
+    """Return the shares of an engine's time in INT8 layers and in layers that only move data.
 
     Args:
         times: milliseconds by layer name.
