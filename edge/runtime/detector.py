@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from edge.detections import Detections
 from edge.errors import ArtifactError
 from edge.onnx_file import OnnxFile
-from edge.reporting import say
 from edge.runtime.backend import Backend, Pipeline, Prepared, Raw, open_backend
 from edge.runtime.pipeline_cpu import HostPipeline
 from edge.spec import InputContract, Manifest, ModelSpec
@@ -84,10 +83,7 @@ class Detector:
         self.stages_ms: dict[str, float] = {}
         self._in_use = threading.Lock()
         self.pipeline: Pipeline
-        foreign = any(head.kind == "foreign" for head in spec.heads)
-        if backend.on_device and foreign:
-            say(f"{spec.name}: the GPU's kernels do not read its heads; the CPU decodes them")
-        if not backend.on_device or foreign:
+        if not backend.on_device:
             if layout != "bgr":
                 raise ValueError(f"{backend.name} takes frames as bgr, not {layout}")
             self.pipeline = HostPipeline(backend, contract, multi_label=multi_label)

@@ -242,6 +242,157 @@ extern "C" __global__ void decode(const float *raw, const Head *heads, const flo
 }
 HOST_ENTRY(decode)
 
+// ------------------------------------------------------------------ heads of other networks
+
+enum { BOX, OBJECTNESS, CLASSES, LABEL, KINDS };
+enum { GRID, PRIORS, DISTANCES, CORNERS, CENTRE };
+enum { NONE, SIGMOID_OF, TANH_OF, EXP_OF, SOFTMAX_OF };
+
+// Where the numbers of one kind lie: the first, then to the next anchor among the columns, to the
+// next row of candidates, and to the next column; in floats.
+struct Part {
+    long long at;  // from the first output's memory; less than nothing where a head has none
+    int anchor, down, across, width;
+};
+
+struct AnyHead {
+    int first, end, rows;
+    int fill;
+    Part parts[KINDS];
+};
+
+// What the numbers mean; one for all heads. See BoxCoding and ScoreCoding in spec.py.
+struct Coding {
+    int form, activation, size, squared, bins, order_yx, clip;
+    int class_activation, object_activation, background, first_label;
+    float variance, object_power, class_power, unit_x, unit_y, width, height;
+};
+
+__device__ __forceinline__ float activated(float x, int how) {
+    return how == SIGMOID_OF ? sigmoid(x) : how == TANH_OF ? tanhf(x) : how == EXP_OF ? expf(bound(x, -1e30f, 20.f)) : x;
+}
+
+__device__ __forceinline__ float raised(float x, float power) { return power == 1.f ? x : powf(x, power); }
+
+// One of a box's four numbers; with bins the mean of their distribution.
+__device__ __forceinline__ float number_of(const float *box, int which, int across, int bins) {
+    if (!bins) return __ldg(box + which * across);
+    const float *own = box + (long long)which * bins * across;
+    float top = __ldg(own), sum = 0.f, mean = 0.f;
+    for (int k = 1; k < bins; ++k) top = __ldg(own + k * across) > top ? __ldg(own + k * across) : top;
+    for (int k = 0; k < bins; ++k) {
+        float weight = expf(__ldg(own + k * across) - top);
+        sum += weight;
+        mean += weight * (float)k;
+    }
+    return mean / sum;
+}
+
+// `table` has six numbers for each candidate: origin and step of its centre, half its anchor.
+__device__ __forceinline__ float4 box_of(const float *box, int across, const Coding &c, const float *table,
+                                         int count, int number) {
+    int swap = c.order_yx;
+    float a = number_of(box, swap ? 1 : 0, across, c.bins), b = number_of(box, swap ? 0 : 1, across, c.bins);
+    float d = number_of(box, swap ? 3 : 2, across, c.bins), e = number_of(box, swap ? 2 : 3, across, c.bins);
+    float4 corners;
+    if (c.form == CORNERS || c.form == CENTRE) {
+        a *= c.unit_x, b *= c.unit_y, d *= c.unit_x, e *= c.unit_y;
+        float4 plain = {a, b, d, e}, centred = {a - d / 2.f, b - e / 2.f, a + d / 2.f, b + e / 2.f};
+        corners = c.form == CORNERS ? plain : centred;
+    } else {
+        float x = __ldg(table + number), y = __ldg(table + count + number);
+        float step_x = __ldg(table + 2 * count + number), step_y = __ldg(table + 3 * count + number);
+        float half_x = __ldg(table + 4 * count + number), half_y = __ldg(table + 5 * count + number);
+        if (c.form == DISTANCES) {
+            float4 sides = {x - step_x * a, y - step_y * b, x + step_x * d, y + step_y * e};
+            corners = sides;
+        } else {
+            if (c.form == PRIORS) {
+                d = activated(d * c.variance, EXP_OF), e = activated(e * c.variance, EXP_OF);
+            } else {
+                a = activated(a, c.activation), b = activated(b, c.activation);
+                d = activated(d, c.size), e = activated(e, c.size);
+                if (c.squared) d = 4.f * d * d, e = 4.f * e * e;
+            }
+            x += step_x * a, y += step_y * b, half_x *= d, half_y *= e;
+            float4 centred = {x - half_x, y - half_y, x + half_x, y + half_y};
+            corners = centred;
+        }
+    }
+    if (c.clip) {
+        corners.x = bound(corners.x, 0.f, c.width), corners.z = bound(corners.z, 0.f, c.width);
+        corners.y = bound(corners.y, 0.f, c.height), corners.w = bound(corners.w, 0.f, c.height);
+    }
+    return corners;
+}
+
+// One thread looks at one candidate; all heads in one launch.
+extern "C" __global__ void decode_any(const float *base, const AnyHead *heads, const Coding *coding,
+                                      const float *table, int count, int classes, int multi_label,
+                                      float score, u64 *keys, float4 *boxes, int *labels, u32 *found) {
+    int number = blockIdx.x * blockDim.x + threadIdx.x;
+    if (number >= count) return;
+    while (number >= heads->end) ++heads;
+    const Coding c = *coding;
+    int i = number - heads->first, anchor = i / heads->rows, row = i - anchor * heads->rows;
+    const float *of[KINDS];
+    for (int kind = 0; kind < KINDS; ++kind) {
+        const Part &part = heads->parts[kind];
+        of[kind] = part.width ? base + part.at + (long long)anchor * part.anchor + (long long)row * part.down : 0;
+    }
+    float whole = 1.f;
+    if (of[OBJECTNESS]) {
+        whole = raised(activated(__ldg(of[OBJECTNESS]), c.object_activation), c.object_power);
+        // Nothing that it is multiplied with is above 1.
+        if (!(whole > score)) return;
+    }
+    Candidates to = {keys, boxes, labels, found};
+    const Part &box = heads->parts[BOX], &part = heads->parts[CLASSES];
+    int best = 0;
+    float top = 1.f;
+    if (of[LABEL]) {
+        best = (int)rintf(bound(__ldg(of[LABEL]), -1e9f, 1e9f)) - c.first_label;
+        if (best < 0 || best >= classes) return;
+        top = activated(__ldg(of[CLASSES]), c.class_activation);
+    } else if (of[CLASSES]) {
+        const float *own = of[CLASSES] + (c.background == 1 ? part.across : 0);
+        float most = 0.f, sum = 1.f;
+        if (c.class_activation == SOFTMAX_OF) {
+            most = __ldg(of[CLASSES]);
+            for (int k = 1; k < part.width; ++k) {
+                float each = __ldg(of[CLASSES] + k * part.across);
+                most = each > most ? each : most;
+            }
+            sum = 0.f;
+            for (int k = 0; k < part.width; ++k) sum += expf(__ldg(of[CLASSES] + k * part.across) - most);
+        }
+        if (multi_label) {
+            float4 corners = box_of(of[BOX], box.across, c, table, count, number);
+            if (!(corners.z > corners.x && corners.w > corners.y)) return;
+            for (int k = 0; k < classes; ++k) {
+                float each = raised(activated(__ldg(own + k * part.across), c.class_activation), c.class_power);
+                if (each * whole > score) append(to, each * whole, number * classes + k, corners, k);
+            }
+            return;
+        }
+        top = __ldg(own);
+#pragma unroll 8
+        for (int k = 1; k < classes; ++k) {
+            float each = __ldg(own + k * part.across);
+            bool better = each > top;
+            top = better ? each : top;
+            best = better ? k : best;
+        }
+        top = c.class_activation == SOFTMAX_OF ? expf(top - most) / sum : activated(top, c.class_activation);
+        top = raised(top, c.class_power);
+    }
+    whole *= top;
+    if (!(whole > score)) return;
+    float4 corners = box_of(of[BOX], box.across, c, table, count, number);
+    if (corners.z > corners.x && corners.w > corners.y) append(to, whole, number, corners, best);
+}
+HOST_ENTRY(decode_any)
+
 // Detections that are there already, as candidates: for suppression alone.
 extern "C" __global__ void collect(const float4 *from, const float *scores, const int *classes, int count,
                                    u64 *keys, float4 *boxes, int *labels, u32 *found) {
@@ -288,7 +439,7 @@ __device__ __forceinline__ float intersection(float4 a, float4 b) {
 // Bit k of word w of box i: box 64 w + k comes later, is of its class and overlaps it too much.
 // A word's rows lie side by side, `top` of them.
 extern "C" __global__ void overlap(const float4 *boxes, const int *labels, const u32 *found, u32 top,
-                                   float iou, u64 *mask) {
+                                   float iou, int exclusive, u64 *mask) {
     u32 i = blockIdx.x * blockDim.x + threadIdx.x, first = blockIdx.y * 64;
     u32 count = *found < top ? *found : top;
     if (i >= count || first >= count || first + 63 <= i) return;
@@ -308,7 +459,7 @@ extern "C" __global__ void overlap(const float4 *boxes, const int *labels, const
 #pragma unroll
         for (u32 k = 0; k < 8; ++k) {
             u32 j = group + k;
-            if (j <= i || j >= count || theirs[k] != label) continue;
+            if (j <= i || j >= count || (theirs[k] != label && !exclusive)) continue;
             float both = intersection(mine, others[k]);
             if (both / (my_area + area(others[k]) - both) > iou) word |= 1ull << (j - first);
         }

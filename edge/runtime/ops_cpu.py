@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from edge.detections import Detections
 from edge.letterbox import Letterbox
+from edge.runtime.heads import ORDER, Part, candidate_table, parts_of
 from edge.runtime.ort_nms import kept_by_class
-from edge.spec import BoxCoding, HeadSpec, Holds, InputContract, ModelSpec
+from edge.spec import BoxCoding, HeadSpec, InputContract, ModelSpec
 
 __all__ = ["MAX_CANDIDATES", "Decoder", "Preprocessor", "nms", "preprocess", "tables"]
 
@@ -129,15 +130,6 @@ def _exponentials(picked: Array, top: Array) -> Array:
     return rows
 
 
-class _Part(NamedTuple):
-    """One kind of columns in one tensor: where it begins, and columns to the next anchor."""
-
-    source: int
-    column: int
-    step: int
-    width: int
-
-
 class _Head:
     """One head's constants and how its candidates are picked.
 
@@ -159,8 +151,8 @@ class _Head:
             (number, needed * self.rows, tensor, needed)
             for number, (needed, tensor) in enumerate(each, first)
         ]
-        self._parts = _parts(head, first, classes)
-        order = [kind for kind in _ORDER if kind in self._parts]
+        self._parts = parts_of(head, first, classes)
+        order = [kind for kind in ORDER if kind in self._parts]
         # Columns that lie side by side already are taken in one go.
         chosen = [self._parts[kind] for kind in order]
         width = sum(part.width for part in chosen)
@@ -176,13 +168,13 @@ class _Head:
         self._softmax = head.score.classes == "softmax"
         background = head.score.background
         self._real = slice(background == "first", -1 if background == "last" else None)
-        self.table = _table(head, contract) if head.box.levels else None
+        self.table = candidate_table(head, contract) if head.box.levels else None
         nowhere = None if self.table is None else self.table[:, :, :0]
         self._nothing = np.empty((0, width), np.float32), nowhere
         self._passed = np.empty((self.count, self.rows), np.bool_)
         self._passed_flat = self._passed.reshape(-1)
 
-    def _view(self, raw: Sequence[NDArray[Any]], part: _Part) -> NDArray[Any]:
+    def _view(self, raw: Sequence[NDArray[Any]], part: Part) -> NDArray[Any]:
         """(anchors, width, rows) of one kind, without a copy."""
         array = np.ascontiguousarray(raw[part.source])
         item = array.itemsize
@@ -199,7 +191,7 @@ class _Head:
     def pick(
         self, raw: Sequence[NDArray[Any]], gates: tuple[float, float]
     ) -> tuple[Array, Array | None]:
-        """Raw numbers (M, columns) of what can pass, by `_ORDER`, and its table (3, 2, M).
+        """Raw numbers (M, columns) of what can pass, by `ORDER`, and its table (3, 2, M).
 
         A score is a product, so objectness alone can rule a box out before its classes are looked
         at: `gates` are the least raw objectness and the least raw class.
@@ -266,54 +258,6 @@ def tables(spec: ModelSpec, raw: Sequence[NDArray[Any]]) -> list[dict[str, Array
         found.append(own.columns(raw))
         first += len(head.tensors)
     return found
-
-
-# What a picked candidate's numbers are, in this order.
-_ORDER: tuple[Holds, ...] = ("box", "objectness", "classes", "label")
-
-
-def _parts(head: HeadSpec, first: int, classes: int) -> dict[str, _Part]:
-    """Where each kind of columns lies; `classes` without a column are left out."""
-    parts: dict[str, _Part] = {}
-    side_by_side = head.layout.anchors == "kinds"
-    for source, tensor in enumerate(head.layout.tensors, first):
-        widths = [head.width(kind, classes) for kind in tensor.holds]
-        shared = [kind == "classes" and head.layout.shared_classes for kind in tensor.holds]
-        own = sum(width for width, one in zip(widths, shared, strict=True) if not one)
-        column = 0
-        for kind, width, one in zip(tensor.holds, widths, shared, strict=True):
-            step = 0 if one else width if side_by_side else own
-            if kind != "other":
-                parts[kind] = _Part(source, column, step, width)
-            column += width * (head.side_by_side if side_by_side and not one else 1)
-    return parts
-
-
-def _table(head: HeadSpec, contract: InputContract) -> Array:
-    """(3, 2, candidates): see `_Head`."""
-    box, whole = head.box, np.array(contract.hw[::-1], np.float64)
-    levels = []
-    for level in box.levels:
-        rows, columns = level.grid_hw
-        grid = np.array((columns, rows))
-        at = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=2).reshape(-1, 2)
-        stride = whole / (grid + box.margin) if level.stride is None else np.full(2, level.stride)
-        centre = (at + box.shift) * stride
-        anchors = np.asarray(level.anchors, np.float64)
-        if box.clip_priors:
-            centre, anchors = np.clip(centre, 0, whole), np.clip(anchors, 0, whole)
-        step = {"cells": stride, "pixels": np.ones(2), "input": whole}[box.unit]
-        if box.form == "grid":
-            centre = centre - (box.stretch - 1) / 2 * stride
-            step = box.stretch * stride
-        parts = np.empty((len(anchors), len(at), 3, 2))
-        parts[:, :, 0] = centre
-        parts[:, :, 1] = box.variances[0] * anchors[:, None] if box.form == "priors" else step
-        parts[:, :, 2] = anchors[:, None] / 2
-        if head.layout.anchors == "inner":
-            parts = parts.swapaxes(0, 1)
-        levels.append(parts.reshape(-1, 3, 2))
-    return np.ascontiguousarray(np.concatenate(levels).transpose(1, 2, 0), np.float32)
 
 
 def _every_class(logits: Array, objectness: Array, score: float) -> tuple[Any, Any, Array]:

@@ -7,7 +7,7 @@ stream, from buffer to buffer, and what it queues can be captured into a graph.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,8 @@ from edge.detections import Detections
 from edge.letterbox import Letterbox
 from edge.runtime.compile import compile_kernels
 from edge.runtime.device import Device, DeviceBuffer, HasPointer, Kernel, Mirror, Module, Stream
-from edge.spec import HeadSpec, InputContract, ModelSpec
+from edge.runtime.heads import candidate_table, parts_of
+from edge.spec import HeadSpec, Holds, InputContract, ModelSpec
 
 __all__ = [
     "CANDIDATES",
@@ -48,6 +49,22 @@ _HEAD = np.dtype(  # Head of kernels.cu
     + [("convdet", np.int32)]
     + [(name, np.float32) for name in ("step_x", "step_y", "stretch")],
     align=True,
+)
+_KINDS: tuple[Holds, ...] = ("box", "objectness", "classes", "label")
+_PART = np.dtype(  # Part of kernels.cu
+    [("at", np.int64)] + [(name, np.int32) for name in ("anchor", "down", "across", "width")]
+)
+_ANY_HEAD = np.dtype(  # AnyHead of kernels.cu
+    [(name, np.int32) for name in ("first", "end", "rows", "fill")] + [("parts", _PART, 4)]
+)
+_FORMS = ("grid", "priors", "distances", "corners", "centre")
+_ANY_ACTIVATIONS = ("none", "sigmoid", "tanh", "exp", "softmax")
+_CODED = "form activation size squared bins order_yx clip class_activation object_activation "
+_CODED += "background first_label"
+_WEIGHED = "variance object_power class_power unit_x unit_y width height"
+_CODING = np.dtype(  # Coding of kernels.cu
+    [(name, np.int32) for name in _CODED.split()]
+    + [(name, np.float32) for name in _WEIGHED.split()]
 )
 _ROW = np.dtype([("xyxy", np.float32, 4), ("score", np.float32), ("class_id", np.int32)])
 
@@ -275,6 +292,8 @@ class Decoder:
     Attributes:
         raw: the heads, float32, on the device; what `enqueue` reads.
         candidates: what it writes.
+        suppressed: whether the graph has suppressed overlapping boxes already.
+        exclusive: whether boxes suppress each other whatever their classes.
     """
 
     def __init__(
@@ -290,20 +309,85 @@ class Decoder:
         Args:
             raw: where a network leaves its heads; by default memory that `__call__` fills.
         """
+        self._foreign = any(head.kind == "foreign" for head in spec.heads)
+        self._kernels, self._spec, self._classes = kernels, spec, len(spec.classes)
+        self._count = sum(head.candidates for head in spec.heads)
+        self.suppressed, self.exclusive = spec.heads[0].layout.suppressed, False
+        if self._foreign:
+            self._begin_foreign(raw, multi_label)
+            return
         activations = {head.class_activation for head in spec.heads}
         if len(activations) != 1:
             raise ValueError(f"{spec.name}: heads of different class activations: {activations}")
         self._activation = _ACTIVATIONS[activations.pop()]
-        self._kernels, self._spec, self._classes = kernels, spec, len(spec.classes)
         self._multi_label = multi_label and self._activation == _ACTIVATIONS["sigmoid"]
         self._owned = [] if raw is not None else self._allocate()
         self.raw = raw if raw is not None else self._owned
-        self._count = sum(_candidates(head) for head in spec.heads)
         self._table = kernels.upload(self._heads())
         anchors = [anchor for head in spec.heads for anchor in head.anchors]
         self._anchors = kernels.upload(np.asarray(anchors, np.float32))
         each = self._classes if self._multi_label else 1
         self.candidates = Candidates(kernels.device, self._count * each)
+
+    def _begin_foreign(self, raw: list[DeviceBuffer] | None, multi_label: bool) -> None:
+        """The tables of `decode_any`, which reads any head."""
+        spec, kernels = self._spec, self._kernels
+        first = spec.heads[0]
+        for head in spec.heads[1:]:
+            alike = replace(head.box, levels=first.box.levels) == first.box
+            if not alike or head.score != first.score or head.layout.held != first.layout.held:
+                raise ValueError(f"{spec.name}: heads of different codings")
+        plain = "label" not in first.layout.held and first.score.classes != "softmax"
+        self._multi_label = multi_label and plain
+        self.exclusive = first.score.exclusive and not self._multi_label
+        shapes = [
+            (head.columns(tensor, self._classes), head.candidates // head.side_by_side)
+            for head in spec.heads
+            for tensor in head.layout.tensors
+        ]
+        self._owned = [kernels.device.allocate(each, np.float32) for each in shapes]
+        if raw is not None:
+            for buffer in self._owned:
+                buffer.close()
+            self._owned = []
+        self.raw = raw if raw is not None else self._owned
+        self._table = kernels.upload(self._any_heads())
+        self._coding = kernels.upload(self._coded())
+        tables = [candidate_table(h, spec.contract) for h in spec.heads if h.box.levels]
+        geometry = np.concatenate(tables, axis=2) if tables else np.zeros(1, np.float32)
+        self._anchors = kernels.upload(geometry)
+        each = self._classes if self._multi_label and "classes" in first.layout.held else 1
+        self.candidates = Candidates(kernels.device, self._count * each)
+
+    def _any_heads(self) -> NDArray[Any]:
+        heads = np.zeros(len(self._spec.heads), _ANY_HEAD)
+        first, tensor = 0, 0
+        for head, row in zip(self._spec.heads, heads, strict=True):
+            row["first"], row["end"] = first, first + head.candidates
+            rows = row["rows"] = head.candidates // head.side_by_side
+            for kind, part in parts_of(head, tensor, self._classes).items():
+                buffer = self.raw[part.source]
+                total = buffer.nbytes // 4 // rows
+                across, down = (rows, 1) if head.layout.axis == "last" else (1, total)
+                at = (buffer.pointer - self.raw[0].pointer) // 4 + part.column * across
+                place = (at, part.step * across, down, across, part.width)
+                row["parts"][_KINDS.index(kind)] = place
+            first, tensor = first + head.candidates, tensor + len(head.tensors)
+        return heads
+
+    def _coded(self) -> NDArray[Any]:
+        box, score = self._spec.heads[0].box, self._spec.heads[0].score
+        height, width = self._spec.contract.hw
+        unit = (width, height) if box.unit == "input" else (1, 1)
+        background = {None: 0, "first": 1, "last": 2}[score.background]
+        named = _ANY_ACTIVATIONS.index
+        row = (
+            *(_FORMS.index(box.form), named(box.activation), named(box.size), box.squared),
+            *(box.bins, box.order == "yx", box.clip_boxes),
+            *(named(score.classes), named(score.objectness), background, score.first_label),
+            *(box.variances[1], *score.powers, *unit, width, height),
+        )
+        return np.array([row], _CODING)
 
     def _allocate(self) -> list[DeviceBuffer]:
         shapes = [(1, head.channels(self._classes), *head.grid_hw) for head in self._spec.heads]
@@ -312,7 +396,7 @@ class Decoder:
     def _heads(self) -> NDArray[Any]:
         rows, first, anchors = [], 0, 0
         for buffer, head in zip(self.raw, self._spec.heads, strict=True):
-            end, (height, width) = first + _candidates(head), head.grid_hw
+            end, (height, width) = first + head.candidates, head.grid_hw
             rows.append(
                 (
                     *((buffer.pointer - self.raw[0].pointer) // 4, first, end, anchors),
@@ -328,6 +412,16 @@ class Decoder:
         """Queue the decoding of `raw`; capturable."""
         gate = float(np.log(score / (1 - score))) if 0 < score < 1 else -np.inf
         self._kernels.device.zero_async(self.candidates.count, self._kernels.stream)
+        if self._foreign:
+            self._kernels.launch(
+                "decode_any",
+                (self._count,),
+                (_BLOCK,),
+                *(self.raw[0], self._table, self._coding, self._anchors, self._count),
+                *(self._classes, int(self._multi_label), max(float(score), 0.0)),
+                *self.candidates.buffers,
+            )
+            return self.candidates
         self._kernels.launch(
             "decode",
             (self._count,),
@@ -344,11 +438,12 @@ class Decoder:
         Raises:
             ValueError: the number of heads or a head's size is not the spec's.
         """
-        if len(raw) != len(self._spec.heads):
-            raise ValueError(f"{len(raw)} raw outputs for {len(self._spec.heads)} heads")
-        for array, head, buffer in zip(raw, self._spec.heads, self.raw, strict=True):
+        names = self._spec.tensors
+        if len(raw) != len(names):
+            raise ValueError(f"{len(raw)} raw outputs for heads that read {len(names)}")
+        for array, name, buffer in zip(raw, names, self.raw, strict=True):
             if array.size * 4 != buffer.nbytes:
-                raise ValueError(f"head {head.tensor} of shape {array.shape} is not the spec's")
+                raise ValueError(f"output {name} of shape {array.shape} is not the spec's")
         given = [np.ascontiguousarray(array, np.float32) for array in raw]
         for array, buffer in zip(given, self.raw, strict=True):
             self._kernels.device.copy_to_device_async(buffer, array, self._kernels.stream)
@@ -361,12 +456,9 @@ class Decoder:
     def close(self) -> None:
         """Give the memory back; the heads that were handed in stay."""
         self.candidates.close()
-        for buffer in (self._table, self._anchors, *self._owned):
+        more = (self._coding,) if self._foreign else ()
+        for buffer in (self._table, self._anchors, *more, *self._owned):
             buffer.close()
-
-
-def _candidates(head: HeadSpec) -> int:
-    return len(head.anchors) * int(np.prod(head.grid_hw))
 
 
 def _planes(head: HeadSpec, classes: int) -> tuple[int, ...]:
@@ -401,8 +493,12 @@ class Suppressor:
         self._mask = device.allocate((words, CANDIDATES), np.uint64)
         self.result = device.mirror(limit + 1, _ROW)
 
-    def enqueue(self, found: Candidates, iou: float) -> None:
-        """Queue suppression and the one copy of what stays; capturable."""
+    def enqueue(self, found: Candidates, iou: float, exclusive: bool = False) -> None:
+        """Queue suppression and the one copy of what stays; capturable.
+
+        Args:
+            exclusive: boxes suppress each other whatever their classes.
+        """
         launch, sorted_ = self._kernels.launch, (self._boxes, self._scores, self._labels)
         keys, boxes, labels, count = found.buffers
         launch(
@@ -411,7 +507,7 @@ class Suppressor:
         )
         launch(
             *("overlap", (CANDIDATES, self._mask.shape[0]), (_WORD, 1)),
-            *(self._boxes, self._labels, count, CANDIDATES, float(iou), self._mask),
+            *(self._boxes, self._labels, count, CANDIDATES, float(iou), int(exclusive), self._mask),
         )
         launch(
             *("keep", (_KEEPERS,), (_KEEPERS,)),

@@ -33,6 +33,8 @@ __all__ = ["DevicePipeline"]
 _STAGES = ("preprocess", "engine", "decode", "nms")
 _ON_DEVICE: NDArray[np.float32] = np.empty((0, 3, 0, 0), np.float32)
 
+_NEVER = 2.0
+
 
 class DevicePipeline:
     """What a `Detector` does with one frame, every stage on the GPU of its engine.
@@ -163,7 +165,9 @@ class DevicePipeline:
         device.record(self._marks[2], stream)
         candidates = self._decode.enqueue(score)
         device.record(self._marks[3], stream)
-        self._suppress.enqueue(candidates, iou)
+        # No overlap is above 1: what is suppressed already is only put in order.
+        limit = _NEVER if self._decode.suppressed else iou
+        self._suppress.enqueue(candidates, limit, self._decode.exclusive)
         device.record(self._marks[4], stream)
 
     def _forget(self) -> None:
@@ -186,14 +190,11 @@ class DevicePipeline:
 
 
 def _check(manifest: Manifest) -> None:
-    classes = len(manifest.spec.classes)
-    heads = [
-        (head.tensor, (1, head.channels(classes), *head.grid_hw), "float32")
-        for head in manifest.spec.heads
-    ]
-    outputs = [(tensor.name, tensor.shape, tensor.dtype) for tensor in manifest.outputs]
-    if heads != outputs:
+    wrong = manifest.misfit()
+    single = all(each.shape[:1] == (1,) or len(each.shape) < 3 for each in manifest.outputs)
+    if wrong or not single or {tensor.dtype for tensor in manifest.outputs} != {"float32"}:
+        outputs = [(tensor.name, tensor.shape, tensor.dtype) for tensor in manifest.outputs]
         raise ArtifactError(
-            f"{manifest.spec.name}: the GPU decodes {heads}, the engine's outputs are {outputs}; "
-            "export the model again, for a batch of 1"
+            f"{manifest.spec.name}: the GPU decodes {wrong or 'float32 of one picture'}, the "
+            f"engine's outputs are {outputs}; export the model again, for a batch of 1"
         )
