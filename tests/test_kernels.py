@@ -13,7 +13,14 @@ from edge.errors import DeviceError, MissingDependency
 from edge.runtime import compile
 from edge.runtime.compile import SOURCE, Compiler, compile_kernels, find_compiler
 
-KERNELS = (b"letterbox_bgr_float32", b"letterbox_nv12_float16", b"decode", b"rank", b"keep")
+KERNELS = (
+    b"letterbox_bgr_float32",
+    b"letterbox_nv12_float16",
+    b"decode",
+    b"decode_any",
+    b"rank",
+    b"keep",
+)
 
 
 @pytest.fixture(autouse=True)

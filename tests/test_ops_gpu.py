@@ -238,7 +238,7 @@ def test_raw_outputs_that_do_not_fit_are_refused(kernels: Kernels) -> None:
     spec = MODELS["yolo"]
     raw = heads_of(spec, RNG(0))
     decode = Decoder(spec, kernels)
-    with pytest.raises(ValueError, match="1 raw outputs for 3 heads"):
+    with pytest.raises(ValueError, match="1 raw outputs for heads that read 3"):
         decode(raw[:1], 0.1)
     with pytest.raises(ValueError, match="head0"):
         decode([raw[0][:, :-1], *raw[1:]], 0.1)

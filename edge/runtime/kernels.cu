@@ -291,9 +291,10 @@ __device__ __forceinline__ float number_of(const float *box, int which, int acro
 // `table` has six numbers for each candidate: origin and step of its centre, half its anchor.
 __device__ __forceinline__ float4 box_of(const float *box, int across, const Coding &c, const float *table,
                                          int count, int number) {
-    int swap = c.order_yx;
-    float a = number_of(box, swap ? 1 : 0, across, c.bins), b = number_of(box, swap ? 0 : 1, across, c.bins);
-    float d = number_of(box, swap ? 3 : 2, across, c.bins), e = number_of(box, swap ? 2 : 3, across, c.bins);
+    float of[4];
+#pragma unroll 1
+    for (int k = 0; k < 4; ++k) of[k ^ c.order_yx] = number_of(box, k, across, c.bins);
+    float a = of[0], b = of[1], d = of[2], e = of[3];
     float4 corners;
     if (c.form == CORNERS || c.form == CENTRE) {
         a *= c.unit_x, b *= c.unit_y, d *= c.unit_x, e *= c.unit_y;
@@ -366,15 +367,6 @@ extern "C" __global__ void decode_any(const float *base, const AnyHead *heads, c
             sum = 0.f;
             for (int k = 0; k < part.width; ++k) sum += expf(__ldg(of[CLASSES] + k * part.across) - most);
         }
-        if (multi_label) {
-            float4 corners = box_of(of[BOX], box.across, c, table, count, number);
-            if (!(corners.z > corners.x && corners.w > corners.y)) return;
-            for (int k = 0; k < classes; ++k) {
-                float each = raised(activated(__ldg(own + k * part.across), c.class_activation), c.class_power);
-                if (each * whole > score) append(to, each * whole, number * classes + k, corners, k);
-            }
-            return;
-        }
         top = __ldg(own);
 #pragma unroll 8
         for (int k = 1; k < classes; ++k) {
@@ -386,10 +378,18 @@ extern "C" __global__ void decode_any(const float *base, const AnyHead *heads, c
         top = c.class_activation == SOFTMAX_OF ? expf(top - most) / sum : activated(top, c.class_activation);
         top = raised(top, c.class_power);
     }
-    whole *= top;
-    if (!(whole > score)) return;
+    if (!(whole * top > score)) return;
     float4 corners = box_of(of[BOX], box.across, c, table, count, number);
-    if (corners.z > corners.x && corners.w > corners.y) append(to, whole, number, corners, best);
+    if (!(corners.z > corners.x && corners.w > corners.y)) return;
+    if (!multi_label || !of[CLASSES]) {
+        append(to, whole * top, number, corners, best);
+        return;
+    }
+    const float *own = of[CLASSES] + (c.background == 1 ? part.across : 0);
+    for (int k = 0; k < classes; ++k) {
+        float each = raised(activated(__ldg(own + k * part.across), c.class_activation), c.class_power) * whole;
+        if (each > score) append(to, each, number * classes + k, corners, k);
+    }
 }
 HOST_ENTRY(decode_any)
 

@@ -334,8 +334,13 @@ class Decoder:
         spec, kernels = self._spec, self._kernels
         first = spec.heads[0]
         for head in spec.heads[1:]:
-            alike = replace(head.box, levels=first.box.levels) == first.box
-            if not alike or head.score != first.score or head.layout.held != first.layout.held:
+            # The table has each level's own stretch.
+            box = replace(head.box, levels=first.box.levels, stretch=first.box.stretch)
+            if (
+                box != first.box
+                or head.score != first.score
+                or head.layout.held != first.layout.held
+            ):
                 raise ValueError(f"{spec.name}: heads of different codings")
         plain = "label" not in first.layout.held and first.score.classes != "softmax"
         self._multi_label = multi_label and plain
