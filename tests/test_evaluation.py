@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from edge.data.overlap import HASHES_KEY, IMAGES_KEY
 from edge.errors import CalibrationError, DataError
 from edge.files import to_plain, write_json
 from edge.measure import evaluate as evaluation
+from edge.measure.confusion import ClassPoint
 from edge.measure.evaluate import EvaluateOptions, VocAccuracy, evaluate
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 
@@ -252,3 +254,50 @@ def test_few_images_without_labels_are_counted_without_a_warning(use: Use, data:
     (data / "labels" / "c.txt").unlink()
     result = evaluate("m.onnx", data)
     assert result.dropped == {"image without a label file": 1} and result.warnings == ()
+
+
+def test_precision_recall_and_what_is_taken_for_what(
+    use: Use, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Of two cats one is a dog to the network, one dog is not there, one object is not labelled.
+    painted(data, "a", {(0, 0): RED, (1, 1): BLUE})
+    labels = (data / "labels" / "a.txt").read_text().splitlines()
+    lines = [labels[0], labels[1].replace("1 ", "0 ", 1), "1 0.25 0.75 0.3 0.3"]
+    (data / "labels" / "a.txt").write_text("\n".join(lines))
+    (data / "labels" / "b.txt").write_text("")
+    point = evaluate("m.onnx", data).operating_point
+    assert point is not None and point.threshold == 0.25
+    found = {(one.truth, one.found): one.count for one in point.confusion}
+    assert found == {("cat", "cat"): 1, ("cat", "dog"): 1, ("dog", None): 1, (None, "dog"): 1}
+    assert (point.precision, point.recall) == (pytest.approx(1 / 3, abs=1e-5),) * 2
+    assert point.by_class["cat"] == ClassPoint(precision=1.0, recall=0.5, f1=0.66667)
+    assert point.by_class["dog"] == ClassPoint(precision=0.0, recall=0.0, f1=0.0)
+    print_evaluation(evaluate("m.onnx", data))
+    printed = capsys.readouterr()
+    assert "precision" in printed.out and "33.33" in printed.out
+    assert "confused: cat as dog (1)" in " ".join(printed.err.split())
+
+
+def test_names_in_another_order_are_pointed_at(use: Use, data: Path) -> None:
+    for number in range(12):
+        painted(data, f"more{number}", {(0, 0): RED, (1, 1): BLUE})
+    assert evaluate("m.onnx", data).warnings == ()
+    (data / "x.names").write_text("Dog\nCat\n")
+    result = evaluate("m.onnx", data)
+    assert result.map50 == 0
+    (warning,) = result.warnings
+    assert "27 of 27 boxes are right in place and wrong in class" in warning
+    assert "--names" in warning
+
+
+def test_the_whole_table_of_classes_is_shown_where_it_is_asked_for(
+    use: Use, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = {f"class-{i}": ClassAccuracy(i / 12, i / 20, 3) for i in range(12)}
+    result = replace(evaluate("m.onnx", data), by_class=many)
+    print_evaluation(result)
+    short = capsys.readouterr().out
+    assert "best and worst 5 of 12 classes" in short and "class-6 " not in short
+    print_evaluation(result, len(many))
+    whole = capsys.readouterr().out
+    assert all(f"{name} " in whole for name in many)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from apps.commands.options import add_options, json_option, read_options
 from apps.commands.terminal import show
-from edge.data.metrics import ClassAccuracy
 from edge.files import write_json
+from edge.measure.confusion import ClassPoint
 from edge.measure.contracts import ContractComparison
 from edge.measure.evaluate import Against, EvaluateOptions, EvaluateResult, evaluate
 from edge.measure.slices import Slice
@@ -35,6 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "left out: fresh scenes of the built-in world",
     )
     add_options(parser, EvaluateOptions)
+    parser.add_argument(
+        "--every", action="store_true", help="show every class, not only the best and worst five"
+    )
     json_option(parser)
 
 
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """`edge evaluate`: always 0; errors are raised."""
     result = evaluate(args.artifact, args.data, read_options(args, EvaluateOptions))
     write_json(result, args.json)
-    print_evaluation(result)
+    print_evaluation(result, len(result.by_class) if args.every else 5)
     return 0
 
 
@@ -99,7 +102,7 @@ def _cells(name: str, one: Slice) -> tuple[str, ...]:
     return (name, _percent(one.before), _percent(one.now), difference, f"{low} to {high}")
 
 
-_NAMED = 12
+_NAMED, _MIXED = 12, 5
 
 
 def print_evaluation(result: EvaluateResult, classes: int = 5) -> None:
@@ -111,7 +114,7 @@ def print_evaluation(result: EvaluateResult, classes: int = 5) -> None:
     ]
     title = f"{name} on {result.images} images of {result.data}, {result.backend}"
     show(title, ("objects", "mAP@.5 %", "mAP@.5:.95 %"), rows)
-    _print_classes(result.by_class, classes)
+    _print_classes(result, classes)
     if result.against is not None:
         print_slices(result.against, classes)
     if result.contracts is not None:
@@ -120,17 +123,46 @@ def print_evaluation(result: EvaluateResult, classes: int = 5) -> None:
     _print_left_out(result)
 
 
-def _print_classes(by_class: dict[str, ClassAccuracy], count: int) -> None:
-    ranked = sorted(by_class.items(), key=lambda entry: -entry[1].ap50)
+def _print_classes(result: EvaluateResult, count: int) -> None:
+    ranked = sorted(result.by_class.items(), key=lambda entry: -entry[1].ap50)
     if len(ranked) > 2 * count:
-        title = f"best and worst {count} of {len(ranked)} classes"
+        title = f"best and worst {count} of {len(ranked)} classes (--every shows all)"
         ranked = ranked[:count] + ranked[-count:]
     else:
         title = "classes"
-    rows = (
-        (name, _percent(one.ap50), _percent(one.ap50_95), str(one.boxes)) for name, one in ranked
-    )
-    show(title, ("class", "AP@.5 %", "AP@.5:.95 %", "objects"), rows)
+    point = result.operating_point
+    points = {} if point is None else point.by_class
+    rows = [
+        (
+            name,
+            _percent(one.ap50),
+            _percent(one.ap50_95),
+            *_rates(points.get(name)),
+            str(one.boxes),
+        )
+        for name, one in ranked
+    ]
+    if point is not None:
+        title += f"; precision, recall and F1 at a score above {point.threshold:g}"
+        whole = ClassPoint(point.precision, point.recall, point.f1)
+        objects = sum(one.boxes for one in result.by_class.values())
+        every = ("all", _percent(result.map50), _percent(result.map50_95), *_rates(whole))
+        rows.insert(0, (*every, str(objects)))
+    columns = ("class", "AP@.5 %", "AP@.5:.95 %", "precision %", "recall %", "F1", "objects")
+    show(title, columns, rows)
+    pairs = () if point is None else point.confusion
+    mixed = [o for o in pairs if None not in (o.truth, o.found) and o.truth != o.found]
+    if mixed:
+        named = ", ".join(f"{one.truth} as {one.found} ({one.count})" for one in mixed[:_MIXED])
+        more = f" and {len(mixed) - _MIXED} other pairs" if len(mixed) > _MIXED else ""
+        say(f"confused: {named}{more}")
+
+
+def _rates(one: ClassPoint | None) -> tuple[str, str, str]:
+    if one is None:
+        return "-", "-", "-"
+    precision = "-" if one.precision is None else _percent(one.precision)
+    return precision, _percent(one.recall), f"{one.f1:.3f}"
 
 
 def _print_left_out(result: EvaluateResult) -> None:

@@ -23,6 +23,7 @@ from edge.data.overlap import calibrated_on, overlap, refuse_overlap
 from edge.detections import Detections
 from edge.errors import ArtifactError
 from edge.measure.accuracy import labelled, run_over
+from edge.measure.confusion import OperatingPoint, operating_point, wrong_names
 from edge.measure.contracts import (
     ContractComparison,
     Suspicion,
@@ -34,7 +35,7 @@ from edge.measure.slices import ScoreChange, Slice, compare_slices
 from edge.options import count, option, share
 from edge.reporting import say
 from edge.runtime.backend import Backend, open_backend
-from edge.runtime.detector import Detector
+from edge.runtime.detector import SCORE, Detector
 from edge.spec import ModelSpec
 
 __all__ = ["Against", "EvaluateOptions", "EvaluateResult", "VocAccuracy", "evaluate"]
@@ -112,6 +113,8 @@ class EvaluateResult:
         dropped: how often each rule had to change or drop a label.
         calibrated_on: how many of the images are, or look like, calibration images.
         suspicious_contract: how the other way of resizing does better on a few images, if it does.
+        operating_point: precision, recall, F1 and the confusion of classes at the score that the
+            artifact is used with.
         warnings: what makes the figures doubtful, such as many images without labels.
         against, contracts: what `EvaluateOptions` of that name asked for, else None.
     """
@@ -140,6 +143,7 @@ class EvaluateResult:
     against: Against | None = None
     contracts: ContractComparison | None = None
     warnings: tuple[str, ...] = ()
+    operating_point: OperatingPoint | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; what was not asked for is left out."""
@@ -197,6 +201,9 @@ def evaluate(
             evaluate_detections(dataset, each, spec.classes) for each in found[: len(contracts)]
         ]
         doubt = None if asked.try_contracts else suspicion(backend, dataset, found[0], **thresholds)
+    used = manifest.score if manifest.score is not None else SCORE
+    point = operating_point(dataset, found[0], spec.classes, max(used, asked.score))
+    swapped = wrong_names(point)
     return EvaluateResult(
         artifact=str(artifact),
         backend=backend.name,
@@ -223,7 +230,8 @@ def evaluate(
         if asked.against is None
         else _against(asked.against, dataset, found[-1], found[0], spec.classes),
         contracts=compare_contracts(contracts, figures) if asked.try_contracts else None,
-        warnings=dataset.warnings,
+        warnings=dataset.warnings if swapped is None else (*dataset.warnings, swapped),
+        operating_point=point,
     )
 
 

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from edge.runtime.backend_trt import TrtBackend
     from edge.runtime.ops_gpu import FrameFormat
 
-__all__ = ["Detector"]
+__all__ = ["SCORE", "Detector"]
 
-_SCORE = 0.25
+# The threshold where none was fitted to the artifact.
+SCORE = 0.25
 _IOU = 0.45
 
 
@@ -74,7 +75,7 @@ class Detector:
             raise ValueError(f"the network takes {spec.contract.hw}, the contract {contract.hw}")
         _check_outputs(backend.manifest)
         fitted = backend.manifest.score
-        self.score = score if score is not None else _SCORE if fitted is None else fitted
+        self.score = score if score is not None else SCORE if fitted is None else fitted
         made_for = backend.manifest.iou
         self.iou = iou if iou is not None else _IOU if made_for is None else made_for
         self.backend, self.limit = backend, limit
