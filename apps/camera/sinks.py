@@ -40,7 +40,7 @@ __all__ = [
 
 _RETRY_S = 30.0
 # At the end: what waits is written within this time, and within the shorter one after a signal.
-_DRAIN_S, _HURRY_S = 8.0, 0.8
+_DRAIN_S, _HURRY_S = 8.0, 1.1
 # A sink that takes a single result longer than this hangs.
 _HANGS_S = 30.0
 _LOOK_S = 0.2
@@ -356,8 +356,8 @@ class PictureSink:
 
     Args:
         folder: made where it is missing.
-        every_s: at most one picture of a source in so many seconds.
-        limit: the oldest of this run's pictures go when there are more; None: all stay.
+        every_s: least seconds between two pictures of a source.
+        limit: how many of this run's pictures to keep, the newest; None keeps all.
     """
 
     pictures, depth, newest = True, 4, False
@@ -391,7 +391,7 @@ class PictureSink:
 
 
 def why_no_window() -> str:
-    """What keeps a window from opening; empty if nothing does."""
+    """Return what keeps a window from opening; empty if nothing does."""
     found = re.search(r"GUI:\s+(\S+)", cv2.getBuildInformation())
     if found is None or found[1] == "NONE":
         return (
@@ -405,7 +405,7 @@ def why_no_window() -> str:
 
 
 class WindowSink:
-    """Shows the newest result of each source; Q or Escape ends the app.
+    """A window with the newest result of each source; Q or Escape ends the app.
 
     Args:
         stop: set when the user has seen enough.

@@ -18,7 +18,7 @@ _BARS = 24
 
 
 def page(title: str, scores: Importances, plan: PrunePlan) -> str:
-    """A whole HTML page: what each layer's feature maps score, those that go apart."""
+    """Return an HTML page with the scores of each layer's feature maps, kept ones and others."""
     cards = [
         f'<div class="card"><h3>{escape(path)}</h3>{_chart(path, values, plan)}</div>'
         for path, values in scores.items()

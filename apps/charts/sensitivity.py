@@ -40,7 +40,7 @@ def chart(result: SensitivityResult) -> str:
 
 
 def _key(frame: Axes) -> list[str]:
-    """What the marks mean, along the top."""
+    """Draw what the marks mean, along the top."""
     x, y = frame.at(frame.x.low, frame.y.high)
     right = frame.at(frame.x.high, frame.y.high)[0]
     filled = f'<circle class="dot" cx="{x + 6:.1f}" cy="{y + 4:.1f}" r="3.5"/>'
@@ -54,7 +54,7 @@ def _key(frame: Axes) -> list[str]:
 
 
 def _named(frame: Axes, layers: Sequence[LayerSensitivity]) -> list[str]:
-    """Names beside the noisiest layers, as the table and --keep write them."""
+    """Draw names beside the noisiest layers, as the table and --keep write them."""
     worst = sorted(range(len(layers)), key=lambda i: layers[i].alone_db)[:_NAMED]
     found = []
     for i in worst:

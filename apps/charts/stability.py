@@ -15,7 +15,7 @@ _STYLE = (
 
 
 def stability_svg(found: Stability) -> str:
-    """Noise above that of all images' scales over the number of images."""
+    """Draw the noise above that of all images' scales over the number of images."""
     points = [(float(point.images), point.loss_db) for point in found.curve]
     most = max(0.1, *(loss for _, loss in points))
     frame = Axes(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from apps.commands.terminal import show
-from apps.regress.measurement import Measurement
-from apps.regress.run import Outcome, regress
 from edge.reporting import say
+
+if TYPE_CHECKING:
+    from apps.regress.measurement import Measurement
+    from apps.regress.run import Outcome
 
 __all__ = ["arguments", "moved", "print_outcome", "print_update", "run"]
 
@@ -37,6 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run a suite; 0 if nothing got worse, 1 if something did, 2 if --strict cannot tell."""
+    from apps.regress.run import regress
+
     outcome = regress(args.suite, update=args.update, report=args.report)
     print_outcome(outcome)
     if args.update:

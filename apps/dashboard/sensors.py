@@ -85,7 +85,7 @@ def _gpu_clock(root: Path) -> dict[str, float]:
 
 
 def _gpu_load(root: Path) -> dict[str, float]:
-    """The file counts in tenths of a percent."""
+    """Return the load of the GPU; the file counts in tenths of a percent."""
     return _scaled([path / "device" / "load" for path in _gpu_devices(root)], 0.1)
 
 
@@ -95,7 +95,7 @@ def _scaled(paths: list[Path], factor: float) -> dict[str, float]:
 
 
 def _cpu_power(root: Path) -> Reader:
-    """Watts of the CPU package between two calls."""
+    """Return a reader of the watts of the CPU package between two calls."""
     last: list[tuple[float, float]] = []
 
     def read() -> dict[str, float]:
@@ -112,7 +112,7 @@ def _cpu_power(root: Path) -> Reader:
 
 
 def _cpu_load(root: Path) -> Reader:
-    """How much of the time between two calls the cores were busy; /proc/stat, proc(5)."""
+    """Return a reader of the cores' load between two calls; /proc/stat, proc(5)."""
     last: list[tuple[float, float]] = [(0.0, 0.0)]
 
     def read() -> dict[str, float]:
@@ -128,7 +128,7 @@ def _cpu_load(root: Path) -> Reader:
 
 
 def _nvml() -> Reader:
-    """Of the first GPU that NVIDIA's driver shows; nothing on a Jetson, whose driver has none."""
+    """Return a reader of the first GPU that NVIDIA's driver shows; a Jetson's shows none."""
     try:
         library = require("pynvml")
         library.nvmlInit()

@@ -100,7 +100,7 @@ class _TlsSocket(ssl.SSLSocket):
 
 
 def _limited(kind: type[http.client.HTTPConnection], limits: _Limits) -> Any:
-    """A class of connections whose sockets obey `limits`."""
+    """Return a class of connections whose sockets obey `limits`."""
 
     class Limited(kind):  # type: ignore[misc, valid-type]
         sock: Any
