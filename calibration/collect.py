@@ -133,7 +133,12 @@ def activations(
                 f"{graph}: its input is {tuple(shape)}, the image {name} came as {array.shape}; "
                 "calibrate with the input contract of the artifact"
             )
-        values = dict(zip(wanted, session.run(wanted, {feed: array}), strict=True))
+        try:
+            values = dict(zip(wanted, session.run(wanted, {feed: array}), strict=True))
+        except Exception as error:  # onnxruntime's exceptions share no other base
+            raise ArtifactError(
+                f"{graph}: onnxruntime cannot run it: {first_line(error)}"
+            ) from error
         if feed in tensors:
             values[feed] = array
         for tensor, value in values.items():

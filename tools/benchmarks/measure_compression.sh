@@ -49,6 +49,6 @@ title "four classes of yololite-voc-trial3"
     --train "$data/coco/train" --fine-tune 1200 -o "$out"
 
 title "100 000 damaged packages"
-"$bin/python" tools/fuzz_package.py --count 100000 --seed 0
+"$bin/python" tools/fuzz_readers.py --each 100000 --seed 0 --only edgez
 
 ls -l edge/assets/*.edgez
