@@ -6,6 +6,7 @@ mutations of bytes mostly end in the outermost parser; these reach what lies beh
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import struct
@@ -78,12 +79,12 @@ def _changed_json(value: Any, rng: Rng) -> bytes:
             parent.append(parent[key])
         elif kind == 2 and isinstance(parent, dict):
             parent[str(rng.choice(_WORDS)) or "x"] = parent.pop(key)
-        elif kind == 3 and isinstance(parent[key], (int, float)):
+        elif kind == 3 and isinstance(parent[key], (int, float)) and abs(parent[key]) < 1e300:
             parent[key] = parent[key] * float(rng.choice([-1, 1e6, 1e-6, 0.5, 1.5]))
         elif kind == 4 and isinstance(parent[key], str):
             parent[key] += str(rng.choice(_WORDS))
         else:
-            parent[key] = _VALUES[int(rng.integers(len(_VALUES)))]
+            parent[key] = copy.deepcopy(_VALUES[int(rng.integers(len(_VALUES)))])
     text = json.dumps(holder[0])
     if rng.random() < 0.02:
         text = text.replace("{", "[" * 3000 + "{", 1)

@@ -15,7 +15,7 @@ from edge.data.yaml_subset import Value, parse_yaml
 from edge.data.yolo_txt import class_names_of, read_labels
 from edge.errors import DataError
 from edge.files import plain_text, read_file
-from edge.names import read_names
+from edge.names import check_class_name, read_names
 
 __all__ = ["Part", "is_described", "labels_beside", "read_described", "read_mirrored"]
 
@@ -230,10 +230,11 @@ def _yaml_names(path: Path, names: Value) -> tuple[str, ...] | None:
     if names is None:
         return None
     if isinstance(names, list):
-        return tuple(names)
+        return tuple(check_class_name(name, f"{path}: names") for name in names)
     if isinstance(names, str) or sorted(names) != sorted(map(str, range(len(names)))):
         raise DataError(f"{path}: names takes a list, or a mapping from 0, 1, ... to each name")
-    return tuple(names[str(number)] for number in range(len(names)))
+    found = (names[str(number)] for number in range(len(names)))
+    return tuple(check_class_name(name, f"{path}: names") for name in found)
 
 
 def _check_count(path: Path, count: str | None, names: Sequence[str] | None) -> None:

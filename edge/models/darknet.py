@@ -92,16 +92,19 @@ class Darknet(nn.Module):
         """Return what the detector is; head tensors are named after the module that yields them.
 
         Raises:
-            ArtifactError: `classes` are not as many as the cfg says.
+            ArtifactError: `classes` are not as many as the cfg says, or a size makes no sense.
         """
         if len(classes) != self.classes:
             raise ArtifactError(
                 f"{self.cfg.source}: the cfg has {self.classes} classes and {len(classes)} names "
                 "are given; pass the .names file it was trained with"
             )
-        contract = InputContract(hw=self._contract_hw, resize=resize, pad_value=128)
-        heads = tuple(_head_spec(head, self._contract_hw) for head in self._heads)
-        return ModelSpec(as_name(name), "darknet", tuple(classes), contract, heads)
+        try:
+            contract = InputContract(hw=self._contract_hw, resize=resize, pad_value=128)
+            heads = tuple(_head_spec(head, self._contract_hw) for head in self._heads)
+            return ModelSpec(as_name(name), "darknet", tuple(classes), contract, heads)
+        except ValueError as error:
+            raise ArtifactError(f"{self.cfg.source}: {error}") from error
 
 
 def load_darknet(

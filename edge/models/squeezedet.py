@@ -26,7 +26,8 @@ from edge.files import as_name, plain_text
 from edge.models.blocks import Concat, DarknetMaxPool, PaddedConv2d
 from edge.models.class_names import KITTI, VOC
 from edge.models.darknet_layers import MOST_FLOATS
-from edge.spec import HeadSpec, InputContract, ModelSpec
+from edge.names import check_class_name
+from edge.spec import MOST_PIXELS, HeadSpec, InputContract, ModelSpec
 
 __all__ = [
     "KITTI_CONFIG",
@@ -108,6 +109,8 @@ class SqueezeDetConfig:
             raise ValueError(f"pools {self.pools} must follow one of fire2..fire{numbers.stop - 1}")
         if not self.classes or not self.anchors or self.head_size % 2 == 0:
             raise ValueError("a SqueezeDet needs classes, anchors and an odd head_size")
+        for number, name in enumerate(self.classes):
+            check_class_name(name, f"classes[{number}]")
         if self.pyramid:
             self._check_pyramid()
 
@@ -175,9 +178,10 @@ def read_config(text: str | bytes, source: str) -> SqueezeDetConfig:
     config = decode(value, SqueezeDetConfig, source, what)
     with torch.device("meta"):
         floats = sum(parameter.numel() for parameter in SqueezeDet(config).parameters())
-    if max(floats, 3 * prod(config.hw)) > MOST_FLOATS:
+    if floats > MOST_FLOATS or prod(config.hw) > MOST_PIXELS:
         raise ArtifactError(
-            f"{source}: its input or its weights have more than 2^29 numbers; no engine can hold it"
+            f"{source}: its input has more than {MOST_PIXELS} pixels, or it has more than 2^29 "
+            "weights; no engine can hold it"
         )
     try:
         squeezedet_spec(config, "check")

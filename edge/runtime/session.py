@@ -44,8 +44,8 @@ def open_session(
     """
     ort = require("onnxruntime")
     options = ort.SessionOptions()
-    # To write a graph is worth a warning to onnxruntime, as it may not fit another machine.
-    options.log_severity_level = 3 if folded is None else 4
+    # What it would write to stderr is in its exceptions too, and comes with names from the file.
+    options.log_severity_level = 4
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.enable_cpu_mem_arena = arena
     if as_written:
