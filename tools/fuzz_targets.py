@@ -138,7 +138,7 @@ class Stock:
 
     @property
     def table(self) -> bytes:
-        from calibration.calibrate import calibrate
+        from calibration.pipeline import calibrate
         from calibration.table import write_table
 
         _ = self.onnx

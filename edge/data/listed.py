@@ -192,7 +192,13 @@ def _read_yaml(path: Path, classes: Sequence[str] | None, limit: int | None, par
     images: list[tuple[Path, str]] = []
     for one in [target] if isinstance(target, str) else target:
         place = _yaml_place(path.parent, root, one)
-        if place.is_dir():
+        try:
+            is_folder = place.is_dir()
+        except OSError as error:
+            raise DataError(
+                f"{path}: {part}: {plain_text(one)[:100]!r} is no folder: {error.strerror}"
+            ) from error
+        if is_folder:
             images += [(image, str(image)) for image in images_in(place.resolve())]
         elif place.suffix == ".txt" and place.is_file():
             images += _listed(place)
