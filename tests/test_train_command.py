@@ -325,3 +325,15 @@ def test_a_pytorch_file_gets_advice_that_works(folder, capsys):
         words = [command_line[0], str(folder / "best.pt"), *command_line[1:], "-o", str(folder)]
         assert main(words) == 2
         assert "yolo export model=best.pt format=onnx" in capsys.readouterr().err
+
+
+def test_more_than_one_lost_picture_in_ten_is_a_warning(folder):
+    (folder / "images" / "3.png").write_bytes(b"no picture")
+    assert main(command(folder, "--steps", "1", "--batch", "3")) == 0
+    assert "warning" not in (folder / "out" / "small.log").read_text()
+    (folder / "images" / "4.png").write_bytes(b"no picture")
+    assert main(command(folder, "--steps", "1", "--batch", "3", "--fresh")) == 0
+    log = (folder / "out" / "small.log").read_text()
+    assert "warning: 2 of 10 pictures are missing or cannot be read" in log
+    told = json.loads((folder / "told.json").read_text())
+    assert told["problems"] == {"image left out": 2}

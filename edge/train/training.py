@@ -32,6 +32,10 @@ from edge.train.validate import validate
 
 __all__ = ["train"]
 
+# Reasons for which a picture is not learned from, and the share of them that is worth a warning.
+_LOST = ("image left out", "picture is missing")
+_ALARM_ONE_IN = 10
+
 
 @dataclass(frozen=True)
 class _Files:
@@ -202,6 +206,12 @@ def _prepare(
         seen=None if validation is None or options.overfit else known.add,
     )
     journal.problems(problems)
+    lost = sum(problem.reason in _LOST for problem in problems)
+    if _ALARM_ONE_IN * lost > len(pictures) + lost:
+        journal.log(
+            f"warning: {lost} of {len(pictures) + lost} pictures are missing or cannot be read; "
+            "look at the folder before training on the rest"
+        )
     if validation is not None and not options.overfit:
         note = refuse_shared(known, validation, str(data), allowed=options.allow_overlap)
         if note is not None:

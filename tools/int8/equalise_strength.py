@@ -3,8 +3,8 @@
 
     python tools/int8/equalise_strength.py yolo.fp32.onnx --calib photos/ --data labelled/
 
-Draw k takes every sixth picture of --calib from the k-th on. What two neighbouring strengths
-differ by over the draws says how much of a single figure is chance.
+Draw k takes every sixth picture of --calib, beginning with the k-th. The spread over the draws
+shows how much of a difference between two strengths is chance.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EVERY, _BIAS_IMAGES = 6, 32
 
 
 def judged(source: Path, calib: Dataset, strength: float, data: str, threads: int) -> float:
-    """mAP@.5 of the INT8 graph that this strength and these images give."""
+    """Return mAP@.5 of the INT8 graph that this strength and these images give."""
     scales.find_gains = partial(find_gains, strength=strength)
     made = measure_scales(source, calib, threads=threads)
     few = replace(calib, items=tuple(thin(calib.items, _BIAS_IMAGES)))
@@ -47,12 +47,14 @@ def main() -> None:
     """Print a row for each strength."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("artifact", type=Path, help="FP32 ONNX file that edge wrote")
-    parser.add_argument("--calib", required=True, help="pictures")
+    parser.add_argument("--calib", required=True, help="calibration pictures")
     parser.add_argument("--data", required=True, help="other, labelled pictures")
     parser.add_argument(
-        "--strengths", default=f"{STRENGTH},{DEPTHWISE_STRENGTH}", help="with commas between"
+        "--strengths",
+        default=f"{STRENGTH},{DEPTHWISE_STRENGTH}",
+        help="strengths to compare, with commas between",
     )
-    parser.add_argument("--draws", type=int, default=4, help="1..6")
+    parser.add_argument("--draws", type=int, default=4, help="number of draws, 1..6")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     whole = open_dataset(args.calib)

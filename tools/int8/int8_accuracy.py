@@ -80,7 +80,7 @@ Make = Callable[[Path, Path], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one INT8 file is made of (FP32 file, target); whose it is."""
+    """How one INT8 file is made from an FP32 file, and by whose recipe."""
 
     name: str
     ours: bool
@@ -88,7 +88,7 @@ class Recipe:
 
 
 def recipes(calib: str, images: int) -> Iterator[Recipe]:
-    """All that is there to compare; FP16 and ours first, the default first of ours."""
+    """Return all recipes to compare: FP16, ours with the default first, then others'."""
     yield Recipe("FP16", True, lambda source, target: void(write_half(source, target)))
     for name, steps in OURS.items():
         wanted = replace(steps, images=images)
@@ -110,7 +110,7 @@ def recipes(calib: str, images: int) -> Iterator[Recipe]:
 
 
 def void(_: object) -> None:
-    """Nothing, of something."""
+    """Do nothing."""
 
 
 def _ours(source: Path, target: Path, calib: str, steps: CalibrationRecipe) -> None:
@@ -175,7 +175,7 @@ def _adopt(target: Path, source: Path) -> None:
 
 @contextmanager
 def halves(folder: Path) -> Iterator[list[tuple[str, str]]]:
-    """(calibration, evaluation) folders: each half of a labelled folder against the other.
+    """Return (calibration, evaluation) folders: each half of a labelled folder with the other.
 
     The order of the names splits pictures by their series, whose neighbours look alike.
     """
@@ -201,7 +201,7 @@ def halves(folder: Path) -> Iterator[list[tuple[str, str]]]:
 def evaluated(
     path: Path, data: str, foreign: bool, args: argparse.Namespace
 ) -> dict[str, ClassResults]:
-    """What the bootstrap needs of `path` over `data`."""
+    """Return what the bootstrap needs of `path` over `data`."""
     options: dict[str, Any] = {"exact": not (foreign and args.kernels), "rearrange": not foreign}
     if args.threads is not None:
         options["threads"] = args.threads
@@ -215,7 +215,7 @@ def evaluated(
 def measure(
     name: str, root: Path, pairs: list[tuple[str, str]], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Every recipe of one model over its (calibration, evaluation) pairs."""
+    """Measure every recipe of one model over its (calibration, evaluation) pairs."""
     results: dict[str, list[dict[str, ClassResults]]] = {}
     seconds: dict[str, float] = {}
     ours: dict[str, bool] = {"FP32": True}
@@ -269,7 +269,7 @@ def _judged(
 
 
 def _draws(pairs: list[dict[str, ClassResults]]) -> Any:
-    """mAP@.5 as it is, then of each bootstrap draw; the mean over the pairs."""
+    """Return mAP@.5 as measured, then of each bootstrap draw, as means over the pairs."""
     found = []
     for seed, results in enumerate(pairs):
         images = len(next(iter(results.values())).boxes)
@@ -313,15 +313,23 @@ def _parser() -> argparse.ArgumentParser:
     words: Callable[[str], list[str]] = lambda text: text.split(",")  # noqa: E731
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", required=True, metavar="DIR", help="the data folder")
-    parser.add_argument("--models", type=words, default=list(MODELS), help="with commas between")
-    parser.add_argument("--recipes", type=words, default=[], help="only those with such a word")
-    parser.add_argument("--calib-images", type=int, default=200, help="(%(default)s)")
-    parser.add_argument("--eval-images", type=int, help="at most so many of each set")
+    parser.add_argument(
+        "--models", type=words, default=list(MODELS), help="models to measure, with commas between"
+    )
+    parser.add_argument(
+        "--recipes", type=words, default=[], help="only recipes whose name has one of these words"
+    )
+    parser.add_argument(
+        "--calib-images", type=int, default=200, help="number of calibration images (%(default)s)"
+    )
+    parser.add_argument("--eval-images", type=int, help="use at most this many images of each set")
     parser.add_argument("--threads", type=int, help="CPU threads of onnxruntime")
     parser.add_argument(
-        "--kernels", action="store_true", help="other tools' graphs as onnxruntime optimises them"
+        "--kernels",
+        action="store_true",
+        help="run other tools' graphs as onnxruntime optimises them",
     )
-    parser.add_argument("--json", help="write the tables there")
+    parser.add_argument("--json", help="file for the tables as JSON")
     return parser
 
 

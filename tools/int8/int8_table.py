@@ -87,7 +87,7 @@ def _reader(quantization: Any, source: Path, data: str, images: int) -> Any:
 
 
 def _adopt(target: Path, source: Path) -> None:
-    """Give a foreign graph the manifest that evaluation reads; FP32 keeps it from rearranging."""
+    """Add the manifest that evaluation reads to a foreign graph; FP32 prevents rearranging."""
     onnx = require("onnx")
     model = onnx.load(str(target))
     attach_manifest(model, replace(read_manifest(source), labels=("onnxruntime's own",)))
@@ -103,10 +103,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, help="labelled images, others than --calib")
     parser.add_argument("--images", type=int, default=200, help="calibration images (%(default)s)")
     parser.add_argument(
-        "--peer-images", type=int, default=100, help="of onnxruntime, which runs out of memory"
+        "--peer-images",
+        type=int,
+        default=100,
+        help="calibration images of onnxruntime's recipes, which need more memory",
     )
-    parser.add_argument("--peers", default="MinMax,Percentile", help="also: Entropy")
-    parser.add_argument("--json", help="write the rows there")
+    parser.add_argument(
+        "--peers",
+        default="MinMax,Percentile",
+        help="onnxruntime's methods to compare; Entropy is another one",
+    )
+    parser.add_argument("--json", help="file for the rows as JSON")
     return parser
 
 

@@ -57,11 +57,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("onnx", type=Path, help="NAME.fp32.onnx of export-engine")
     parser.add_argument("--calib", required=True, help="calibration images")
-    parser.add_argument("--data", required=True, help="other images")
+    parser.add_argument("--data", required=True, help="other images, to measure on")
     parser.add_argument("--images", type=int, default=200, help="calibration images (%(default)s)")
-    parser.add_argument("--judges", type=int, default=32, help="other images (%(default)s)")
+    parser.add_argument(
+        "--judges",
+        type=int,
+        default=32,
+        help="number of images of --data to measure on (%(default)s)",
+    )
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--json", help="write the rows there")
+    parser.add_argument("--json", help="file for the rows as JSON")
     args = parser.parse_args()
     model = require("onnx").load(str(args.onnx))
     known = reference(model, network_inputs(args.onnx, args.data, args.judges), args.threads)

@@ -26,7 +26,7 @@ __all__ = ["batch", "labelled", "photo_anchors", "photo_config", "photo_loss"]
 # Caffe's SqueezeNet 1.0 was trained with this mean and no scaling; grey levels, BGR.
 _MEAN = (104.0, 117.0, 123.0)
 _PYRAMID = ((64, 256, 256), (64, 128, 128), (48, 96, 96))
-# Less than this in the network's input is no longer an object: pixels, and pixels squared.
+# Anything smaller in the network's input is not an object: pixels, and pixels squared.
 _LEAST_SIDE, _LEAST_AREA = 2.5, 24.0
 _MAX_LOG_SIZE = 4.0
 # Below this logit an objectness costs next to nothing, whether it is ignored or not.
@@ -36,7 +36,7 @@ _SILENT = -3.0
 def photo_config(
     hw: tuple[int, int], classes: Sequence[str], anchors: NDArray[Any]
 ) -> SqueezeDetConfig:
-    """SqueezeDet on SqueezeNet 1.0, heads at strides 8, 16 and 32, frames letterboxed."""
+    """Return SqueezeDet on SqueezeNet 1.0, heads at strides 8, 16 and 32, frames letterboxed."""
     sizes = tuple((round(float(w), 1), round(float(h), 1)) for w, h in anchors)
     body = version_1_0(SqueezeDetConfig(hw=hw, classes=tuple(classes), anchors=sizes))
     return SqueezeDetConfig(
@@ -54,7 +54,7 @@ def photo_config(
 
 
 def labelled(dataset: Dataset, classes: Sequence[str]) -> list[Labelled]:
-    """Every picture in memory with its boxes of `classes`; crowds become ignored regions.
+    """Return every picture with its boxes of `classes`; crowds become regions to ignore.
 
     Raises:
         ValueError: the data set does not label one of the classes.
@@ -73,7 +73,7 @@ def labelled(dataset: Dataset, classes: Sequence[str]) -> list[Labelled]:
 def photo_anchors(
     pictures: Sequence[Labelled], hw: tuple[int, int], count: int, seed: int
 ) -> NDArray[np.float64]:
-    """k-means anchors, small to large, of the boxes as the letterbox fits them into `hw`."""
+    """Return k-means anchors, small to large, of the boxes as letterboxed into `hw`."""
     sizes = []
     for image, boxes in pictures:
         fit = min(hw[0] / image.shape[0], hw[1] / image.shape[1])
@@ -89,7 +89,7 @@ def batch(
     options: Augmentation | None,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (N, 3, H, W) as the contract scales them, channels last, and targets (M, 6).
+    """Return images (N, 3, H, W) as the contract scales them, channels last, and targets (M, 6).
 
     Targets are as in `edge.train.losses.targets`, with class -1 for regions to ignore. Without
     `options`
@@ -122,10 +122,10 @@ def photo_loss(
     ignore: float = 0.6,
     box_gain: float = 3.0,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """YOLOv3's loss (arXiv:1804.02767) with complete IoU, for targets with regions to ignore.
+    """Return YOLOv3's loss (arXiv:1804.02767) with complete IoU, for targets with ignored regions.
 
-    An objectness is asked for 1/2 + IoU/2, so it ranks boxes by their fit as well. What is no
-    match but overlaps an object by more than `ignore`, or lies by half in an ignored region
+    Objectness aims at 1/2 + IoU/2, so that it ranks boxes by their fit as well. A prediction that
+    matches nothing but overlaps an object by more than `ignore`, or is half in an ignored region
     (class -1), is not pushed to zero. Sums over the batch are divided by the number of matches.
     """
     hw, classes = spec.contract.hw, len(spec.classes)
@@ -164,7 +164,7 @@ def _bce(
 def _boxes(
     picked: torch.Tensor, at: tuple[torch.Tensor, ...], head: HeadSpec, hw: tuple[int, int]
 ) -> torch.Tensor:
-    """Boxes (P, 4) by centre and size of the predictions `picked` (P, 5 + C) at (P,) places."""
+    """Return boxes (P, 4) by centre and size of the predictions `picked` (P, 5 + C)."""
     _, anchor, row, column = at
     rows, columns = head.grid_hw
     cell = torch.tensor((hw[1] / columns, hw[0] / rows))
@@ -183,7 +183,7 @@ def _counted(
     regions: torch.Tensor,
     ignore: float,
 ) -> torch.Tensor:
-    """1 where an objectness counts, 0 where it is ignored: (N, A, rows, columns)."""
+    """Return 1 where an objectness counts, 0 where it is ignored: (N, A, rows, columns)."""
     weight = torch.ones_like(wanted)
     at = ((raw[..., 4] > _SILENT) & (wanted == 0)).nonzero(as_tuple=True)
     boxes = _boxes(raw[at], at, head, hw)[:, None]
@@ -194,7 +194,7 @@ def _counted(
 
 
 def _by_image(targets: torch.Tensor, images: int) -> torch.Tensor:
-    """Boxes (images, most in one image, 4); rows that are left over are empty boxes at 0."""
+    """Return boxes (images, most in one image, 4); surplus rows are empty boxes at 0."""
     image = targets[:, 0].long()
     counts = torch.bincount(image, minlength=images)
     starts = counts.cumsum(0) - counts
@@ -204,7 +204,7 @@ def _by_image(targets: torch.Tensor, images: int) -> torch.Tensor:
 
 
 def _share_inside(boxes: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-    """Part of each box (..., 4) that lies in a region, both by centre and size, broadcast."""
+    """Return the share of each box (..., 4) that is in a region, by centre and size, broadcast."""
     a, b = boxes, regions
     low = torch.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
     high = torch.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)

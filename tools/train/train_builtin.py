@@ -90,7 +90,7 @@ def _jitter(image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
 
 
 def make_pool(scenes: Iterable[Scene], count: int, contract: InputContract) -> Pool:
-    """Put `count` scenes through the contract's resize."""
+    """Resize `count` scenes as the contract says, and keep them in memory."""
     images = np.full((count, *contract.hw, 3), contract.pad_value, np.uint8)
     boxes: list[Any] = []
     for image, scene in zip(images, scenes, strict=True):
@@ -113,24 +113,31 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--out", type=Path, required=True, help="folder for the three files")
     parser.add_argument(
-        "--seed", type=int, default=7, help=f"0..{HIGHEST_SEED}; of weights, scenes and batches"
+        "--seed",
+        type=int,
+        default=7,
+        help=f"seed of weights, scenes and batches, 0..{HIGHEST_SEED}",
     )
     parser.add_argument(
-        "--scenes", type=int, default=10_000, help="training scenes, kept in memory"
+        "--scenes", type=int, default=10_000, help="number of training scenes, kept in memory"
     )
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument(
-        "--start", help="shipped, or a checkpoint whose fitting tensors to begin with"
+        "--start", help="shipped, or a .safetensors whose fitting tensors to start from"
     )
-    parser.add_argument("--loss", choices=KINDS, default="ciou", help="or as the papers have it")
+    parser.add_argument(
+        "--loss", choices=KINDS, default="ciou", help="complete IoU, or the papers' own loss"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--bfloat16", action="store_true", help="faster where the CPU has AMX or AVX-512 BF16"
     )
-    parser.add_argument("--images", type=int, default=500, help="fresh scenes for the evaluation")
+    parser.add_argument(
+        "--images", type=int, default=500, help="number of unseen scenes to evaluate on"
+    )
     options = parser.parse_args(argv)
     if not 0 <= options.seed <= HIGHEST_SEED:
         parser.error(f"--seed takes 0..{HIGHEST_SEED}: higher ones train on scenes that evaluate")
@@ -152,7 +159,7 @@ def reporter(log: Path) -> Callable[[str], None]:
 
 
 def begin_with(model: nn.Module, name: str, source: str) -> str:
-    """Copy what has the same name and shape in `source`; says how much that was."""
+    """Copy tensors of the same name and shape from `source`, and return what was copied."""
     if source == "shipped":
         begun = shipped_start(name)
         model.load_state_dict(begun.module.state_dict())
@@ -214,8 +221,7 @@ def describe(metrics: Metrics) -> list[str]:
         f"mAP@.5:.95 {metrics.map50_95:.4f}"
     ]
     for name, figures in metrics.by_class.items():
-        boxes = int(figures["boxes"])
-        lines.append(f"  {name:14s} AP@.5 {figures['ap50']:.4f}  {boxes} boxes")
+        lines.append(f"  {name:14s} AP@.5 {figures.ap50:.4f}  {figures.boxes} boxes")
     return lines
 
 

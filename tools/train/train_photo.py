@@ -55,30 +55,44 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=Path, required=True, help="labelled photographs")
-    parser.add_argument("--val", type=Path, required=True, help="labelled photographs to watch")
-    parser.add_argument("--body", type=Path, help="compressed_SqueezeNet.net; without: random")
+    parser.add_argument(
+        "--val", type=Path, required=True, help="labelled photographs to validate on"
+    )
+    parser.add_argument(
+        "--body", type=Path, help="compressed_SqueezeNet.net; without it random weights"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="squeezedet-photo")
     parser.add_argument("--hw", type=int, nargs=2, default=(256, 352), metavar=("H", "W"))
     parser.add_argument(
-        "--ship-hw", type=int, nargs=2, metavar=("H", "W"), help="input size of the file, not --hw"
+        "--ship-hw",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="input size of the written file, in place of --hw",
     )
     parser.add_argument("--classes", nargs="+", default=CLASSES)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--minutes", type=float, default=85.0, help="the schedule ends by then")
+    parser.add_argument(
+        "--minutes", type=float, default=85.0, help="longest duration; the schedule ends by then"
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--peak", type=float, default=1.5e-3, help="learning rate of the heads")
     parser.add_argument("--body-peak", type=float, default=2e-4, help="learning rate of the body")
     parser.add_argument("--decay", type=float, default=0.05, help="AdamW's weight decay")
-    parser.add_argument("--average", type=float, default=0.998, help="of the weights, per step")
-    parser.add_argument("--freeze", type=int, default=4, help="conv1 to this fire module stay")
+    parser.add_argument(
+        "--average", type=float, default=0.998, help="how slowly the averaged weights follow"
+    )
+    parser.add_argument("--freeze", type=int, default=4, help="freeze conv1 up to this fire module")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has AMX")
     parser.add_argument("--every", type=int, default=200, help="steps between two evaluations")
-    parser.add_argument("--images", type=int, default=100, help="images of --val to watch")
-    parser.add_argument("--overfit", type=int, default=0, help="learn so many images by heart")
-    parser.add_argument("--resume", action="store_true", help="go on from NAME.last.safetensors")
+    parser.add_argument(
+        "--images", type=int, default=100, help="number of images of --val to validate on"
+    )
+    parser.add_argument("--overfit", type=int, default=0, help="learn this many images by heart")
+    parser.add_argument("--resume", action="store_true", help="continue from NAME.last.safetensors")
     return parser.parse_args(argv)
 
 
@@ -96,7 +110,7 @@ def reporter(log: Path, append: bool) -> Report:
 
 @dataclass(eq=False)
 class Run:
-    """All that a checkpoint holds."""
+    """What a checkpoint holds."""
 
     model: nn.Module
     average: nn.Module
@@ -135,7 +149,7 @@ def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 def build(options: argparse.Namespace, pictures: list[Labelled]) -> tuple[SqueezeDet, str]:
-    """The network with SqueezeNet's body, conv1 and the first fires frozen; what was loaded."""
+    """Return the network with SqueezeNet's body, its first layers frozen, and what was loaded."""
     hw = (options.hw[0], options.hw[1])
     anchors = photo_anchors(pictures, hw, 9, options.seed)
     config = photo_config(hw, options.classes, anchors)
@@ -151,7 +165,7 @@ def build(options: argparse.Namespace, pictures: list[Labelled]) -> tuple[Squeez
 
 
 def quicken(model: nn.Module) -> None:
-    """Replace modules by faster ones of the same result, which copy less; in place."""
+    """Replace modules by faster ones with the same result; in place."""
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
             if isinstance(module, nn.ReLU):
@@ -181,14 +195,14 @@ def optimizer_of(model: nn.Module, options: argparse.Namespace) -> torch.optim.O
 
 
 def done(run: Run, options: argparse.Namespace, started: float) -> float:
-    """Part of the schedule that is over: by steps or by time, whichever is further on."""
+    """Return the share of the schedule that is over, by steps or by time, whichever is larger."""
     minutes = (run.seconds + time.monotonic() - started) / 60
     part: float = max(run.step / options.steps, minutes / options.minutes)
     return part
 
 
 def share_of_peak(step: int, part: float) -> float:
-    """Linear warm-up over 150 steps, then half a cosine down to a hundredth."""
+    """Return the share of the peak rate: a linear warm-up, then half a cosine to a hundredth."""
     cosine = (1 + math.cos(math.pi * min(part, 1.0))) / 2
     return min(1.0, (step + 1) / 150) * (0.01 + 0.99 * cosine)
 
@@ -196,7 +210,7 @@ def share_of_peak(step: int, part: float) -> float:
 def batches(
     pictures: list[Labelled], spec: Any, options: argparse.Namespace, run: Run, started: float
 ) -> Iterator[Batch]:
-    """Batches without end, made one ahead by a thread; each step has a generator of its own."""
+    """Yield batches without end, made ahead by a thread; each step has its own generator."""
 
     def make(step: int, plain: bool) -> Batch:
         rng = np.random.default_rng((options.seed, step))
@@ -240,14 +254,14 @@ Loaded = tuple[Dataset, list[Any]]
 
 
 def held(path: Path, limit: int | None) -> Loaded:
-    """A data set with its images in memory."""
+    """Return a data set with its images in memory."""
     dataset = open_dataset(path, limit=limit)
     loaded = [load(item) for item in dataset.items]
     return replace(dataset, items=tuple(item for _, item in loaded)), [im for im, _ in loaded]
 
 
 def evaluate(model: nn.Module, config: SqueezeDetConfig, data: Loaded, folder: Path) -> Metrics:
-    """The model as it ships: written as ONNX and run by the detector."""
+    """Evaluate the model as it ships: written as ONNX and run by the detector."""
     whole = SqueezeDet(config)
     whole.load_state_dict(model.state_dict())
     artifact = folder / "watched.onnx"
@@ -259,8 +273,8 @@ def evaluate(model: nn.Module, config: SqueezeDetConfig, data: Loaded, folder: P
 
 
 def told(metrics: Metrics) -> str:
-    names = "  ".join(f"{n} {f['ap50']:.4f}" for n, f in metrics.by_class.items())
-    sizes = "  ".join(f"{n} {f['map50']:.3f}" for n, f in metrics.by_size.items())
+    names = "  ".join(f"{n} {f.ap50:.4f}" for n, f in metrics.by_class.items())
+    sizes = "  ".join(f"{n} {f.map50:.3f}" for n, f in metrics.by_size.items())
     return (
         f"AP@.5 on {metrics.images} images: {names}  ({sizes}; all {metrics.map50_95:.4f} @.5:.95)"
     )
@@ -293,8 +307,8 @@ def train(
         if run.step % options.every == 0:
             metrics = evaluate(run.average, config, watched, options.out)
             report(f"step {run.step:5d}  {told(metrics)}")
-            if metrics.by_class[first]["ap50"] > run.best:
-                run.best = metrics.by_class[first]["ap50"]
+            if metrics.by_class[first].ap50 > run.best:
+                run.best = metrics.by_class[first].ap50
                 save_safetensors(run.average, stem.with_suffix(".best.safetensors"), spec)
             seconds = run.seconds
             run.seconds += time.monotonic() - started
@@ -347,7 +361,7 @@ def main(argv: list[str] | None = None) -> int:
 def ship(
     model: nn.Module, config: SqueezeDetConfig, options: argparse.Namespace, target: Path
 ) -> None:
-    """The average as a file; its convolutions fit any input size."""
+    """Write the average as a file; its convolutions fit any input size."""
     height, width = options.ship_hw or config.hw
     shipped = replace(config, hw=(height, width))
     whole = SqueezeDet(shipped)
@@ -358,7 +372,7 @@ def ship(
 def finish(
     model: nn.Module, config: SqueezeDetConfig, options: argparse.Namespace, report: Report
 ) -> None:
-    """Figures over all of --val, at the trained input size and at its neighbours."""
+    """Report figures over all of --val, at the trained input size and at its neighbours."""
     data = held(options.val, None)
     height, width = config.hw
     for more in (-32, 0, 32, 64, 96):
