@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import onnx
 import pytest
 
 from edge.runtime.detector import Detector
@@ -123,3 +124,18 @@ def test_labels_choose_between_anchors_that_no_shape_tells_apart(tmp_path: Path)
     )
     assert found.head == "yolov5-sigmoid" and found.sure
     assert "yolov7-sigmoid" in found.candidates
+
+
+def test_no_two_convolutions_share_a_constant(edge_data: Path, tmp_path: Path) -> None:
+    """INT8 equalises, rounds and corrects each by itself; this one's heads share their weights."""
+    source = edge_data / "foreign" / "yolo-fastestv2-coco" / "yolo-fastestv2.onnx"
+
+    def constants(path: str | Path) -> list[str]:
+        graph = onnx.load(str(path)).graph
+        stored = {one.name for one in graph.initializer}
+        every = (name for node in graph.node if node.op_type == "Conv" for name in node.input[1:])
+        return [name for name in every if name in stored]
+
+    assert len(set(constants(source))) < len(constants(source))
+    made = constants(import_model(source, output=tmp_path).file)
+    assert len(set(made)) == len(made)

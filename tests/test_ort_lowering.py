@@ -463,6 +463,29 @@ def test_only_a_cpu_whose_sums_overflow_gets_the_slower_int8_kernels(
     assert (entries.get("session.x64quantprecision") == "1") is precise
 
 
+def test_a_weight_that_two_convolutions_share_is_folded_once(tmp_path: Path) -> None:
+    block = CFG[CFG.index("[convolutional]\nbatch_normalize=1\nfilters=16\nsize=3\nstride=1") :]
+    block = block[: block.index("[shortcut]")]
+    manifest = write_small(tmp_path / "a.onnx", CFG.replace(block, 2 * block).replace("=-2", "=-3"))
+    model = onnx.load(str(tmp_path / "a.onnx"))
+    alike: dict[tuple[int, ...], Any] = {}
+    shared = []
+    sizes = {one.name: tuple(one.dims) for one in model.graph.initializer}
+    for node in convolutions(model):
+        first = alike.setdefault(sizes[node.input[1]], node)
+        if first is not node:
+            node.input[1] = first.input[1]
+            shared.append(node.name)
+    assert shared
+    image = picture((48, 64))
+    int8 = insert_qdq(model, ranges(model, image))
+    attach_manifest(int8, manifest)
+    onnx.save(int8, str(tmp_path / "b.onnx"))
+    with OrtBackend(tmp_path / "b.onnx", threads=1, exact=True) as backend:
+        for one, wanted in zip(backend.run(image), run(model, image), strict=True):
+            assert decibel(wanted, one) > 20
+
+
 def test_the_small_schema_carries_every_other_field_along(networks: Networks) -> None:
     for model in networks[:2]:
         data = bytes_of(model)

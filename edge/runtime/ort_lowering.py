@@ -265,17 +265,28 @@ def _pair(node: Any, source: str, stem: str, scale: Scale) -> list[Any]:
 
 
 def _fold(graph: _Graph, convolutions: list[Any]) -> None:
-    """Dequantize the weights of `convolutions` into constants."""
-    gone = set()
+    """Dequantize the weights of `convolutions` into constants.
+
+    Convolutions may share a weight: it becomes one constant, and where others than these read it,
+    it stays quantized for them.
+    """
+    names = {conv.name for conv in convolutions}
+    gone, folded = set(), dict[str, str]()
     for conv in convolutions:
         node = _dequantizer(graph, conv.input[1])
         if node is None or node.input[0] not in graph.constants:
             continue
-        levels = graph.constants[node.input[0]]
-        scale = np.frombuffer(graph.constants[node.input[1]].raw_data, np.float32)
-        weight = np.frombuffer(levels.raw_data, np.int8).reshape(list(levels.dims))
-        weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-        levels.data_type, levels.raw_data = _FLOAT, weight.astype(np.float32).tobytes()
-        conv.input[1] = levels.name
-        gone.add(node.name)
+        if node.name not in folded:
+            levels = graph.constants[node.input[0]]
+            scale = np.frombuffer(graph.constants[node.input[1]].raw_data, np.float32)
+            weight = np.frombuffer(levels.raw_data, np.int8).reshape(list(levels.dims))
+            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+            if all(reader.name in names for reader in graph.readers[node.output[0]]):
+                gone.add(node.name)
+            else:
+                name = f"{levels.name}.folded"
+                levels = graph.graph.initializer.add(name=name, dims=list(levels.dims))
+            levels.data_type, levels.raw_data = _FLOAT, weight.astype(np.float32).tobytes()
+            folded[node.name] = levels.name
+        conv.input[1] = folded[node.name]
     graph.replace([node for node in graph.graph.node if node.name not in gone])

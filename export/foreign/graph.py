@@ -7,6 +7,7 @@ few lines here, and the outputs before and after are compared on one picture.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,6 +222,7 @@ def clean(
     model = _upgrade(model, notes)
     _name_nodes(model)
     _give_biases(model)
+    _give_own_constants(model)
     after = _run(model, IMAGES, _feed(hw, False, False), source)
     names = [value.name for value in model.graph.output]
     worst = max(map(_difference, before.values(), (after[name] for name in before)))
@@ -482,6 +484,22 @@ def _give_biases(model: Any) -> None:
             model.graph.initializer.append(onnx.numpy_helper.from_array(zeros, name))
             del node.input[2:]
             node.input.append(name)
+
+
+def _give_own_constants(model: Any) -> None:
+    """Copy weights and biases that convolutions share: INT8 changes them for each by itself."""
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    readers.update(value.name for value in model.graph.output)
+    for node in model.graph.node:
+        if node.op_type != "Conv":
+            continue
+        for index, name in enumerate(node.input[1:], 1):
+            if name in constants and readers[name] > 1:
+                readers[name] -= 1
+                copy = model.graph.initializer.add()
+                copy.CopyFrom(constants[name])
+                copy.name = node.input[index] = f"{node.name}_own_{name}"
 
 
 def _varies(model: Any, source: str) -> bool:
