@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -70,3 +72,36 @@ def test_rows_whose_number_depends_on_the_picture_are_cut_before_suppression(
     wanted = sorted(family.objects, key=lambda each: -each.score)
     assert seen.class_id.tolist() == [each.class_id for each in wanted]
     np.testing.assert_allclose(seen.xyxy, [each.xyxy for each in wanted], atol=0.1)
+
+
+def test_labels_tell_where_the_classes_begin(tmp_path: Path) -> None:
+    """TensorFlow's labels begin at 1, TFLite's at 0; without the first class only labels tell."""
+    family = FAMILIES["tensorflow detections"]()
+    seen = [each for each in family.objects if each.class_id]
+    outputs = {name: array.copy() for name, array in family.outputs.items()}
+    for name in ("detection_scores", "detection_classes"):
+        outputs[name][0, 0] = 0
+    outputs["detection_classes"][0, 1 : len(family.objects)] -= 1
+    outputs["detection_classes"][0, len(family.objects) :] = 1
+    source = write_graph(replace(family, outputs=outputs), tmp_path / "net.onnx")
+    height, width = family.hw
+    for folder in ("images", "labels"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    lines = [
+        f"{each.class_id} {each.centre[0] / width} {each.centre[1] / height} "
+        f"{each.size[0] / width} {each.size[1] / height}"
+        for each in seen
+    ]
+    for number in range(3):
+        picture = np.full((height, width, 3), 40 * number, np.uint8)
+        cv2.imwrite(str(tmp_path / "set" / "images" / f"{number}.png"), picture)
+        (tmp_path / "set" / "labels" / f"{number}.txt").write_text("\n".join(lines))
+    names = tmp_path / "set" / "net.names"
+    names.write_text("a\nb\nc\nd")
+    options: dict[str, Any] = {"names": names, "output": tmp_path / "out"}
+    assert import_model(source, **options).classes == ("a", "b", "c", "d")
+    found = import_model(source, data=tmp_path / "set", **options)
+    with Detector.open(found.file, score=0.3) as detector:
+        labels = detector(np.full((height, width, 3), 90, np.uint8)).class_id.tolist()
+    assert labels == [each.class_id for each in sorted(seen, key=lambda each: -each.score)]
+    assert any(each.of == "labels" and "first_label=0" in each.says for each in found.evidence)

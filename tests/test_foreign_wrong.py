@@ -156,13 +156,13 @@ def test_two_pictures_or_unknown_inputs_are_refused(tmp_path: Path) -> None:
         imported(written(tmp_path, family), tmp_path)
 
 
-def test_an_open_size_is_asked_for_and_fixed(tmp_path: Path) -> None:
+def test_an_open_size_is_fixed(tmp_path: Path) -> None:
     model = onnx.load(str(written(tmp_path)))
     for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim, "nchw", strict=True):
         if name != "c":
             dim.dim_param = name
     source, names = saved(model, tmp_path), names_file(tmp_path)
-    with pytest.raises(ArtifactError, match="--size HxW"):
+    with pytest.raises(ArtifactError, match="input of 640x640 are those of no known detector"):
         imported(source, tmp_path, names=names)
     assert imported(source, tmp_path, names=names, hw=HW).contract.hw == HW
     helper.set_model_props(model, ULTRALYTICS)

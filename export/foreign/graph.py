@@ -42,6 +42,7 @@ _DYNAMIC = {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 _INTEGER = {"QLinearConv", "QLinearMatMul", "QLinearAdd", "QGemm"}
 # A graph without an own size may say one in its metadata; nobody trains on larger pictures.
 _MOST_SIDE = 8192
+_USUAL_HW = (640, 640)
 
 
 @dataclass(frozen=True)
@@ -301,12 +302,9 @@ def _fix_input(
     )
     own = (height.dim_value, width.dim_value)
     if min(own) < 1:
-        hw = size or said
-        if hw is None:
-            raise ArtifactError(
-                f"{source}: its input {value.name} leaves the size open; give it: --size HxW"
-            )
-        notes.append(f"the input's open size became {hw[0]}x{hw[1]}")
+        hw = size or said or _USUAL_HW
+        whose = "--size" if size else "as the metadata say" if said else "as most have; --size HxW"
+        notes.append(f"the input's open size became {hw[0]}x{hw[1]} ({whose})")
     elif size is not None and size != own:
         raise ArtifactError(
             f"{source}: its input is {own[0]}x{own[1]} and cannot become {size[0]}x{size[1]}; "

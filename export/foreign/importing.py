@@ -216,6 +216,8 @@ class _Import:
         self.file, self.data, self.head, self.asked, self.hw = file, data, head, asked, hw
         self.named = () if names is None else read_names(Path(names))
         self.evidence: list[Evidence] = []
+        # By kind: readings that differ in nothing that values show, such as the first label.
+        self.siblings: dict[str, list[Hypothesis]] = {}
         # By kind: what would be in place of the fields that the user asks for.
         self.usual: dict[str, dict[str, Any]] = {}
         self.warned = False
@@ -357,6 +359,7 @@ class _Import:
         first: dict[str, Hypothesis] = {}
         for each in left:
             first.setdefault(each.kind, each)
+            self.siblings.setdefault(each.kind, []).append(each)
         self.note("names and shapes", next(iter(first.values())).says)
         scored = {each.heads[0].score for each in first.values()}
         for each, said in list(against.items())[:_SHOWN]:
@@ -478,6 +481,7 @@ class _Import:
         self, found: Hypothesis, facts: Facts, trial: Trial, classes: Sequence[str]
     ) -> Hypothesis:
         """Try the contracts that networks commonly have, one change at a time."""
+        found = self.best_sibling(found, trial, classes)
         own = found.contract
         scales = scales_of(own)
         few = trial.pictures(3 * len(scales)) if len(scales) > 1 else 0
@@ -510,6 +514,24 @@ class _Import:
         else:
             self.proved = True
         return replace(found, contract=own)
+
+    def best_sibling(self, found: Hypothesis, trial: Trial, classes: Sequence[str]) -> Hypothesis:
+        """The reading of its kind that labels prefer."""
+        others = self.siblings[found.kind]
+        if len(others) < 2:
+            return found
+        count = trial.pictures(3 * len(others))
+        figures = trial.ap([(each, each.contract) for each in others], classes, count)
+        best = max(range(len(others)), key=lambda i: figures[i][0])
+        base = figures[others.index(found)][0]
+        if not better(figures[best][0], base):
+            return found
+        self.note(
+            "labels",
+            f"{others[best].says}, {others[best].heads[0].score}: AP {figures[best][0]:.3f} on "
+            f"{count} pictures, against {base:.3f}",
+        )
+        return others[best]
 
     def choose_variant(
         self,
