@@ -18,6 +18,7 @@ from apps import cli
 from edge.artifact import read_manifest
 from edge.errors import ArtifactError, DataError
 from export.foreign.importing import ImportResult, import_model, parse_contract
+from export.int8.quantize import write_half
 from tests.support.foreign import DATA, FOLDERS
 from tests.support.foreign_families import CLASSES, FAMILIES, HW, Family, write_graph, yolov8
 
@@ -345,3 +346,15 @@ def test_every_family_takes_any_opset(tmp_path: Path) -> None:
     for opset in (11, 17, 21):
         source = write_graph(FAMILIES["yolox decoded"](), tmp_path / "net.onnx", opset=opset)
         assert imported(source, tmp_path, names=names_file(tmp_path)).head == "yolox"
+
+
+@needs_files
+def test_what_was_recognised_stays_with_the_half_precision_file(tmp_path: Path) -> None:
+    model, names = trained("yunet-n-face")
+    found = imported(saved(model, tmp_path), tmp_path, names=names)
+    half = tmp_path / "half.onnx"
+    write_half(found.file, half)
+    kept, own = read_manifest(half), read_manifest(found.file)
+    assert kept.iou == own.iou == 0.45
+    evidence = own.argument("evidence", list[str])
+    assert evidence and kept.argument("evidence", list[str]) == evidence

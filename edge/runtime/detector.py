@@ -79,7 +79,8 @@ class Detector:
         made_for = backend.manifest.iou
         self.iou = iou if iou is not None else _IOU if made_for is None else made_for
         self.backend, self.limit = backend, limit
-        self._clips = any(head.kind == "foreign" for head in spec.heads)
+        own = spec.family in ("darknet", "squeezedet")
+        self._clips = not own and any(head.kind == "foreign" for head in spec.heads)
         self.contract = contract
         self.stages_ms: dict[str, float] = {}
         self._in_use = threading.Lock()

@@ -24,6 +24,9 @@ __all__ = ["LAYER_PRECISIONS", "annotate", "write_half", "write_int8", "write_mi
 LAYER_PRECISIONS = ("int8", "fp16", "fp32")
 
 
+_IMPORTED = ("head", "iou", "sure", "evidence")
+
+
 def write_int8(
     source: Graph | str | Path,
     table: CalibrationTable,
@@ -139,6 +142,10 @@ def _save(
         source.manifest,
         precision=precision,
         parent_sha256=source.sha256,
-        arguments=tuple((name, json.dumps(value)) for name, value in arguments.items()),
+        arguments=(
+            # How an imported detector was recognised holds for what is made of it, too.
+            *((name, text) for name, text in source.manifest.arguments if name in _IMPORTED),
+            *((name, json.dumps(value)) for name, value in arguments.items()),
+        ),
     )
     return save_graph(model, manifest, target)
