@@ -135,6 +135,8 @@ def test_contract_that_fits_is_named(use: Use, data: Path, own: str) -> None:
 def test_contract_that_does_not_fit_is_noticed_unasked(
     use: Use, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for number in range(12):
+        painted(data, f"more{number}", {(0, 0): RED, (1, 1): BLUE})
     # Letterboxed, a picture four times as wide as high leaves the cells' middles in the padding.
     for path in (data / "images").iterdir():
         cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (384, 96)))
@@ -143,7 +145,7 @@ def test_contract_that_does_not_fit_is_noticed_unasked(
     result = evaluate("m.onnx", data)
     found = result.suspicious_contract
     assert found is not None
-    assert (found.resize, found.images, found.map50.other) == ("stretch", 3, 1)
+    assert (found.resize, found.images, found.map50.other) == ("stretch", 15, 1)
     assert found.map50.own == result.map50 < 0.5
     print_evaluation(result)
     said = " ".join(capsys.readouterr().err.split())
@@ -301,3 +303,16 @@ def test_the_whole_table_of_classes_is_shown_where_it_is_asked_for(
     print_evaluation(result, len(many))
     whole = capsys.readouterr().out
     assert all(f"{name} " in whole for name in many)
+
+
+def test_a_class_with_one_object_has_an_interval_and_is_too_few_to_tell(
+    use: Use, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = evaluate("m.onnx", data, EvaluateOptions(against="other.onnx"))
+    assert result.against is not None
+    cat = result.against.slices["class cat"]
+    assert (cat.objects, cat.before, cat.now, cat.difference) == (1, 1, 1, 0)
+    # From all found, AP can fall to nothing and cannot rise.
+    assert cat.interval == (-1.0, 0.0)
+    print_evaluation(result)
+    assert "too few to tell: 1" in capsys.readouterr().out

@@ -145,7 +145,9 @@ def test_draws_without_an_object_say_nothing() -> None:
     mine = by_class(matches, 3)
     assert np.isnan(mean_precision(mine, np.array([[0.0, 1, 1]]))).all()
     comparison = compare_precision(mine, mine, margin=0.01, alarm=0.01)
-    assert (comparison.verdict, comparison.spread) == ("same", 0)
+    # Nothing changed, but one image with a few objects cannot show that nothing changes.
+    assert comparison.loss == 0 and np.isfinite(comparison.spread)
+    assert comparison.verdict == "cannot tell" and comparison.few == tuple(mine)
 
 
 @pytest.mark.parametrize("damage", ["cut", "base64", "image", "missing"])
@@ -332,3 +334,52 @@ def test_an_interval_of_blocks_is_wider_where_blocks_differ() -> None:
         assert low <= np.median(blocks) <= high
         widths.append(high - low)
     assert widths[1] > 3 * widths[0]
+
+
+def of_class(boxes: list[int], hits: list[int], name: str = "cat") -> dict[str, ClassResults]:
+    """Results in which so many objects of each image are there and found, and nothing else."""
+    image = np.repeat(np.arange(len(hits)), hits).astype(np.int32)
+    score = np.linspace(0.9, 0.5, len(image)).astype(np.float32)
+    hit = np.ones(len(image), np.bool_)
+    return {name: ClassResults(name, image, score, hit, np.array(boxes, np.int32))}
+
+
+@pytest.mark.parametrize("now", [0, 1])
+def test_one_object_tells_nothing(now: int) -> None:
+    boxes = [1, *[0] * 29]
+    before, after = of_class(boxes, boxes), of_class(boxes, [now, *[0] * 29])
+    found = compare_precision(before, after, margin=0.01, alarm=0.01)
+    assert found.verdict == "cannot tell" and found.few == ("cat",)
+    assert 0 < found.beyond < 1
+    assert -1 <= found.low <= found.loss <= found.high <= 1
+
+
+def test_one_object_of_a_rare_class_does_not_decide_for_the_mean() -> None:
+    boxes = [1, *[0] * 59]
+    rare = of_class(boxes, boxes, "rare"), of_class(boxes, [0] * 60, "rare")
+    usual = of_class([3] * 60, [3] * 60, "usual")
+    found = compare_precision({**usual, **rare[0]}, {**usual, **rare[1]}, margin=0.01, alarm=0.01)
+    assert found.loss == pytest.approx(0.5) and found.verdict == "cannot tell"
+    assert found.few == ("rare",)
+
+
+def test_many_objects_are_judged_as_before() -> None:
+    same = of_class([2] * 50, [2] * 50)
+    found = compare_precision(same, same, margin=0.01, alarm=0.01)
+    assert (found.verdict, found.spread, found.few) == ("same", 0, ())
+    lost = compare_precision(same, of_class([2] * 50, [1] * 50), margin=0.01, alarm=0.01)
+    assert lost.verdict == "worse"
+
+
+def test_chance_is_seldom_called_worse_with_few_objects() -> None:
+    """The alarm holds where a detector finds each of a few objects by the same chance, twice."""
+    rng = np.random.default_rng(0)
+    boxes = [1] * 6 + [0] * 24
+    alarms = 0
+    for _ in range(200):
+        sides = [of_class(boxes, [int(rng.random() < 0.7) * b for b in boxes]) for _ in range(2)]
+        if not any(len(one["cat"].image) for one in sides):
+            continue
+        found = compare_precision(*sides, margin=0.01, alarm=0.01, draws=100)
+        alarms += found.verdict == "worse"
+    assert alarms <= 6

@@ -12,6 +12,7 @@ from edge.measure.confusion import ClassPoint
 from edge.measure.contracts import ContractComparison
 from edge.measure.evaluate import Against, EvaluateOptions, EvaluateResult, evaluate
 from edge.measure.slices import Slice
+from edge.measure.statistics import FEW_OBJECTS
 from edge.reporting import say
 
 __all__ = [
@@ -99,7 +100,10 @@ def print_slices(result: Against, classes: int = 5) -> None:
 def _cells(name: str, one: Slice) -> tuple[str, ...]:
     low, high = (f"{value * 100:+.2f}" for value in one.interval)
     difference = f"{one.difference * 100:+.2f}"
-    return (name, _percent(one.before), _percent(one.now), difference, f"{low} to {high}")
+    told = f"{low} to {high}"
+    if one.objects < FEW_OBJECTS:
+        told += f" (too few to tell: {one.objects})"
+    return (name, _percent(one.before), _percent(one.now), difference, told)
 
 
 _NAMED, _MIXED = 12, 5

@@ -64,6 +64,8 @@ def _precision(case: Case, before: Results, now: Results, what: str, against: st
         f"{what} {_moved(found.loss)} against {against} ({change.interval}; margin "
         f"{change.margin}); a loss beyond the margin has a probability of {change.beyond}"
     )
+    if found.few and found.verdict == "cannot tell":
+        said += f"; too few objects of {', '.join(found.few[:5])}"
     clues = _where(case, before, now) if found.verdict == "worse" else ()
     return case.gate(found.verdict, said + more(found, "images"), found, change, clues)
 

@@ -15,7 +15,13 @@ from edge.detections import Detections
 from edge.errors import DataError
 from edge.measure.results import ClassResults, by_class
 from edge.measure.scores import best_threshold, f1_by_class, f1_curve, score_histogram, score_shift
-from edge.measure.statistics import average_precision, mean_precision, resample
+from edge.measure.statistics import (
+    average_precision,
+    difference_spread,
+    mean_precision,
+    quantile,
+    resample,
+)
 
 __all__ = [
     "SIZES",
@@ -31,6 +37,7 @@ __all__ = [
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 _LIMIT = 100
 _DRAWS = 500
+_NORMAL = 1.96
 Results = dict[str, ClassResults]
 
 
@@ -41,13 +48,15 @@ class Slice:
     Attributes:
         before, now: of the two, 0..1.
         difference: now - before.
-        interval: 95 % interval of the difference.
+        interval: 95 % interval of the difference, within what AP can change by.
+        objects: that had to be found.
     """
 
     before: float
     now: float
     difference: float
     interval: tuple[float, float]
+    objects: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,13 +145,19 @@ def _difference(before: Results, now: Results) -> Slice:
     else:
         sides = [mean_precision({n: side[n] for n in names}, weights) for side in (before, now)]
     gained = sides[1] - sides[0]
-    spread = 1.96 * float(np.nanstd(gained[1:]))
-    at = float(gained[0])
+    error, freedom = difference_spread(
+        {name: before[name] for name in names}, {name: now[name] for name in names}, gained[1:]
+    )
+    at, first = float(gained[0]), float(sides[0][0])
+    reach = error * (_NORMAL if freedom == np.inf else quantile(0.975, freedom))
+    # Precision ends at 0 and at 1, and so does its change.
+    low, high = max(at - reach, -first), min(at + reach, 1 - first)
     return Slice(
-        before=round(float(sides[0][0]), 6),
+        before=round(first, 6),
         now=round(float(sides[1][0]), 6),
         difference=round(at, 6),
-        interval=(round(at - spread, 6), round(at + spread, 6)),
+        interval=(round(low, 6), round(high, 6)),
+        objects=sum(int(before[name].boxes.sum()) for name in names),
     )
 
 

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from edge.measure.results import ClassResults
 
 __all__ = [
+    "FEW_OBJECTS",
     "Comparison",
     "average_precision",
     "compare_percentile",
     "compare_precision",
     "compare_ratio",
+    "difference_spread",
     "interval",
     "judge",
     "mean_precision",
@@ -38,6 +40,10 @@ _RECALL = np.linspace(0.0, 1.0, 101)
 _UNIT = 1024
 _CHUNK = 2_000_000
 _SURE = 0.05
+# A class with fewer objects gets an uncertainty by their count: a resample of one image is that
+# image again, so that a bootstrap would call one lost object a certainty.
+FEW_OBJECTS = 10
+_PRIOR = 0.5  # Jeffreys' of each share: found before alone, found now alone, neither
 # A standard error falls with the square root: ten times smaller takes a hundred times as many.
 _HOPELESS = 10
 
@@ -53,6 +59,7 @@ class Comparison:
         low, high: one-sided bounds of `loss` at the alarm's level.
         beyond: probability that the loss exceeds the margin.
         margin: loss that is tolerated.
+        few: classes with so few objects that the verdict rests on their count.
         more: images or blocks that are still needed to tell; 0 where it can be told, and where a
             hundred times as many would not do.
     """
@@ -65,6 +72,7 @@ class Comparison:
     beyond: float
     margin: float
     more: int = 0
+    few: tuple[str, ...] = ()
 
 
 def resample(images: int, draws: int, seed: int = 0) -> Floats:
@@ -190,7 +198,44 @@ def compare_precision(
     loss = float(mean_precision(before, plain)[0] - mean_precision(now, plain)[0])
     weights = resample(images, draws, seed)
     losses = mean_precision(before, weights) - mean_precision(now, weights)
-    return judge(loss, float(np.nanstd(losses)), margin, alarm, images)
+    spread, freedom = difference_spread(before, now, losses)
+    found = judge(loss, spread, margin, alarm, images, freedom)
+    # Precision ends at 0 and at 1, and so does what can be lost of it.
+    most = float(mean_precision(before, plain)[0])
+    few = tuple(name for name in names if before[name].boxes.sum() < FEW_OBJECTS)
+    return replace(found, low=max(found.low, most - 1.0), high=min(found.high, most), few=few)
+
+
+def difference_spread(before: Results, now: Results, drawn: Floats) -> tuple[float, float]:
+    """Standard error of a difference of mean AP, and its degrees of freedom.
+
+    The bootstrap's, and for each class of fewer than `FEW_OBJECTS` objects that of a share by
+    counts: the posterior of how many more are lost than gained, under Jeffreys' prior. Degrees of
+    freedom are Welch's and Satterthwaite's (doi:10.2307/3002019).
+
+    Args:
+        drawn: the difference in each resample.
+    """
+    parts = [
+        (_count_variance(before[name], now[name]) / len(before) ** 2, int(one.boxes.sum()))
+        for name, one in before.items()
+        if one.boxes.sum() < FEW_OBJECTS
+    ]
+    total = float(np.nanvar(drawn)) + sum(variance for variance, _ in parts)
+    rest = sum(variance**2 / max(count, 1) for variance, count in parts)
+    return total**0.5, total**2 / rest if rest > 0 else np.inf
+
+
+def _count_variance(before: ClassResults, now: ClassResults) -> float:
+    """Posterior variance of the share of objects that were lost minus that of those gained."""
+    images = len(before.boxes)
+    sides = [np.bincount(one.image[one.hit], minlength=images) for one in (before, now)]
+    change = sides[1].astype(np.int64) - sides[0]
+    count = int(before.boxes.sum())
+    lost, gained = int(-change[change < 0].sum()), int(change[change > 0].sum())
+    whole = max(count, lost + gained) + 3 * _PRIOR
+    p, q = (lost + _PRIOR) / whole, (gained + _PRIOR) / whole
+    return (p + q - (p - q) ** 2) / (whole + 1)
 
 
 def compare_ratio(
