@@ -35,23 +35,31 @@ from edge.letterbox import Letterbox
 from edge.spec import HeadSpec, InputContract, Manifest, ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
-    from edge.measure.evaluate import evaluate
+    from edge.measure.bench import BenchOptions, BenchResult, bench
+    from edge.measure.detect import DetectOptions, DetectResult, detect_pictures
+    from edge.measure.evaluate import EvaluateOptions, EvaluateResult, evaluate
     from edge.runtime.detector import Detector
     from edge.video.draw import draw
     from edge.video.sources import open_source
 
 __all__ = [
     "ArtifactError",
+    "BenchOptions",
+    "BenchResult",
     "BuildError",
     "CalibrationError",
     "CameraError",
     "CompressionError",
     "DataError",
+    "DetectOptions",
+    "DetectResult",
     "Detections",
     "Detector",
     "DeviceError",
     "EdgeError",
     "EngineMismatch",
+    "EvaluateOptions",
+    "EvaluateResult",
     "HeadSpec",
     "InputContract",
     "Letterbox",
@@ -60,6 +68,8 @@ __all__ = [
     "ModelSpec",
     "TensorSpec",
     "__version__",
+    "bench",
+    "detect_pictures",
     "draw",
     "evaluate",
     "open_source",
@@ -71,6 +81,14 @@ __version__ = "0.2.0"
 _LAZY = {
     "Detector": "edge.runtime.detector",
     "draw": "edge.video.draw",
+    "BenchOptions": "edge.measure.bench",
+    "BenchResult": "edge.measure.bench",
+    "DetectOptions": "edge.measure.detect",
+    "DetectResult": "edge.measure.detect",
+    "EvaluateOptions": "edge.measure.evaluate",
+    "EvaluateResult": "edge.measure.evaluate",
+    "bench": "edge.measure.bench",
+    "detect_pictures": "edge.measure.detect",
     "evaluate": "edge.measure.evaluate",
     "open_source": "edge.video.sources",
 }
