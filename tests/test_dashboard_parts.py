@@ -20,7 +20,7 @@ from apps.dashboard.guard import (
     parse_address,
     security_headers,
 )
-from apps.dashboard.sensors import sensor_reader
+from edge.measure.sensors import sensor_reader
 
 LOCAL, OPEN = parse_address("127.0.0.1:8080"), parse_address("0.0.0.0:8080")
 

@@ -217,7 +217,7 @@ def machine(tmp_path: Path) -> Path:
 
 def test_sensors_read_what_linux_shows(machine: Path) -> None:
     assert clocks_mhz(machine) == [2000, 1500]
-    assert temperatures_c(machine) == [45.5]
+    assert list(temperatures_c(machine).values()) == [45.5]
     assert (power_mode(machine), energy_j(machine), gpu(machine)) == (
         "performance",
         2.5,
@@ -227,7 +227,7 @@ def test_sensors_read_what_linux_shows(machine: Path) -> None:
 
 
 def test_sensors_that_are_absent_are_left_out(tmp_path: Path) -> None:
-    assert clocks_mhz(tmp_path) == temperatures_c(tmp_path) == []
+    assert clocks_mhz(tmp_path) == [] and temperatures_c(tmp_path) == {}
     for absent in (power_mode, energy_j, memory_bytes, gpu, power_w):
         assert absent(tmp_path) is None
     with spent_energy(tmp_path) as spent:

@@ -27,8 +27,8 @@ from apps.camera.live import LiveState
 from apps.camera.stats import CameraStats
 from apps.dashboard.guard import Address, may_enter, own_host, security_headers
 from apps.dashboard.metrics import CONTENT_TYPE, metrics_text
-from apps.dashboard.sensors import sensor_reader
 from edge.files import plain_text, to_plain
+from edge.measure.sensors import sensor_reader
 from edge.reporting import say
 
 __all__ = ["Server"]

@@ -394,7 +394,8 @@ class Mirror:
     def pointer(self) -> int:
         """Its address on the device."""
         there = self._there or self._host
-        assert isinstance(there, (DeviceBuffer, MappedBuffer))
+        if not isinstance(there, (DeviceBuffer, MappedBuffer)):
+            raise DeviceError("page-locked memory has no address on the device")
         return there.pointer
 
     def push(self, stream: Stream) -> None:

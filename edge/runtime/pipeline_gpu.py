@@ -65,7 +65,7 @@ class DevicePipeline:
             ArtifactError: the engine's heads are not float32.
         """
         spec = backend.manifest.spec
-        _check(backend.manifest)
+        _check_outputs(backend.manifest)
         self.backend, self.layout, self._limit = backend, layout, limit
         self.graph, self._use_graph = "", use_graph
         self._held: object = None
@@ -189,7 +189,7 @@ class DevicePipeline:
         self._kernels.module.close()
 
 
-def _check(manifest: Manifest) -> None:
+def _check_outputs(manifest: Manifest) -> None:
     wrong = manifest.misfit()
     single = all(each.shape[:1] == (1,) or len(each.shape) < 3 for each in manifest.outputs)
     if wrong or not single or {tensor.dtype for tensor in manifest.outputs} != {"float32"}:
