@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from calibration.equalise import apply_gains
 from calibration.graph import Graph
 from calibration.histogram import Histogram
 from edge.errors import ArtifactError, CalibrationError, EdgeError
+from edge.files import plain_text
 from edge.optional import require
 from edge.runtime.ops_cpu import Preprocessor
 from edge.runtime.session import first_line, open_session
 
 __all__ = ["activations", "collect", "collect_arrays", "conv_inputs"]
 
+# Of one tensor: 1 GiB as float32; and bytes of a constant that may be a shape.
+_MOST_VALUES, _SMALL_BYTES = 1 << 28, 1 << 10
 Frame = tuple[str, NDArray[np.uint8]]
 Gains = Mapping[str, NDArray[np.float32]]
 
@@ -110,6 +114,45 @@ def collect_arrays(
     return found
 
 
+def _check_sizes(graph: Graph) -> None:
+    """Refuse a graph whose outputs are not those of its manifest, or whose tensors are huge.
+
+    Shapes are inferred without the weights, so that this costs nothing and is known first.
+    """
+    onnx = require("onnx")
+    bare = onnx.ModelProto(ir_version=graph.model.ir_version)
+    bare.opset_import.extend(graph.model.opset_import)
+    bare.graph.name = graph.model.graph.name
+    bare.graph.node.extend(graph.model.graph.node)
+    bare.graph.input.extend(graph.model.graph.input)
+    for output in graph.model.graph.output:
+        kind = output.type.tensor_type.elem_type
+        bare.graph.output.append(onnx.helper.make_tensor_value_info(output.name, kind, None))
+    for tensor in graph.model.graph.initializer:
+        # Shapes of reshapes are small constants; only their values are needed.
+        if len(tensor.raw_data) <= _SMALL_BYTES:
+            bare.graph.initializer.append(tensor)
+        else:
+            dims = list(tensor.dims)
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, dims)
+            bare.graph.input.append(value)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    except Exception as error:  # onnx's exceptions share no other base
+        raise ArtifactError(f"{graph}: its graph is damaged: {first_line(error)}") from error
+    known = {tensor.name: tensor.shape for tensor in graph.manifest.outputs}
+    for value in (*inferred.value_info, *inferred.output):
+        sides = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if not sides or min(sides) < 1:
+            continue
+        wanted = known.get(value.name)
+        if prod(sides) > _MOST_VALUES or (wanted is not None and tuple(sides) != wanted):
+            raise ArtifactError(
+                f"{graph}: its graph is damaged: {plain_text(value.name)} is of shape "
+                f"{tuple(sides)}" + (f" and should be {wanted}" if wanted else "")
+            )
+
+
 def activations(
     graph: Graph,
     tensors: list[str],
@@ -124,6 +167,7 @@ def activations(
             of the graph's size.
         ArtifactError: the graph is damaged.
     """
+    _check_sizes(graph)
     session = _session(graph, tensors, threads, gains or {})
     feed, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
     wanted = [name for name in tensors if name != feed]

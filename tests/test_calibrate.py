@@ -19,7 +19,7 @@ from calibration.collect import collect, collect_arrays, conv_inputs
 from calibration.histogram import Histogram
 from calibration.table import read_table, write_table
 from calibration.threshold import METHODS, threshold
-from edge.errors import CalibrationError, DataError
+from edge.errors import ArtifactError, CalibrationError, DataError
 from edge.files import sha256_of
 from edge.runtime.detector import Detector
 from edge.runtime.ops_cpu import Preprocessor, preprocess
@@ -212,3 +212,14 @@ def test_memory_does_not_depend_on_the_number_of_images(fp32: Path) -> None:
 def test_the_same_images_give_the_same_table(fp32: Path, images: Path) -> None:
     one, two = (scales(fp32, images, threads=1).table for _ in range(2))
     assert one == two
+
+
+def test_a_graph_that_would_take_gigabytes_is_refused_before_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    write_small(path)
+    model = onnx.load(str(path))
+    heads = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    next(a for a in heads.attribute if a.name == "pads").ints[0] = 1 << 20
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match=r"its graph is damaged: .* is of shape .*10485"):
+        collect_arrays(path, [("a", np.zeros((1, 3, 48, 64), np.float32))])
