@@ -69,6 +69,8 @@ class ExportOptions:
         build: how the engine is built
         dla: build for this core of a Jetson's DLA, counted from 0 (TensorRT 10.7 or older;
             JetPack 6 has 10.3)
+        output_form: what the engine gives: raw heads, or rows, decoded in the graph, the best 300;
+            less to copy and to decode on small boards
         output: folder for the files, which is made where it is missing
     """
 
@@ -84,9 +86,12 @@ class ExportOptions:
     verdict: bool = True
     build: BuildOptions = field(default_factory=BuildOptions)
     dla: int | None = option(None, metavar="CORE")
+    output_form: Literal["raw", "rows"] = "raw"
     output: str | Path = option("out", flag="-o --output", metavar="DIR")
 
     def __post_init__(self) -> None:
+        if self.output_form == "rows" and self.dla is not None:
+            raise ArtifactError("--output-form rows: a DLA does not sort; leave it out with --dla")
         if self.max_map_drop is None:
             return
         if self.keep or self.precision_map is not None:

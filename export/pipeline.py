@@ -18,6 +18,7 @@ from edge.runtime.device import driver_facts
 from export.engine.build import Build, EngineFacts, built_engine, engine_facts, why_no_builder
 from export.engine.dla import check_dla_options, dla_engine
 from export.foreign.importing import ImportResult, import_model, is_foreign
+from export.graph.rows import write_rows_beside
 from export.graph.sparsity import check_sparse
 from export.int8.score_threshold import FittedScore
 from export.lowering import Lowered, TableFacts, lower_precision
@@ -42,8 +43,8 @@ class ExportResult:
         calibration: the table, of INT8.
         search: of a mixture within a budget.
         scores: the score threshold that fits the graph, where labelled pictures were given.
-        verdict: which precision to ship. Only of INT8; of a graph that was quantized elsewhere
-            only where its engine runs and the FP16 file lies beside it.
+        verdict: which precision to ship. Only of INT8 with raw heads; of a graph that was
+            quantized elsewhere only where its engine runs and the FP16 file lies beside it.
         imported: what a file of others was recognised as.
     """
 
@@ -109,6 +110,9 @@ def export_engine(
         made, graph, files = None, ready, {}
     manifest = graph.manifest
     files[manifest.precision] = graph.path
+    if options.output_form == "rows":
+        graph = Graph(write_rows_beside(graph.path, folder))
+        files["rows"] = graph.path
     engine, reason = None, why_no_builder(options.build) if options.dla is None else ""
     if options.dla is not None:
         engine = _for_dla(made, options, folder)
@@ -122,7 +126,8 @@ def export_engine(
     result = ExportResult(*named, files, engine, reason, imported=imported)
     if made is not None:
         result = replace(result, calibration=made.facts, search=made.search, scores=made.scores)
-    if options.verdict and options.dla is None and manifest.precision in ("int8", "mixed"):
+    judged = options.verdict and options.dla is None and options.output_form == "raw"
+    if judged and manifest.precision in ("int8", "mixed"):
         result = _with_verdict(result, graph, made, folder, options)
     return result
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from apps import cli
 from edge.detections import Detections
 from edge.runtime.detector import Detector
 from export.foreign.importing import import_model
@@ -84,3 +85,23 @@ def test_tensorrt_rtx_builds_rows(tmp_path: Path) -> None:
     options = BuildOptions(builder="rtx")
     build_engine(tmp_path / "rows.onnx", tmp_path / "rows.engine", options)
     assert (tmp_path / "rows.engine").stat().st_size > 1000
+
+
+def test_export_engine_writes_rows_beside_the_graph_of_any_precision(tmp_path: Path) -> None:
+    write_small(tmp_path / "net.fp32.onnx")
+    command = ["export-engine", str(tmp_path / "net.fp32.onnx"), "--builder", "none"]
+    frame = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
+    for precision in ("fp32", "fp16"):
+        out = tmp_path / precision
+        asked = [f"--{precision}", "--output-form", "rows", "-o", str(out)]
+        assert cli.main([*command, *asked]) == 0
+        (written,) = out.glob(f"*.rows.{precision}.onnx")
+        plain = written.with_name(written.name.replace(".rows", ""))
+        found = []
+        for path in (plain if plain.exists() else tmp_path / "net.fp32.onnx", written):
+            with Detector.open(path, score=0.01, threads=1) as detector:
+                found.append(detector(frame))
+        assert len(found[0]) > 0
+        same(*found)
+    again = ["export-engine", str(written), "--fp16", "--builder", "none"]
+    assert cli.main([*again, "--output-form", "rows", "-o", str(out)]) == 2

@@ -31,7 +31,7 @@ from edge.spec import (
 )
 from export.graph.writer import attach_manifest
 
-__all__ = ["ROWS", "rows_graph", "write_rows"]
+__all__ = ["ROWS", "rows_graph", "write_rows", "write_rows_beside"]
 
 ROWS = "rows"
 MOST = 300
@@ -59,6 +59,21 @@ def write_rows(source: str | Path, target: str | Path) -> Manifest:
     attach_manifest(model, made)
     write_file(target, model.SerializeToString())
     return made
+
+
+def write_rows_beside(source: Path, folder: Path) -> Path:
+    """Write `NAME.rows.PRECISION.onnx` of `NAME.PRECISION.onnx` into `folder`.
+
+    Raises:
+        ArtifactError: as `write_rows`.
+    """
+    name = source.name.removesuffix(".onnx")
+    stem, dot, precision = name.rpartition(".")
+    target = folder / (f"{stem}.{ROWS}.{precision}.onnx" if dot else f"{name}.{ROWS}.onnx")
+    if ROWS in {tensor.name for tensor in read_manifest(source).outputs}:
+        raise ArtifactError(f"{source}: gives rows already; leave --output-form out")
+    write_rows(source, target)
+    return target
 
 
 def rows_graph(model: Any, spec: ModelSpec, source: str) -> tuple[Any, ModelSpec]:
