@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import edge
 from apps.commands.examples import epilog
 from apps.commands.options import Target
-from apps.commands.terminal import Terminal
+from apps.commands.terminal import Terminal, tables_on_stderr
 from edge.errors import EdgeError
 from edge.files import plain_text, protect
 from edge.reporting import listen
@@ -113,6 +113,11 @@ def export_engine(argv: Sequence[str] | None = None) -> int:
     return _run(parser, argv)
 
 
+def _outputs(args: argparse.Namespace) -> list[Target]:
+    """Files that the command writes; `-` is standard output."""
+    return [value for value in vars(args).values() if isinstance(value, Target)]
+
+
 def _inputs(args: argparse.Namespace) -> Iterator[Path]:
     """Files that the arguments name, and those that belong to them; outputs are `Target`s."""
     for value in vars(args).values():
@@ -136,7 +141,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     before = listen(Terminal())
     try:
-        with protect(_inputs(args)):
+        with protect(_inputs(args)), tables_on_stderr("-" in _outputs(args)):
             return int(args.run(args))
     except EdgeError as error:
         print(f"{parser.prog}: {plain_text(' '.join(str(error).split()))}", file=sys.stderr)

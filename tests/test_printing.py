@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from apps.cli import main
 from apps.commands.terminal import listing, show
 from edge.reporting import say
 from tests.support.camera_parts import ROOT
@@ -114,3 +116,15 @@ def test_the_camera_runs_on_numpy_opencv_and_onnxruntime_alone(tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr
     assert "age p99 ms" in done.stdout
+
+
+def test_json_on_standard_output_is_alone_there(capfd: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["anchors", "--data", "scenes://?seed=1&count=6", "--size", "64x96", "--json", "-"])
+        == 0
+    )
+    out, err = capfd.readouterr()
+    assert "anchors" in json.loads(out)
+    assert "anchors = " in err
+    assert main(["anchors", "--data", "scenes://?seed=1&count=6", "--size", "64x96"]) == 0
+    assert "anchors = " in capfd.readouterr().out

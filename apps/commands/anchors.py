@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from apps.charts.svg import Axes, Axis, circle, line, svg
 from apps.commands.options import add_options, json_option, read_options, target
-from apps.commands.terminal import show
+from apps.commands.terminal import output, show
 from edge.data.datasets import open_dataset
 from edge.errors import DataError
 from edge.files import plain_text, write_file, write_json
@@ -140,6 +140,6 @@ def print_anchors(result: AnchorResult) -> None:
     title = f"{result.data}: anchors for {width}x{height}, {result.resize}"
     show(title, ("width x height, px", "boxes", "mean IoU"), rows)
     pairs = ",  ".join(f"{anchor.wh[0]:g},{anchor.wh[1]:g}" for anchor in result.anchors)
-    print(f"anchors = {pairs}")
+    print(f"anchors = {pairs}", file=output())
     for reason, times in result.dropped.items():
         say(f"{times} x {reason}")

@@ -9,14 +9,35 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from typing import TextIO
 
 from edge.files import plain_text
 from edge.reporting import Update
 
-__all__ = ["Terminal", "listing", "show"]
+__all__ = ["Terminal", "listing", "output", "show", "tables_on_stderr"]
 
 # A file has no width to keep to, and folded cells cannot be searched.
 _FILE_WIDTH = 200
+
+
+# Where tables go: None is standard output, whatever that is when they are printed.
+_output: TextIO | None = None
+
+
+def output() -> TextIO:
+    """Return the stream that tables are printed on."""
+    return _output or sys.stdout
+
+
+@contextmanager
+def tables_on_stderr(wanted: bool) -> Iterator[None]:
+    """Print tables on stderr while the context lasts, because standard output carries JSON."""
+    global _output
+    before, _output = _output, sys.stderr if wanted else None
+    try:
+        yield
+    finally:
+        _output = before
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -39,7 +60,7 @@ def _print(
         from rich.markup import escape
         from rich.table import Table
     except ModuleNotFoundError:
-        print(_aligned(title, columns, rows, figures=figures))
+        print(_aligned(title, columns, rows, figures=figures), file=output())
         return
     table = Table(show_header=any(columns))
     for number, column in enumerate(columns):
@@ -47,9 +68,9 @@ def _print(
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    console = Console()
+    console = Console(file=output())
     if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)
+        console = Console(file=output(), width=_FILE_WIDTH)
     # rich folds a table's own title to the table's width.
     console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
     console.print(table, highlight=False)
