@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 _COMMANDS = {
     "export-engine": Entry("export", "turn weights into an engine, writing every file between"),
     "import": Entry("import_", "recognise a detector of another project and take it over"),
-    "detect": Entry("detect", "find objects in pictures"),
+    "detect": Entry("detect", "find objects in pictures and videos"),
     "evaluate": Entry("evaluate", "measure average precision on labelled pictures"),
     "bench": Entry("bench", "measure FPS and latency beside a baseline in the same run"),
     "estimate": Entry("estimate", "predict milliseconds on boards that are not here"),

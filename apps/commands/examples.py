@@ -35,7 +35,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "edge import yolo11n.onnx",
         "edge import nanodet.onnx --names coco.names --data labelled/ -o out",
     ),
-    "detect": ("edge detect out/yolo.int8.onnx photos/ --draw seen/ --json seen.json",),
+    "detect": (
+        "edge detect out/yolo.int8.onnx photos/ --draw seen/ --json seen.json",
+        "edge detect out/yolo.int8.onnx drive.mp4 --classes person,car --draw seen/",
+    ),
     "evaluate": (
         "edge evaluate out/yolo.int8.onnx --data labelled/",
         "edge evaluate out/yolo.int8.onnx --data labelled/ --against out/yolo.fp32.onnx",

@@ -20,18 +20,13 @@ __all__ = [
     "Target",
     "add_options",
     "count",
-    "exact_option",
     "inner_share",
     "json_option",
-    "keep_options",
-    "model_options",
     "positive",
     "read_options",
     "share",
     "size",
     "target",
-    "threads_option",
-    "threshold_options",
     "words",
 ]
 
@@ -177,70 +172,6 @@ def json_option(parser: argparse.ArgumentParser) -> None:
         type=target(),
         metavar="F",
         help="write the result to this file as JSON (-: standard output)",
-    )
-
-
-def model_options(parser: argparse.ArgumentParser) -> None:
-    """What a model's own file does not say."""
-    parser.add_argument("--weights", metavar="F", help="Darknet weights, if not beside the cfg")
-    parser.add_argument("--names", metavar="F", help="class names, one on a line")
-    parser.add_argument(
-        "--resize",
-        choices=("letterbox", "stretch"),
-        help="how the model was trained: pjreddie's Darknet letterbox, AlexeyAB's stretch",
-    )
-
-
-def threshold_options(parser: argparse.ArgumentParser, score: float | None) -> None:
-    """Least score and overlap of boxes; `score` None takes what was fitted."""
-    parser.add_argument(
-        "--score",
-        type=share,
-        default=score,
-        metavar="S",
-        help=f"leave out lower scores ({score or 'what was fitted to the artifact, or 0.25'})",
-    )
-    parser.add_argument(
-        "--iou",
-        type=share,
-        metavar="I",
-        help="IoU above which two boxes of one class count as one object (0.45, or what an "
-        "imported network was made for)",
-    )
-
-
-def keep_options(parser: argparse.ArgumentParser) -> None:
-    """Layers that stay out of INT8."""
-    parser.add_argument(
-        "--keep",
-        type=words,
-        default=[],
-        metavar="NAMES",
-        help="convolutions that stay out of INT8: first, heads or names, with commas between",
-    )
-    parser.add_argument(
-        "--precision-map", metavar="F", help="keep the layers that an earlier search kept"
-    )
-
-
-def threads_option(parser: argparse.ArgumentParser, default: int | None = None) -> None:
-    """Threads of onnxruntime."""
-    parser.add_argument(
-        "--threads",
-        type=count,
-        default=default,
-        metavar="N",
-        help=f"CPU threads of onnxruntime ({default or 'every core'})",
-    )
-
-
-def exact_option(parser: argparse.ArgumentParser) -> None:
-    """Which of two INT8 computations a CPU does."""
-    parser.add_argument(
-        "--fast-int8",
-        action="store_true",
-        help="onnxruntime's INT8 kernels, which round a little differently, in place of the Q/DQ "
-        "graph as TensorRT computes it",
     )
 
 

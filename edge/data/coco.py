@@ -37,8 +37,8 @@ def find_coco(folder: Path) -> Path | None:
 
 def read_coco(path: Path, limit: int | None = None) -> Dataset:
     """Read an annotation file whose images lie beside it, in `images/`, or as COCO ships them
-    (`annotations/instances_NAME.json` and `NAME/`). Listed images that are not there are told and
-    left out.
+    (`annotations/instances_NAME.json` and `NAME/`). Listed images that are not there are left out
+    and counted.
 
     Raises:
         DataError: the file is damaged or not of this format, or none of its images is there.

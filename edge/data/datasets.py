@@ -41,7 +41,7 @@ def open_dataset(
             or a list of pictures; ultralytics' `data.yaml`; or `scenes`,
             `scenes://?seed=7&count=500`.
         classes: names for labels that have only numbers, usually the model's.
-        limit: take at most so many images, spread evenly.
+        limit: take at most this many images, spread evenly over the set.
         part: which part of an `obj.data` or `data.yaml` to open.
 
     Raises:

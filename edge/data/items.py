@@ -189,8 +189,9 @@ def make_item(
     hw: tuple[int, int] | None = None,
     fraction: bool = False,
 ) -> tuple[Item, list[Problem]]:
-    """Check the labels of one image: what has no area or lies outside is dropped, what sticks out
-    is clipped, and each is told.
+    """Check the labels of one image, and return what was changed beside the item.
+
+    What has no area or lies outside the image is dropped, what sticks out is clipped.
 
     Raises:
         DataError: a number that cannot be meant.

@@ -35,7 +35,7 @@ def find_voc(folder: Path) -> Path | None:
     """
     if _is_voc(folder):
         return folder
-    # Named so, lest a set of another layout be taken for the VOC folder that lies in it.
+    # Only such names: a set of another layout may hold a VOC folder.
     years = sorted(child for child in folder.glob("VOC*") if _is_voc(child))
     if len(years) > 1:
         names = ", ".join(year.name for year in years)

@@ -16,7 +16,8 @@ from edge.detections import Detections, iou_matrix
 __all__ = ["ClassPoint", "Confusion", "OperatingPoint", "operating_point", "wrong_names"]
 
 _IOU = 0.5
-# Boxes in the right place of which so many have another class are no weakness of the network.
+# Where more than this share of well-placed boxes has another class, the names are wrong, not the
+# network.
 _WRONG, _LEAST = 0.5, 10
 
 

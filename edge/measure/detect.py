@@ -53,8 +53,8 @@ class DetectOptions:
         multi_label: report every class of a box, not only its best
         draw: write the pictures with their boxes into this folder
         threads: CPU threads of onnxruntime; left out: every core
-        exact: compute a Q/DQ graph as TensorRT does; --fast-int8 takes onnxruntime's own INT8
-            kernels, which round a little differently
+        exact: run INT8 on onnxruntime's own kernels, which round a little differently, instead of
+            computing the Q/DQ graph as TensorRT does; `exact=False` in Python
     """
 
     score: float | None = option(None, metavar="S", check=share)

@@ -38,7 +38,7 @@ class Distribution:
         return self.total / self.count if self.count else 0.0
 
     def percentiles(self, shares: Sequence[float]) -> list[float]:
-        """The smallest values that so many percent do not exceed; zeros of nothing."""
+        """Return the values that the given percentages do not exceed; zeros of nothing."""
         if not self.count:
             return [0.0] * len(shares)
         ranks = [max(1, math.ceil(share / 100 * self.count)) for share in shares]

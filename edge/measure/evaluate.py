@@ -53,15 +53,15 @@ class EvaluateOptions:
         score: leave out detections at or below this score; a low one keeps the whole curve
         iou: IoU above which two boxes of one class count as one object; left out: what the
             network was made for, or 0.45
-        multi_label: let a box count for each of its classes, as Darknet's own evaluation does;
-            --best-class keeps only the best, as a camera shows
+        multi_label: keep only the best class of a box, as a camera shows, instead of each of its
+            classes, as Darknet's own evaluation does; `multi_label=False` in Python
         against: compare with another artifact of the model on the same images: by size, by class,
             and by how scores moved
         try_contracts: measure with letterbox and with stretch, and say which fits the weights
         allow_overlap: evaluate although the artifact was calibrated on some of these images
         threads: CPU threads of onnxruntime; left out: every core
-        exact: compute a Q/DQ graph as TensorRT does; --fast-int8 takes onnxruntime's own INT8
-            kernels, which round a little differently
+        exact: run INT8 on onnxruntime's own kernels, which round a little differently, instead of
+            computing the Q/DQ graph as TensorRT does; `exact=False` in Python
         limit: detections per image at most
         rearrange: arrange a Q/DQ graph for onnxruntime; False leaves one of another tool as it is
     """
@@ -239,7 +239,7 @@ def _in_calibration(backend: Backend, dataset: Dataset, artifact: str, allowed: 
     """Count the images that the artifact's scales were made from, or that look alike.
 
     Frames of one series look alike, and series may resemble each other across an honest split by
-    whole series: those are told, not refused. One in three or more is no chance.
+    whole series: a few are reported, not refused. One in three or more is no coincidence.
     """
     hashes, digests = calibrated_on(backend.manifest)
     if not hashes and not digests:

@@ -1,8 +1,8 @@
 """Few labelled images judged many times: slightly moved copies that share each image's weight.
 
 What rounding does to a borderline detection changes when the picture moves by a few pixels, so
-copies of one image draw that noise anew: eight of them give a third of the standard error of the
-drop that one gives. Objects stay the same ones, hence copies are resampled together.
+each copy of an image has noise of its own: eight of them give a third of the standard error of the
+drop that one gives. The objects stay the same, so the copies are resampled together.
 """
 
 from __future__ import annotations

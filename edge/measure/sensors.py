@@ -214,7 +214,7 @@ def spent_energy(root: Path = _ROOT) -> Iterator[list[float]]:
 
 
 def _passed(before: float, after: float, root: Path) -> float | None:
-    """What a counter that may have begun anew has counted; None: nobody knows."""
+    """What a counter has counted, wrapped around or not; None where that is not known."""
     if after >= before:
         return after - before
     span = energy_span_j(root)

@@ -126,7 +126,7 @@ def _dequantizer(graph: _Graph, tensor: str) -> Any | None:
 
 
 def _fuses(graph: _Graph, conv: Any) -> bool:
-    """Whether onnxruntime shall make one INT8 kernel of a convolution and its neighbours."""
+    """Whether onnxruntime makes one INT8 kernel of a convolution and its neighbours."""
     readers = graph.readers.get(conv.output[0], [])
     clipped = len(readers) == 1 and readers[0].op_type == "Clip"
     if clipped:

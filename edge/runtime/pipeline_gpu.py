@@ -1,7 +1,7 @@
 """Frame in, detections out, on an engine's GPU: pixels go there once and boxes come back once.
 
 Everything between is queued on the engine's own stream. From the second frame of a size on it is
-one CUDA graph, where TensorRT and the binding have graphs; a changed threshold captures it anew.
+one CUDA graph, where TensorRT and the binding have graphs; a changed threshold captures it again.
 """
 
 from __future__ import annotations

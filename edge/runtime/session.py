@@ -34,7 +34,7 @@ def open_session(
         safe_sums: take INT8 kernels whose sums do not overflow on x86 without VNNI; they are
             slower wherever the CPU has a choice.
         arena: keep memory from one run to the next; without it peaks are lower and runs slower.
-        left_out: names of onnxruntime's optimizers that shall not run.
+        left_out: names of onnxruntime's optimizers to switch off.
         profile: prefix of a file that `end_profiling` of the session writes.
         folded: where to write the graph with its constants folded, in operators of ONNX alone.
 
