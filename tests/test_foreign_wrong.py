@@ -358,3 +358,15 @@ def test_what_was_recognised_stays_with_the_half_precision_file(tmp_path: Path) 
     assert kept.iou == own.iou == 0.45
     evidence = own.argument("evidence", list[str])
     assert evidence and kept.argument("evidence", list[str]) == evidence
+
+
+@pytest.mark.parametrize(
+    "command", ["prune {} --target-ms 50%", "train {}", "dissect {} --classes a"]
+)
+def test_what_changes_layers_asks_for_the_torch_network(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = imported(written(tmp_path, **ULTRALYTICS), tmp_path)
+    words = command.format(found.file).split()
+    assert cli.main([*words, "--data", "scenes", "-o", str(tmp_path / "new")]) == 2
+    assert "takes the network of torch" in capsys.readouterr().err

@@ -179,6 +179,11 @@ def load_model(
             "as ONNX with the program that trained it (of ultralytics: yolo export "
             f"model={path.name} format=onnx) and give that file"
         )
+    elif path.suffix == ".onnx" and path.is_file():
+        raise ArtifactError(
+            f"{model}: an ONNX graph; this takes the network of torch that it was made from, as "
+            ".cfg, .npz or .safetensors"
+        )
     else:
         known = ", ".join(sorted([*ZOO, *BUILT_IN]))
         raise ArtifactError(f"{model}: no .cfg, .npz or .safetensors, and not one of {known}")

@@ -221,6 +221,7 @@ def clean(
     if not quantized:
         model = _fold(model, source, notes)
     model = _upgrade(model, notes)
+    _gather_constants(model)
     _name_nodes(model)
     _give_biases(model)
     _give_own_constants(model)
@@ -455,6 +456,17 @@ def _fold(model: Any, source: str, notes: list[str]) -> Any:
     folded.ir_version = model.ir_version
     notes.append(f"{len(model.graph.node)} nodes became {len(folded.graph.node)} by folding")
     return folded
+
+
+def _gather_constants(model: Any) -> None:
+    """Constant nodes become constants of the graph, where all that rewrites it looks for them."""
+    onnx = require("onnx")
+    for node in [node for node in model.graph.node if node.op_type == "Constant"]:
+        values = [each for each in node.attribute if each.name == "value"]
+        if values:
+            array = onnx.numpy_helper.to_array(values[0].t)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
+            model.graph.node.remove(node)
 
 
 def _name_nodes(model: Any) -> None:
