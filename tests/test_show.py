@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
+from apps.cli import main
 from apps.commands.show import print_artifact, show_artifact
 from calibration.table import CalibrationTable, write_table
 from edge.artifact import layers_path, manifest_path, read_manifest
+from edge.built_in import BUILT_IN
 from edge.edgez.codebook import Codebook
 from edge.edgez.package import write_package
 from edge.errors import ArtifactError, CalibrationError, EngineMismatch, MissingDependency
@@ -301,3 +303,12 @@ def test_a_damaged_table_and_a_changed_engine_are_refused(
     path.write_bytes(b"another plan")
     with pytest.raises(EngineMismatch):
         show_artifact(path)
+
+
+def test_json_of_our_own_heads_keeps_the_first_manifests_keys(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    assert main(["show", str(BUILT_IN["tiny-yolo-scenes"]), "--json", str(path)]) == 0
+    for head in json.loads(path.read_text())["manifest"]["spec"]["heads"]:
+        assert head["kind"] in ("yolo", "region") and head["class_activation"] == "sigmoid"
+        assert head["tensor"] == head["layout"]["tensors"][0]["tensor"]
+        assert len(head["grid_hw"]) == 2 and head["anchors"] and head["scale_xy"] == 1.0

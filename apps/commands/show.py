@@ -191,8 +191,17 @@ def _file(path: Path) -> ShownFile:
 
 def _described(manifest: Manifest) -> dict[str, Any]:
     pairs = {name: dict(getattr(manifest, name)) for name in ("made_by", "arguments")}
+    described = asdict(manifest) | pairs
+    # Keys of the first manifests, for programs that read them; only our own heads have them.
+    names = ("tensor", "kind", "grid_hw", "anchors", "class_activation", "scale_xy")
+    for head, told in zip(manifest.spec.heads, described["spec"]["heads"], strict=True):
+        if head.kind != "foreign":
+            told |= {name: getattr(head, name) for name in names}
+            told["class_activation"] = {"none": "linear"}.get(head.class_activation) or (
+                head.class_activation
+            )
     return {
-        "manifest": asdict(manifest) | pairs,
+        "manifest": described,
         "contract_digest": manifest.spec.contract.digest,
     }
 
