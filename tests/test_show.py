@@ -311,4 +311,8 @@ def test_json_of_our_own_heads_keeps_the_first_manifests_keys(tmp_path: Path) ->
     for head in json.loads(path.read_text())["manifest"]["spec"]["heads"]:
         assert head["kind"] in ("yolo", "region") and head["class_activation"] == "sigmoid"
         assert head["tensor"] == head["layout"]["tensors"][0]["tensor"]
-        assert len(head["grid_hw"]) == 2 and head["anchors"] and head["scale_xy"] == 1.0
+        assert (
+            len(head["grid_hw"]) == 2
+            and head["anchors"]
+            and head["scale_xy"] == head["box"]["stretch"]
+        )
