@@ -12,17 +12,45 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.optional import require
-from edge.runtime.ops_cpu import Decoder
+from edge.runtime.ops_cpu import Decoder, Preprocessor
 from edge.runtime.session import open_session
-from edge.spec import BoxCoding, Columns, HeadSpec, Holds, Layout, ModelSpec, ScoreCoding
+from edge.spec import (
+    BoxCoding,
+    Columns,
+    HeadSpec,
+    Holds,
+    InputContract,
+    Layout,
+    ModelSpec,
+    ScoreCoding,
+)
 from export.foreign.forms import Hypothesis
 from export.foreign.graph import IMAGES, CleanGraph, Output, keep_outputs
 
-__all__ = ["before_suppression", "differs", "finish_outputs", "maps_before_decoding"]
+__all__ = [
+    "before_suppression",
+    "differs",
+    "finish_outputs",
+    "maps_before_decoding",
+    "rows_vary",
+]
 
 _BINS = 16
+
+
+def rows_vary(graph: CleanGraph, frames: Sequence[NDArray[np.uint8]]) -> bool:
+    """Whether an output has another size for another picture, or none."""
+    session, names = graph.session(), [out.name for out in graph.outputs]
+    seen = set()
+    for scale in (1.0, 1 / 255):  # what the network takes is not known yet
+        preprocess = Preprocessor(InputContract(graph.hw, scale=(scale,) * 3))
+        for frame in frames:
+            arrays = session.run(names, {IMAGES: preprocess(frame)[0]})
+            seen.add(tuple(array.shape for array in arrays))
+    return len(seen) > 1 or any(0 in shape for shapes in seen for shape in shapes)
 
 
 def before_suppression(graph: CleanGraph) -> CleanGraph:
@@ -31,7 +59,7 @@ def before_suppression(graph: CleanGraph) -> CleanGraph:
     An engine has outputs of one size. What the suppression reads, boxes and scores, has that.
     """
     nodes = [node for node in graph.model.graph.node if node.op_type == "NonMaxSuppression"]
-    if len(nodes) != 1 or not graph.varies:
+    if len(nodes) != 1:
         return graph
     makers = {output: node for node in graph.model.graph.node for output in node.output}
     boxes, scores = nodes[0].input[:2]

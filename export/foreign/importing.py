@@ -32,6 +32,7 @@ from export.foreign.cutting import (
     differs,
     finish_outputs,
     maps_before_decoding,
+    rows_vary,
 )
 from export.foreign.forms import KINDS, Hypothesis, Signature, hypotheses
 from export.foreign.graph import (
@@ -238,12 +239,15 @@ class _Import:
         for note in graph.notes:
             warning = note.startswith("warning: ")
             (self.warn if warning else self.note)("graph", note.removeprefix("warning: "))
-        graph = before_suppression(graph)
+        frames = self.frames()
+        readable = hypotheses(Signature(graph.outputs, graph.hw))
+        if graph.varies and (not readable or rows_vary(graph, frames)):
+            graph = before_suppression(graph)
         for note in graph.notes[told:]:
             self.note("graph", note)
         _refuse_no_detector(graph, str(self.file))
         readings = self.by_shape(graph, facts)
-        runner = Runner(graph.session(), self.frames())
+        runner = Runner(graph.session(), frames)
         readings = self.by_values(readings, runner)
         trial = self.trial(graph)
         found, classes = self.by_labels(readings, facts, trial)
