@@ -14,6 +14,7 @@ import pytest
 
 from edge.runtime.detector import Detector
 from export.foreign.importing import ImportResult, import_model
+from export.int8.quantize import write_half
 from tests.support.foreign import DATA, FOLDERS, Folder, unmatched
 
 pytestmark = pytest.mark.skipif(not FOLDERS, reason="EDGE_DATA has no foreign detectors")
@@ -139,3 +140,22 @@ def test_no_two_convolutions_share_a_constant(edge_data: Path, tmp_path: Path) -
     assert len(set(constants(source))) < len(constants(source))
     made = constants(import_model(source, output=tmp_path).file)
     assert len(set(made)) == len(made)
+
+
+@pytest.mark.parametrize("name", ["yolo26n-coco-end2end", "yolox-nano-coco"])
+def test_half_precision_finds_the_same(
+    name: str, imported: dict[str, ImportResult], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Labels that were whole numbers meet boxes and scores in one type."""
+    (folder,) = (each for each in FOLDERS if each.path.name == name)
+    found = result_of(folder, imported, tmp_path_factory)
+    half = found.file.with_name("half.onnx")
+    write_half(found.file, half)
+    frame = cv2.imread(str(DATA / "photos" / "dog.jpg"))
+    seen = []
+    for path in (found.file, half):
+        with Detector.open(path, score=0.5) as detector:
+            seen.append(detector(frame))
+    assert len(seen[0]) == 3
+    assert seen[0].class_id.tolist() == seen[1].class_id.tolist()
+    assert abs(seen[0].xyxy - seen[1].xyxy).max() < 5

@@ -35,6 +35,11 @@ def to_half(model: Any) -> Any:
     for initializer in graph.initializer:
         if initializer.data_type == onnx.TensorProto.FLOAT and initializer.name not in fixed:
             initializer.CopyFrom(_half_constant(initializer))
+    for node in graph.node:
+        if node.op_type == "Cast":  # of imported graphs: whole numbers that meet others again
+            for attribute in node.attribute:
+                if attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT:
+                    attribute.i = onnx.TensorProto.FLOAT16
     _cast_borders(graph)
     del graph.value_info[:]
     return half
