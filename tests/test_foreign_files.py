@@ -95,6 +95,8 @@ def test_head_contract_and_names_are_recognised(
     if names is not None:
         assert list(found.classes) == names.read_text().split("\n")[: len(found.classes)]
     assert len(found.classes) in (1, 80, 90) and len(found.evidence) > 3
+    told = any("TensorRT may refuse" in each.says for each in found.evidence)
+    assert told == folder.path.name.endswith("-nms")
 
 
 @by_name

@@ -246,6 +246,15 @@ class _Import:
         for note in graph.notes[told:]:
             self.note("graph", note)
         _refuse_no_detector(graph, str(self.file))
+        kinds = {node.op_type for node in graph.model.graph.node}
+        refused = sorted(kinds & {"NonZero", "NonMaxSuppression"})
+        if refused:
+            hint = (
+                f"it has {' and '.join(refused)}, which TensorRT may refuse: for an engine export "
+            )
+            hint += "it without suppression (of ultralytics: nms=False)"
+            self.note("graph", hint)
+            say(hint)
         readings = self.by_shape(graph, facts)
         runner = Runner(graph.session(), frames)
         readings = self.by_values(readings, runner)
