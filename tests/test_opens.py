@@ -61,7 +61,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         real = getattr(module, name)
 
         def counting(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Any:
-            found[_name] += 1
+            # Shape inference hands its result back as bytes; no file is parsed there.
+            if sys._getframe(1).f_globals["__name__"] != "onnx.shape_inference":
+                found[_name] += 1
             return _real(*args, **options)
 
         monkeypatch.setattr(module, name, counting)
