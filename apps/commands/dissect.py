@@ -26,6 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="names of the classes to keep, with commas between them",
     )
     add_options(parser, DissectOptions, leave_out=_FIXED)
+    # Accepted for scripts that name it: a share of channels needs no times.
+    parser.add_argument("--table", help=argparse.SUPPRESS)
     parser.set_defaults(untouched=DissectOptions().channels.untouched)
     json_option(parser)
 
