@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from apps.charts.style import STYLE
 from apps.charts.svg import Axes, Axis, bars, svg
+from apps.report.pictures import embedded
 from edge.data.datasets import load
 from edge.data.items import Dataset
 from edge.measure.dataset_report import DatasetReport, Fault, Twins
@@ -122,12 +122,12 @@ def _fault_card(fault: Fault, picture: Picture | None) -> str:
     place = f"<p class='facts'>{escape(fault.image)}</p>"
     if picture is None or fault.box is None:
         return f'<div class="card">{words}{place}</div>'
-    return f'<div class="card">{words}{_embedded(_around(picture, fault.box))}{place}</div>'
+    return f'<div class="card">{words}{embedded(_around(picture, fault.box), _HEIGHT)}{place}</div>'
 
 
 def _twins_card(twins: Twins, first: Picture | None, second: Picture | None) -> str:
     what = "the same pixels" if twins.exact else "nearly the same"
-    pictures = "".join(_embedded(one) for one in (first, second) if one is not None)
+    pictures = "".join(embedded(one, _HEIGHT) for one in (first, second) if one is not None)
     names = f"<p class='facts'>{escape(twins.first)}<br>{escape(twins.second)}</p>"
     return f'<div class="card"><h3>{what}</h3>{pictures}{names}</div>'
 
@@ -144,17 +144,3 @@ def _around(picture: Picture, box: Iterable[float]) -> Picture:
     line = max(1, round(reach / 200))
     cv2.rectangle(drawn, (int(x1), int(y1)), (int(x2), int(y2)), (48, 59, 255), line)
     return np.asarray(drawn[top:bottom, left:right], np.uint8)
-
-
-def _embedded(picture: Picture) -> str:
-    scale = _HEIGHT / picture.shape[0]
-    size = (max(1, round(picture.shape[1] * scale)), _HEIGHT)
-    small = cv2.resize(
-        picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    )
-    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 75])
-    text = base64.b64encode(data.tobytes()).decode()
-    return (
-        f'<img alt="" style="max-width:100%;height:auto" width="{size[0]}" height="{size[1]}" '
-        f'src="data:image/jpeg;base64,{text}">'
-    )

@@ -14,7 +14,7 @@ from edge.data.datasets import Dataset, Item, load
 from edge.detections import Detections, iou_matrix
 from edge.measure.results import ClassResults
 
-__all__ = ["worst_images", "worst_of"]
+__all__ = ["embedded", "worst_images", "worst_of"]
 
 _SCORE = 0.25
 _IOU = 0.5
@@ -99,6 +99,20 @@ def _of_names(
     number = {name.lower(): index for index, name in enumerate(classes)}
     ids = np.array([number.get(name.lower(), -1) for name in names], np.int32)
     return Detections(xyxy, score, ids)[ids >= 0]
+
+
+def embedded(picture: NDArray[np.uint8], height: int, alt: str = "") -> str:
+    """Return an `<img>` that holds `picture` (H, W, 3) BGR as a JPEG of `height` pixels."""
+    scale = height / picture.shape[0]
+    size = (max(1, round(picture.shape[1] * scale)), height)
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    small = cv2.resize(picture, size, interpolation=way)
+    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 75])
+    text = base64.b64encode(data.tobytes()).decode()
+    return (
+        f'<img alt="{escape(alt)}" style="max-width:100%;height:auto" width="{size[0]}" '
+        f'height="{size[1]}" src="data:image/jpeg;base64,{text}">'
+    )
 
 
 class _Picture:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from html import escape
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from apps.charts.style import STYLE
 from apps.charts.svg import Axes, Axis, legend, line, svg
+from apps.report.pictures import embedded
 from edge.data.datasets import load, open_dataset
 from edge.measure.corruptions import corrupt, random_state
 from edge.measure.robustness import ArtifactRobustness, RobustnessResult
@@ -94,13 +93,6 @@ def _chart(result: RobustnessResult, name: str) -> str:
 
 def _example(picture: NDArray[np.uint8], name: str, severity: int) -> str:
     made = corrupt(picture, name, severity, random_state(0, name, severity, 0))
-    size = (max(1, round(made.shape[1] * _HEIGHT / made.shape[0])), _HEIGHT)
-    small = cv2.resize(made, size, interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 70])
-    text = base64.b64encode(data.tobytes()).decode()
     words = f"severity {severity}"
-    return (
-        f'<figure><img alt="{escape(name)}, {words}" style="max-width:100%;height:auto" '
-        f'width="{size[0]}" height="{size[1]}" src="data:image/jpeg;base64,{text}">'
-        f"<figcaption>{words}</figcaption></figure>"
-    )
+    image = embedded(made, _HEIGHT, f"{name}, {words}")
+    return f"<figure>{image}<figcaption>{words}</figcaption></figure>"

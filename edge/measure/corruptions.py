@@ -4,7 +4,7 @@ The fifteen corruptions at five severities are those of Hendrycks and Dietterich
 arXiv:1903.12261) as Michaelis et al. apply them to pictures of any size (arXiv:1907.07484). `frost`
 is the one exception: the published one blends in six photographs, this one a crystal pattern that
 is drawn. `CAMERA` holds what cameras do besides: rolling exposure, a sensor's noise in low light,
-H.264 at low bit rates, lost lines, dirt and rain on the lens.
+video at low bit rates, lost lines, dirt and rain on the lens.
 
 `corrupt` takes and returns (H, W, 3) BGR uint8 pictures; the functions behind it work in RGB
 with a severity from 0 to 4. Nothing moves further than a few pixels, so labelled boxes stay valid.
@@ -337,8 +337,8 @@ def low_light(picture: Picture, level: int, rng: RandomState) -> Picture:
     return _byte(np.clip(counted, 0, 1) ** (1 / 2.2))
 
 
-def h264(picture: Picture, level: int, rng: RandomState) -> Picture:
-    """Compress as a video of few bits, with the encoder that OpenCV has here (H.264 or MPEG-4).
+def low_bit_rate(picture: Picture, level: int, rng: RandomState) -> Picture:
+    """Compress as a video of few bits, in MPEG-4 part 2: OpenCV's wheels encode no H.264.
 
     The picture drifts by a pixel a frame over five frames and the last one is taken, so that
     motion vectors and residuals are coded too.
@@ -349,14 +349,14 @@ def h264(picture: Picture, level: int, rng: RandomState) -> Picture:
     small = (max(int(width * scale) // 2 * 2, 32), max(int(height * scale) // 2 * 2, 32))
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "v.mp4")
-        writer = cv2.VideoWriter(path, _fourcc(), 25, small)
+        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), 25, small)
         for shift in (4, 3, 2, 1, 0):
             moved = np.roll(picture, shift, axis=1)[:height, :width]
             noisy = np.clip(moved + rng.normal(scale=3, size=moved.shape), 0, 255).astype(np.uint8)
             writer.write(cv2.resize(noisy, small, interpolation=cv2.INTER_AREA))
         writer.release()
         if not Path(path).is_file():
-            raise DataError("h264: OpenCV can write no video here; leave this corruption out")
+            raise DataError("low_bit_rate: OpenCV writes no video here; leave this corruption out")
         reader, last = cv2.VideoCapture(path), None
         while True:
             there, frame = reader.read()
@@ -365,15 +365,11 @@ def h264(picture: Picture, level: int, rng: RandomState) -> Picture:
             last = frame
         reader.release()
     if last is None:
-        raise DataError("h264: the video that OpenCV wrote cannot be read; leave it out")
+        raise DataError("low_bit_rate: the video that OpenCV wrote cannot be read; leave it out")
     return np.asarray(
         cv2.resize(last, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_LINEAR),
         np.uint8,
     )
-
-
-def _fourcc() -> int:
-    return cv2.VideoWriter.fourcc(*"mp4v")
 
 
 def dropped_lines(picture: Picture, level: int, rng: RandomState) -> Picture:
@@ -444,6 +440,6 @@ COMMON: dict[str, Corruption] = {
 }
 CAMERA: dict[str, Corruption] = {
     function.__name__: function
-    for function in (rolling_exposure, low_light, h264, dropped_lines, lens_dirt, lens_rain)
+    for function in (rolling_exposure, low_light, low_bit_rate, dropped_lines, lens_dirt, lens_rain)
 }
 EVERY: dict[str, Corruption] = {**COMMON, **CAMERA}
